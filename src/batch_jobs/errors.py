@@ -1,0 +1,101 @@
+"""Every error of the package, as one tree.
+
+    BatchJobsError              exit 1   the job failed
+    ├── InputError              exit 2   wrong usage, configuration or data: repeating will not help
+    │   ├── ConfigurationError           a setting, connection or folder is missing or wrong
+    │   ├── ModelFileError               a model file does not define a valid BatchModel
+    │   ├── UnknownModelError            no model file has that name
+    │   ├── IntervalError                a time or interval is naive, reversed or in the future
+    │   ├── ContractError                rows do not fit what the model declares
+    │   ├── TrainingDataError            too few, or too uniform, labelled rows to learn from
+    │   ├── NoChampionError              the model has no promoted version yet
+    │   ├── ArtifactError                stored model bytes are missing, changed or unfit to load
+    │   └── WarehouseVersionError        the warehouse was made by a newer release
+    ├── IncompleteError         exit 1   a run may not be published: counts do not add up
+    └── FencedError             exit 3   a newer attempt owns the interval
+
+An InputError is never retried by Airflow; every other failure is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class BatchJobsError(Exception):
+    """A job failed."""
+
+    exit_code = 1
+
+
+class InputError(BatchJobsError):
+    """Usage, configuration or data is wrong; the same call will fail again."""
+
+    exit_code = 2
+
+
+class ConfigurationError(InputError):
+    """A setting, connection or folder is missing or wrong."""
+
+
+class _Problems(InputError):
+    """Several problems of one kind, reported together."""
+
+    def __init__(self, subject: str, problems: Sequence[str]) -> None:
+        self.subject = subject
+        self.problems = tuple(problems)
+        super().__init__(f"{subject}: " + "; ".join(self.problems))
+
+
+class ModelFileError(_Problems):
+    """A model file does not define a valid BatchModel."""
+
+
+class UnknownModelError(InputError):
+    """No model file has the name asked for."""
+
+    def __init__(self, name: str, known: Sequence[str]) -> None:
+        self.name = name
+        self.known = tuple(known)
+        super().__init__(f"unknown model {name!r}; known models: {', '.join(known) or 'none'}")
+
+
+class IntervalError(InputError):
+    """A time or an interval is naive, reversed or in the future."""
+
+
+class ContractError(_Problems):
+    """Rows read from the source do not fit what the model declares."""
+
+
+class TrainingDataError(InputError):
+    """Labelled rows are too few, or too uniform, to learn from."""
+
+
+class NoChampionError(InputError):
+    """The model has no promoted version yet."""
+
+    def __init__(self, model: str) -> None:
+        self.model = model
+        super().__init__(
+            f"{model} has no champion yet; run `batch-jobs train {model} --as-of TIME` "
+            f"and `batch-jobs promote {model}` (or the DAG train_{model}) first"
+        )
+
+
+class ArtifactError(InputError):
+    """Stored model bytes are missing, changed or unfit to load."""
+
+
+class WarehouseVersionError(InputError):
+    """The warehouse was made by a newer release of batch-jobs."""
+
+
+class IncompleteError(BatchJobsError):
+    """A prediction run may not be published because its counts do not add up."""
+
+
+class FencedError(BatchJobsError):
+    """A newer attempt has claimed the interval; this one must change nothing."""
+
+    exit_code = 3

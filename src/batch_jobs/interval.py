@@ -1,0 +1,107 @@
+"""Half-open intervals of time in UTC, and the grid a cron schedule cuts time into."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from croniter import croniter
+
+from batch_jobs.errors import IntervalError
+
+
+def parse_time(text: str) -> datetime:
+    """Read an ISO 8601 time with a UTC offset; the answer is in UTC.
+
+    Raises:
+        IntervalError: not ISO 8601, or without an offset.
+    """
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        raise IntervalError(
+            f"{text!r} is not an ISO 8601 time, such as 2026-11-22T15:00:00Z"
+        ) from None
+    return require_aware(time)
+
+
+def require_aware(time: datetime) -> datetime:
+    """Return the time in UTC.
+
+    Raises:
+        IntervalError: the time has no UTC offset.
+    """
+    if time.tzinfo is None:
+        raise IntervalError(
+            f"{time.isoformat()} has no UTC offset; write {time.isoformat()}Z if it is UTC"
+        )
+    return time.astimezone(UTC)
+
+
+@dataclass(frozen=True, order=True)
+class Interval:
+    """The half-open span `[start, end)` of UTC time whose rows one run scores.
+
+    Raises:
+        IntervalError: a naive time, or an end that is not after the start.
+    """
+
+    start: datetime
+    end: datetime
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "start", require_aware(self.start))
+        object.__setattr__(self, "end", require_aware(self.end))
+        if self.end <= self.start:
+            raise IntervalError(
+                f"an interval must end after it starts, got [{self.start.isoformat()}, "
+                f"{self.end.isoformat()})"
+            )
+
+    @classmethod
+    def parse(cls, start: str, end: str) -> Interval:
+        """Read an interval from two ISO 8601 times."""
+        return cls(parse_time(start), parse_time(end))
+
+    def require_past(self, now: datetime) -> Interval:
+        """Return the interval itself.
+
+        Raises:
+            IntervalError: it ends after `now`, so its rows are not all there yet.
+        """
+        if self.end > now:
+            raise IntervalError(
+                f"the interval {self} ends in the future; it can be scored from "
+                f"{self.end.isoformat()} on (now: {now.isoformat(timespec='seconds')})"
+            )
+        return self
+
+    def __str__(self) -> str:
+        return f"[{self.start:%Y-%m-%dT%H:%M:%SZ}, {self.end:%Y-%m-%dT%H:%M:%SZ})"
+
+
+def newest_due(schedule: str, now: datetime) -> Interval:
+    """The last interval of the cron grid that had ended at `now`."""
+    end = floor_to_grid(schedule, now)
+    return Interval(croniter(schedule, end).get_prev(datetime), end)
+
+
+def floor_to_grid(schedule: str, time: datetime) -> datetime:
+    """The newest tick of the cron grid that is not after `time`."""
+    # get_prev is strict, so a step forward first keeps a time that is itself a tick.
+    ahead = croniter(schedule, require_aware(time)).get_next(datetime)
+    previous: datetime = croniter(schedule, ahead).get_prev(datetime)
+    return previous
+
+
+def due_between(schedule: str, start: datetime, end: datetime) -> Iterator[Interval]:
+    """The intervals of the cron grid that lie inside `[start, end)`, oldest first."""
+    start, end = require_aware(start), require_aware(end)
+    left = floor_to_grid(schedule, start)
+    ticks = croniter(schedule, left)
+    if left < start:
+        left = ticks.get_next(datetime)
+    while (right := ticks.get_next(datetime)) <= end:
+        yield Interval(left, right)
+        left = right

@@ -1,0 +1,148 @@
+"""BatchModel: what to read, what to predict, how to learn, when to run, how good is good enough."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from typing import Annotated, Any, Literal
+
+from croniter import croniter
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+RESERVED_COLUMNS = ("entity_id", "as_of", "label", "known_at")
+NAME_PATTERN = re.compile(r"^[a-z][a-z0-9_]{0,62}$")
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Number(_Frozen):
+    """A numeric feature; the estimator sees float64, and NaN where the value is NULL."""
+
+    kind: Literal["number"] = "number"
+    ge: float | None = None
+    le: float | None = None
+    nullable: bool = True
+
+
+class Category(_Frozen):
+    """A text feature of few values; the estimator sees a pandas category."""
+
+    kind: Literal["category"] = "category"
+    values: tuple[str, ...] | None = None
+    nullable: bool = True
+
+
+Feature = Annotated[Number | Category, Field(discriminator="kind")]
+
+Metric = Literal["roc_auc", "log_loss", "brier", "accuracy", "mae", "rmse"]
+
+
+class Gate(_Frozen):
+    """The rule by which a challenger replaces the champion.
+
+    The challenger is promoted unless it is shown to be worse: challenger, champion and a constant
+    baseline are scored on the same hold-out rows, and the loss difference is bootstrapped by day.
+
+    Attributes:
+        confidence: how sure "shown to be worse" must be, in (0.5, 1).
+        min_rows: fewest labelled hold-out rows a judgement may rest on.
+        at_least: metrics that the challenger must reach, e.g. `{"roc_auc": 0.65}`.
+        at_most: metrics that the challenger may not exceed, e.g. `{"brier": 0.2}`.
+    """
+
+    confidence: float = Field(default=0.95, gt=0.5, lt=1)
+    min_rows: int = Field(default=200, ge=1)
+    at_least: Mapping[Metric, float] = Field(default_factory=dict)
+    at_most: Mapping[Metric, float] = Field(default_factory=dict)
+
+
+def _query(sql: str) -> str:
+    missing = [name for name in (":start", ":end") if not re.search(rf"(?<!:){name}\b", sql)]
+    if missing:
+        raise ValueError(f"the query must use the bound parameter {' and '.join(missing)}")
+    return sql.strip().rstrip(";")
+
+
+def _cron(text: str) -> str:
+    if len(text.split()) != 5 or not croniter.is_valid(text):
+        raise ValueError(f"{text!r} is not a cron expression of five fields, such as '*/10 * * * *'")
+    return text
+
+
+def _positive(span: timedelta) -> timedelta:
+    if span <= timedelta(0):
+        raise ValueError("must be longer than zero")
+    return span
+
+
+Query = Annotated[str, AfterValidator(_query)]
+Cron = Annotated[str, AfterValidator(_cron)]
+Span = Annotated[timedelta, AfterValidator(_positive)]
+
+
+class BatchModel(_Frozen):
+    """One model served in batch.
+
+    A model file assigns one of these to `model`; the file's name is the model's name.
+
+    Attributes:
+        description: one sentence for people, shown in Airflow's UI.
+        features_query: SQL with `:start` and `:end`; returns `entity_id` (text, unique), `as_of`
+            (when the row could be scored) and the features, for rows whose `as_of` lies in
+            `[start, end)`. Uses nothing that was not known at `as_of`, and is additive: a long
+            interval returns exactly the union of its parts.
+        labels_query: SQL with `:start` and `:end` over the same `as_of`; returns `entity_id`,
+            `label` and `known_at` (when the outcome became known).
+        features: name and kind of every feature, in the order the estimator sees them.
+        estimator: function that returns an unfitted scikit-learn estimator. Heavy imports
+            belong inside it: Airflow reads this file every 30 seconds.
+        mode: `merge` if a run's rows join the current predictions by key, `replace` if a run
+            rescores the whole population and becomes the current set.
+        schedule: cron (UTC) whose ticks bound the intervals to score.
+        train_schedule: cron (UTC) of training.
+        history: how far back training reads.
+        holdout: the newest part of the history, kept from the fit and used to judge.
+        train_samples: in `replace` mode, how many snapshots of the population training reads.
+        look_back: how old an unpublished interval may be and still be published by the next run.
+        chunk_rows: rows held in memory at once while scoring.
+        parts: how many mapped tasks share the scoring of one interval.
+        gate: how good is good enough.
+        owner: who answers for the model, shown in Airflow's UI.
+        tags: further tags in Airflow's UI.
+        timeout: longest time one prediction run may take.
+        train_timeout: longest time one training may take.
+        name: set from the file's name when the file is read.
+    """
+
+    description: str = Field(min_length=1)
+    features_query: Query
+    labels_query: Query
+    features: Mapping[str, Feature] = Field(min_length=1)
+    estimator: Callable[[], Any]
+    mode: Literal["merge", "replace"] = "merge"
+    schedule: Cron = "*/10 * * * *"
+    train_schedule: Cron = "0 3 * * 1"
+    history: Span = timedelta(weeks=8)
+    holdout: Span = timedelta(weeks=1)
+    train_samples: int = Field(default=8, ge=2)
+    look_back: Span = timedelta(days=1)
+    chunk_rows: int = Field(default=50_000, ge=1)
+    parts: int = Field(default=1, ge=1, le=256)
+    gate: Gate = Gate()
+    owner: str = "data-science"
+    tags: tuple[str, ...] = ()
+    timeout: Span = timedelta(minutes=30)
+    train_timeout: Span = timedelta(hours=2)
+    name: str = ""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> BatchModel:
+        reserved = [name for name in self.features if name in RESERVED_COLUMNS]
+        if reserved:
+            raise ValueError(f"features may not be named {', '.join(reserved)}")
+        if self.holdout >= self.history:
+            raise ValueError("holdout must be shorter than history")
+        return self

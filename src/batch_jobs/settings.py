@@ -1,0 +1,60 @@
+"""Where the warehouse, the model store and the model files are; read once, at the doors."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from batch_jobs.errors import ConfigurationError
+
+BUNDLED_MODELS = "batch_jobs.models"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Where one deployment keeps its things.
+
+    Attributes:
+        warehouse: SQLAlchemy URL of the database that holds the source tables and the predictions;
+            never shown, because it may hold a password.
+        model_store: folder that holds the trained artifacts.
+        models: importable packages with model files; the bundled ones come last.
+    """
+
+    warehouse: str = field(repr=False)
+    model_store: str
+    models: tuple[str, ...] = (BUNDLED_MODELS,)
+
+    @classmethod
+    def from_environ(
+        cls, environ: Mapping[str, str] = os.environ, *, warehouse: str | None = None
+    ) -> Settings:
+        """Read `BATCH_JOBS_WAREHOUSE`, `BATCH_JOBS_MODEL_STORE` and `BATCH_JOBS_MODELS`.
+
+        Args:
+            environ: the environment to read.
+            warehouse: URL that wins over the environment (an Airflow connection).
+
+        Raises:
+            ConfigurationError: a required variable is not set; all of them are named at once.
+        """
+        warehouse = warehouse or environ.get("BATCH_JOBS_WAREHOUSE", "")
+        store = environ.get("BATCH_JOBS_MODEL_STORE", "")
+        missing = [
+            f"{name} (for example {example})"
+            for name, value, example in (
+                ("BATCH_JOBS_WAREHOUSE", warehouse, "sqlite:////srv/batch/warehouse.db"),
+                ("BATCH_JOBS_MODEL_STORE", store, "/srv/batch/models"),
+            )
+            if not value
+        ]
+        if missing:
+            raise ConfigurationError(f"not set: {', '.join(missing)}")
+        return cls(warehouse=warehouse, model_store=store, models=model_packages(environ))
+
+
+def model_packages(environ: Mapping[str, str] = os.environ) -> tuple[str, ...]:
+    """The packages named by `BATCH_JOBS_MODELS` (separated by commas), then the bundled one."""
+    names = (part.strip() for part in environ.get("BATCH_JOBS_MODELS", "").split(","))
+    return tuple(dict.fromkeys([*filter(None, names), BUNDLED_MODELS]))
