@@ -68,7 +68,7 @@ def _query(sql: str) -> str:
 
 def _cron(text: str) -> str:
     if len(text.split()) != 5 or not croniter.is_valid(text):
-        raise ValueError(f"{text!r} is not a cron expression of five fields, such as '*/10 * * * *'")
+        raise ValueError(f"{text!r} is not a cron expression of five fields like '*/10 * * * *'")
     return text
 
 

@@ -1,0 +1,71 @@
+"""Find model files and read them: one file, one BatchModel, no heavy import."""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Iterator, Sequence
+from importlib import import_module
+from importlib.util import find_spec
+
+from pydantic import ValidationError
+
+from batch_jobs.errors import ConfigurationError, ModelFileError, UnknownModelError
+from batch_jobs.model import NAME_PATTERN, BatchModel
+
+
+def model_names(packages: Sequence[str]) -> list[str]:
+    """Names of all model files, sorted; a name in an earlier package hides a later one.
+
+    Raises:
+        ConfigurationError: a package cannot be found.
+    """
+    return sorted({name for name, _ in _model_modules(packages)})
+
+
+def load_model(name: str, packages: Sequence[str]) -> BatchModel:
+    """Read one model file.
+
+    Raises:
+        UnknownModelError: no file has that name.
+        ModelFileError: the file cannot be imported, or its `model` is not a valid BatchModel.
+    """
+    modules = dict(reversed(list(_model_modules(packages))))
+    if name not in modules:
+        raise UnknownModelError(name, sorted(modules))
+    subject = f"model file {name}.py"
+    try:
+        module = import_module(modules[name])
+    except ValidationError as error:
+        raise ModelFileError(subject, _problems(error)) from error
+    except Exception as error:  # the file is the user's: whatever it raises is a finding
+        raise ModelFileError(subject, [f"{type(error).__name__}: {error}"]) from error
+    model = getattr(module, "model", None)
+    if not isinstance(model, BatchModel):
+        raise ModelFileError(subject, ["must assign a BatchModel to the name `model`"])
+    if not NAME_PATTERN.match(name):
+        raise ModelFileError(
+            subject, [f"its name must match {NAME_PATTERN.pattern}, because it becomes a DAG id"]
+        )
+    return model.model_copy(update={"name": name})
+
+
+def _model_modules(packages: Sequence[str]) -> Iterator[tuple[str, str]]:
+    for package in packages:
+        try:
+            spec = find_spec(package)
+        except ModuleNotFoundError:
+            spec = None
+        if spec is None or spec.submodule_search_locations is None:
+            raise ConfigurationError(
+                f"BATCH_JOBS_MODELS names {package!r}, which is not an importable package"
+            )
+        for module in pkgutil.iter_modules(list(spec.submodule_search_locations)):
+            if not module.ispkg and not module.name.startswith("_"):
+                yield module.name, f"{package}.{module.name}"
+
+
+def _problems(error: ValidationError) -> list[str]:
+    return [
+        f"{'.'.join(map(str, problem['loc'])) or 'model'}: {problem['msg']}"
+        for problem in error.errors()
+    ]

@@ -1,0 +1,57 @@
+"""Predict: frames in, scores out; nothing depends on which rows share a chunk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from batch_jobs.errors import ContractError
+from batch_jobs.model import Category, Feature
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from numpy.typing import NDArray
+
+
+def as_inputs(rows: pd.DataFrame, features: Mapping[str, Feature]) -> pd.DataFrame:
+    """The features alone, in declared order: numbers as float64, text as pandas categories."""
+    return rows[list(features)].astype(
+        {name: "category" for name, kind in features.items() if isinstance(kind, Category)}
+    )
+
+
+def probabilities(estimator: Any, inputs: pd.DataFrame) -> NDArray[np.float64]:
+    """What the estimator says of each row: shape (rows, classes), or (rows, 1) for a regressor.
+
+    Raises:
+        ContractError: it answers with another number of rows.
+    """
+    import numpy as np
+    from sklearn.base import is_classifier
+
+    answer = estimator.predict_proba(inputs) if is_classifier(estimator) else None
+    if answer is None:
+        answer = np.asarray(estimator.predict(inputs), dtype="float64").reshape(-1, 1)
+    if len(answer) != len(inputs):
+        raise ContractError(
+            "estimator", [f"answered {len(answer):,} rows where it was given {len(inputs):,}"]
+        )
+    return np.asarray(answer, dtype="float64")
+
+
+def scores_and_labels(
+    estimator: Any, answer: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], list[str | None]]:
+    """What is stored of each row.
+
+    The score is the regression value, or the probability of the positive class (the second of
+    two), or of the predicted one (of more); the label is the predicted class as text, or None.
+    """
+    from sklearn.base import is_classifier
+
+    if not is_classifier(estimator):
+        return answer[:, 0], [None] * len(answer)
+    predicted = answer.argmax(axis=1)
+    labels: list[str | None] = [str(estimator.classes_[index]) for index in predicted]
+    return answer[:, 1] if answer.shape[1] == 2 else answer.max(axis=1), labels  # noqa: PLR2004

@@ -1,0 +1,162 @@
+"""Honest training data: what was known when, a split by time, and metrics on the newest rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from batch_jobs.errors import TrainingDataError
+from batch_jobs.model import BatchModel
+from batch_jobs.scoring import as_inputs, probabilities
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Split:
+    """Labelled rows on both sides of the cut.
+
+    Attributes:
+        cut: rows scored before it, with labels known before it, are learnt from.
+        fit: those rows.
+        judge: rows scored since, whose labels are known by the time of training.
+        coverage: share of the rows since the cut whose label is known.
+    """
+
+    cut: datetime
+    fit: pd.DataFrame
+    judge: pd.DataFrame
+    coverage: float
+
+
+def split_by_time(
+    model: BatchModel, features: pd.DataFrame, labels: pd.DataFrame, as_of: datetime
+) -> Split:
+    """Join labels to features by key and cut the rows in two by time.
+
+    Only labels with `known_at <= as_of` exist at `as_of`; the rows to learn from end at the cut,
+    and so do their labels, so nothing of the hold-out leaks into the fit.
+
+    Raises:
+        TrainingDataError: too few rows on one side, or a classifier with fewer than two classes.
+    """
+    key = ["entity_id", "as_of"] if "as_of" in labels else ["entity_id"]
+    known = labels.loc[labels["known_at"] <= as_of, [*key, "label", "known_at"]]
+    cut = as_of - model.holdout
+    recent = features["as_of"] >= cut
+    rows = features.merge(known, on=key, how="inner", validate="one_to_one")
+    fit = rows[(rows["as_of"] < cut) & (rows["known_at"] <= cut)]
+    judge = rows[rows["as_of"] >= cut]
+    for name, side, wanted in (
+        ("to learn from", fit, 2),
+        ("to judge on", judge, model.gate.min_rows),
+    ):
+        if len(side) < wanted:
+            raise TrainingDataError(
+                f"{model.name} as of {as_of:%Y-%m-%dT%H:%M:%SZ}: {len(side):,} labelled rows "
+                f"{name}, at least {wanted:,} are needed; the champion stays"
+            )
+    return Split(cut, fit, judge, coverage=len(judge) / max(int(recent.sum()), 1))
+
+
+def fit(model: BatchModel, rows: pd.DataFrame) -> Any:
+    """A fitted estimator.
+
+    Raises:
+        TrainingDataError: a classifier would see fewer than two classes.
+    """
+    from sklearn.base import is_classifier
+
+    estimator = model.estimator()
+    if is_classifier(estimator) and rows["label"].nunique() < 2:  # noqa: PLR2004
+        raise TrainingDataError(
+            f"{model.name}: all {len(rows):,} rows to learn from have the label "
+            f"{rows['label'].iloc[0]!r}; a classifier needs two classes; the champion stays"
+        )
+    return estimator.fit(as_inputs(rows, model.features), rows["label"])
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """How an estimator did on labelled rows.
+
+    Attributes:
+        losses: per row, log-loss of a classifier or squared error of a regressor.
+        metrics: their usual summaries.
+    """
+
+    losses: NDArray[np.float64]
+    metrics: dict[str, float]
+
+
+def judge(model: BatchModel, estimator: Any, rows: pd.DataFrame) -> Judgement:
+    """Judge an estimator on labelled rows that it has not learnt from."""
+    from sklearn.base import is_classifier
+
+    answer = probabilities(estimator, as_inputs(rows, model.features))
+    classes = estimator.classes_ if is_classifier(estimator) else None
+    return measure(rows["label"].to_numpy(), answer, classes)
+
+
+def baseline(estimator: Any, fit_rows: pd.DataFrame, judge_rows: pd.DataFrame) -> Judgement:
+    """Judge the constant answer: the class frequencies, or the mean, of the rows learnt from."""
+    import numpy as np
+    from sklearn.base import is_classifier
+
+    labels = fit_rows["label"]
+    if is_classifier(estimator):
+        classes = estimator.classes_
+        constant = labels.value_counts(normalize=True).reindex(classes, fill_value=0).to_numpy()
+    else:
+        classes, constant = None, np.array([labels.mean()])
+    answer = np.tile(constant.astype("float64"), (len(judge_rows), 1))
+    return measure(judge_rows["label"].to_numpy(), answer, classes)
+
+
+def measure(
+    labels: NDArray[Any], answer: NDArray[np.float64], classes: NDArray[Any] | None
+) -> Judgement:
+    """Losses and metrics of predictions.
+
+    Args:
+        labels: the truth, shape (rows,).
+        answer: probabilities of shape (rows, classes), or values of shape (rows, 1).
+        classes: the classes in the order of the columns; None for a regression.
+
+    Raises:
+        TrainingDataError: no row, or only one class, to judge a classifier on.
+    """
+    import numpy as np
+    from sklearn import metrics
+
+    if classes is None:
+        errors = answer[:, 0] - labels.astype("float64")
+        return Judgement(
+            errors**2,
+            {"mae": float(np.abs(errors).mean()), "rmse": float(np.sqrt((errors**2).mean()))},
+        )
+    found = np.unique(labels)
+    if len(found) < 2:  # noqa: PLR2004
+        raise TrainingDataError(
+            f"all {len(labels):,} rows to judge on have the label {found[0]!r}; "
+            f"two classes are needed; the champion stays"
+        )
+    position = {label: column for column, label in enumerate(classes)}
+    column = np.array([position.get(label, -1) for label in labels])
+    likelihood = np.where(column >= 0, answer[np.arange(len(answer)), column], 0.0)
+    losses = -np.log(np.clip(likelihood, 1e-15, 1.0))
+    truth = np.equal(column[:, None], np.arange(len(classes)))
+    summary = {
+        "log_loss": float(losses.mean()),
+        "brier": float(((answer - truth) ** 2).sum(axis=1).mean())
+        / (2 if len(classes) == 2 else 1),  # noqa: PLR2004
+        "accuracy": float((answer.argmax(axis=1) == column).mean()),
+    }
+    if len(classes) == 2:  # noqa: PLR2004
+        summary["roc_auc"] = float(metrics.roc_auc_score(truth[:, 1], answer[:, 1]))
+        summary["base_rate"] = float(truth[:, 1].mean())
+    return Judgement(losses, summary)
