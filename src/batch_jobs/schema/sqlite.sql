@@ -139,16 +139,21 @@ CREATE TABLE serving_heads (
   fresh_until TEXT NOT NULL   -- every interval due from due_from to here is published
 ) WITHOUT ROWID, STRICT;
 
--- Alerts wait here until Slack has them.
+-- Alerts wait here until Slack has them; failures of one subject and cause are one incident.
 CREATE TABLE alerts (
-  key TEXT PRIMARY KEY,
-  text TEXT NOT NULL,
+  key TEXT PRIMARY KEY,     -- what happened, so that a second report of it is known
+  subject TEXT,             -- the DAG or file that failed; NULL if nothing failed
+  cause TEXT,
+  text TEXT,                -- redacted and escaped; NULL if only counted in its incident
   created_at TEXT NOT NULL,
-  claimed_at TEXT,
+  closed_at TEXT,           -- when the subject worked again
+  claimed_at TEXT,          -- a sender holds it for 30 seconds
   sent_at TEXT,
   attempts INTEGER NOT NULL DEFAULT 0,
   error TEXT
 ) STRICT;
+CREATE INDEX open_incidents ON alerts (subject, cause) WHERE closed_at IS NULL;
+CREATE INDEX waiting_alerts ON alerts (created_at) WHERE sent_at IS NULL AND text IS NOT NULL;
 
 -- The first line of a task's exception, for the DAG-level callback that does not get it.
 CREATE TABLE task_errors (
