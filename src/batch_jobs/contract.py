@@ -7,6 +7,7 @@ Validation is pandera's, lazy and vectorised (https://pandera.readthedocs.io/en/
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 SAMPLES = 3
 MAX_KEY_LENGTH = 200
-Rejected = tuple[str, str, dict[str, Any]]
+Rejected = tuple[str, str, dict[Hashable, Any]]
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,8 @@ def times(column: pd.Series[Any]) -> pd.Series[Any]:
     import pandas as pd
 
     if isinstance(column.dtype, pd.DatetimeTZDtype):
-        return column.dt.tz_convert("UTC")
+        utc: pd.Series[Any] = column.dt.tz_convert("UTC")
+        return utc
     texts = column.astype("str")
     aware = texts.str.contains(r"(?:Z|[+-]\d\d:?\d\d)$", regex=True)
     return pd.to_datetime(texts.where(aware), utc=True, errors="coerce", format="ISO8601")
@@ -158,11 +160,11 @@ def _schema(features: tuple[tuple[str, Feature], ...]) -> pa.DataFrameSchema:
     import numpy as np
     import pandera.pandas as pa
 
-    finite = pa.Check(lambda column: np.isfinite(column), error="finite", ignore_na=True)
+    finite = pa.Check(np.isfinite, error="finite", ignore_na=True)
 
     def column(feature: Feature) -> pa.Column:
         if isinstance(feature, Category):
-            checks = [pa.Check.isin(feature.values)] if feature.values is not None else []
+            checks = [pa.Check.isin(feature.one_of)] if feature.one_of is not None else []
             return pa.Column(checks=checks, nullable=feature.nullable)
         checks = [finite]
         if feature.ge is not None:

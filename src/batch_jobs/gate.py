@@ -39,8 +39,8 @@ class GateReport:
         promote: whether the challenger may serve.
         reasons: one sentence for each ground of the verdict.
         rows: labelled hold-out rows that all three were judged on.
-        champion: version that was compared with, if any could be.
-        to_champion: loss difference to the champion, if there is one.
+        champion: version that served when the verdict was given, if any did.
+        to_champion: loss difference to the champion, if there is one that can score the rows.
         to_baseline: loss difference to the constant baseline.
         metrics: per contender, its metrics on the rows.
     """
@@ -64,7 +64,8 @@ def decide(
     *,
     challenger: Judgement,
     baseline: Judgement,
-    champion: tuple[str, Judgement] | None,
+    champion: str | None = None,
+    champion_judged: Judgement | None = None,
 ) -> GateReport:
     """Judge a challenger.
 
@@ -73,7 +74,8 @@ def decide(
         as_of: when each hold-out row was scored; its UTC days are the bootstrap's blocks.
         challenger: the new version on those rows.
         baseline: a constant answer on those rows.
-        champion: name and judgement of the version that serves, on those rows.
+        champion: the version that serves, if one does.
+        champion_judged: the champion on those rows; None if it cannot be loaded or score them.
     """
     days = as_of.dt.floor("D").astype("int64").to_numpy()
     to_baseline = paired_difference(challenger, baseline, days, gate.confidence)
@@ -93,25 +95,26 @@ def decide(
     to_champion = None
     if champion is None:
         grounds.append("there is no champion to compare with")
+    elif champion_judged is None:
+        grounds.append(f"the champion {champion} cannot score these rows")
     else:
-        name, judged = champion
-        to_champion = paired_difference(challenger, judged, days, gate.confidence)
+        to_champion = paired_difference(challenger, champion_judged, days, gate.confidence)
         span = f"{to_champion.mean:+.4f} [{to_champion.low:+.4f}, {to_champion.high:+.4f}]"
         if to_champion.low > 0:
-            against.append(f"its loss is shown to be worse than that of {name}: {span}")
+            against.append(f"its loss is shown to be worse than that of {champion}: {span}")
         else:
-            grounds.append(f"its loss is not shown to be worse than that of {name}: {span}")
+            grounds.append(f"its loss is not shown to be worse than that of {champion}: {span}")
     return GateReport(
         promote=not against,
         reasons=against or grounds,
         rows=len(days),
-        champion=champion[0] if champion else None,
+        champion=champion,
         to_champion=to_champion,
         to_baseline=to_baseline,
         metrics={
             "challenger": challenger.metrics,
             "baseline": baseline.metrics,
-            **({"champion": champion[1].metrics} if champion else {}),
+            **({"champion": champion_judged.metrics} if champion_judged else {}),
         },
     )
 

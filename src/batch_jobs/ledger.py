@@ -10,7 +10,7 @@ the pointer, forward only. The pattern is write-audit-publish with a fencing tok
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from itertools import islice
@@ -168,7 +168,7 @@ def stage(
     part: Part,
     token: str,
     scored: Sequence[tuple[str, float, str | None]],
-    rejected: Sequence[tuple[str, str, Mapping[str, Any]]] = (),
+    rejected: Sequence[tuple[str, str, Mapping[Hashable, Any]]] = (),
 ) -> None:
     """Store one chunk of a part, invisible to readers.
 

@@ -31,7 +31,7 @@ class Category(_Frozen):
     """A text feature of few values; the estimator sees a pandas category."""
 
     kind: Literal["category"] = "category"
-    values: tuple[str, ...] | None = None
+    one_of: tuple[str, ...] | None = None
     nullable: bool = True
 
 

@@ -54,4 +54,4 @@ def scores_and_labels(
         return answer[:, 0], [None] * len(answer)
     predicted = answer.argmax(axis=1)
     labels: list[str | None] = [str(estimator.classes_[index]) for index in predicted]
-    return answer[:, 1] if answer.shape[1] == 2 else answer.max(axis=1), labels  # noqa: PLR2004
+    return answer[:, 1] if answer.shape[1] == 2 else answer.max(axis=1), labels

@@ -48,7 +48,7 @@ def split_by_time(
     known = labels.loc[labels["known_at"] <= as_of, [*key, "label", "known_at"]]
     cut = as_of - model.holdout
     recent = features["as_of"] >= cut
-    rows = features.merge(known, on=key, how="inner", validate="one_to_one")
+    rows = features.merge(known, on=key, how="inner", validate="many_to_one")
     fit = rows[(rows["as_of"] < cut) & (rows["known_at"] <= cut)]
     judge = rows[rows["as_of"] >= cut]
     for name, side, wanted in (
@@ -72,7 +72,7 @@ def fit(model: BatchModel, rows: pd.DataFrame) -> Any:
     from sklearn.base import is_classifier
 
     estimator = model.estimator()
-    if is_classifier(estimator) and rows["label"].nunique() < 2:  # noqa: PLR2004
+    if is_classifier(estimator) and rows["label"].nunique() < 2:
         raise TrainingDataError(
             f"{model.name}: all {len(rows):,} rows to learn from have the label "
             f"{rows['label'].iloc[0]!r}; a classifier needs two classes; the champion stays"
@@ -140,7 +140,7 @@ def measure(
             {"mae": float(np.abs(errors).mean()), "rmse": float(np.sqrt((errors**2).mean()))},
         )
     found = np.unique(labels)
-    if len(found) < 2:  # noqa: PLR2004
+    if len(found) < 2:
         raise TrainingDataError(
             f"all {len(labels):,} rows to judge on have the label {found[0]!r}; "
             f"two classes are needed; the champion stays"
@@ -153,10 +153,10 @@ def measure(
     summary = {
         "log_loss": float(losses.mean()),
         "brier": float(((answer - truth) ** 2).sum(axis=1).mean())
-        / (2 if len(classes) == 2 else 1),  # noqa: PLR2004
+        / (2 if len(classes) == 2 else 1),
         "accuracy": float((answer.argmax(axis=1) == column).mean()),
     }
-    if len(classes) == 2:  # noqa: PLR2004
+    if len(classes) == 2:
         summary["roc_auc"] = float(metrics.roc_auc_score(truth[:, 1], answer[:, 1]))
         summary["base_rate"] = float(truth[:, 1].mean())
     return Judgement(losses, summary)

@@ -14,15 +14,18 @@ from datetime import UTC, datetime
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DatabaseError
 from sqlalchemy.pool import NullPool
 
-from batch_jobs.errors import ConfigurationError, WarehouseVersionError
+from batch_jobs.errors import ConfigurationError, ContractError, WarehouseVersionError
 from batch_jobs.interval import Interval
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SCHEMA_VERSION = 1
 BUSY_TIMEOUT_MS = 30_000
@@ -103,6 +106,35 @@ class Warehouse:
         with self._reader.begin() as connection:
             yield connection
 
+    def require_query(self, subject: str, query: str, values: Mapping[str, Any]) -> None:
+        """Let the database compile a query without running it.
+
+        Raises:
+            ContractError: an unknown table or column, or a syntax error; the database's own words.
+        """
+        try:
+            with self.read() as connection:
+                connection.execute(text(f"EXPLAIN {query}"), values)
+        except DatabaseError as error:
+            raise ContractError(subject, [str(error.orig)]) from error
+
+    def stream(
+        self, query: str, values: Mapping[str, Any], chunk_rows: int
+    ) -> Iterator[pd.DataFrame]:
+        """The rows of a query in chunks, all from one snapshot.
+
+        A query without rows gives one empty frame, so that its columns are known.
+        """
+        import pandas as pd
+
+        with self.read() as connection:
+            result = connection.execution_options(stream_results=True).execute(text(query), values)
+            columns = list(result.keys())
+            first = True
+            while (rows := result.fetchmany(chunk_rows)) or first:
+                yield pd.DataFrame.from_records(rows, columns=columns)
+                first = False
+
     def ensure_schema(self) -> bool:
         """Make the tables and views where there are none; True if they were made now.
 
@@ -158,7 +190,8 @@ def _version(connection: Connection) -> int | None:
     known = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'schema_version'"
     if connection.scalar(text(known)) is None:
         return None
-    return connection.scalar(text("SELECT version FROM schema_version"))
+    version: int | None = connection.scalar(text("SELECT version FROM schema_version"))
+    return version
 
 
 def _statements(script: str) -> Iterator[str]:

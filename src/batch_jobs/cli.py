@@ -1,0 +1,221 @@
+"""The command line: each command calls one verb and prints what it answers.
+
+A person gets lines and tables; with `--json` the last line is one JSON document.
+Exit 0 done, 1 failed, 2 wrong usage or configuration, 3 fenced off by a newer attempt.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, is_dataclass
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.table import Table
+
+from batch_jobs import catalog, lifecycle, serving
+from batch_jobs.errors import BatchJobsError
+from batch_jobs.interval import Interval, parse_time
+from batch_jobs.settings import Settings, model_packages
+from batch_jobs.warehouse import Warehouse
+
+app = typer.Typer(
+    name="batch-jobs",
+    help="Serve scikit-learn models in batch: train, judge, promote, score and publish.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+out = Console()
+
+Model = Annotated[str, typer.Argument(help="A model's name: the name of its file.")]
+Start = Annotated[str, typer.Option(help="Start of the interval, ISO 8601 with an offset.")]
+End = Annotated[str, typer.Option(help="End of the interval, not included.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document as the last line.")]
+Force = Annotated[bool, typer.Option(help="Score again what is published already.")]
+
+
+def main() -> None:
+    """Run the command line; our own errors become one line and an exit code."""
+    try:
+        app(standalone_mode=True)
+    except BatchJobsError as error:
+        Console(stderr=True, soft_wrap=True, highlight=False).print(
+            f"error: {error}", style="bold red", markup=False
+        )
+        sys.exit(error.exit_code)
+
+
+@app.callback()
+def _log(
+    *, quiet: Annotated[bool, typer.Option(help="Print no progress, only the answer.")] = False
+) -> None:
+    handler: logging.Handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    if sys.stderr.isatty():
+        console = Console(stderr=True)
+        handler = RichHandler(console=console, show_path=False, show_level=False, markup=False)
+    logger = logging.getLogger("batch_jobs")
+    logger.setLevel(logging.WARNING if quiet else logging.INFO)
+    logger.handlers = [handler]
+
+
+@app.command()
+def init(
+    *,
+    samples: Annotated[bool, typer.Option(help="Load the sample flights and irises too.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make the tables and views of the warehouse; safe to repeat."""
+    settings = Settings.from_environ()
+    warehouse = Warehouse(settings.warehouse)
+    made = warehouse.ensure_schema()
+    answer: dict[str, Any] = {"warehouse": str(warehouse), "made": made}
+    if samples:
+        from batch_jobs.samples import load_flights, load_iris
+
+        with warehouse.write() as connection:
+            answer["flights"] = load_flights(connection, datetime.now(UTC))
+            answer["iris"] = load_iris(connection, datetime.now(UTC))
+    _tell(answer, as_json, f"{'made' if made else 'found'} the warehouse {warehouse}")
+
+
+@app.command()
+def models(*, as_json: AsJson = False) -> None:
+    """List the models that there are files for."""
+    packages = model_packages()
+    rows = []
+    for name in catalog.model_names(packages):
+        try:
+            model = catalog.load_model(name, packages)
+            rows.append({"model": name, "mode": model.mode, "about": model.description})
+        except BatchJobsError as error:
+            rows.append({"model": name, "mode": "", "about": str(error)})
+    _tell(rows, as_json)
+
+
+@app.command()
+def train(
+    model: Model,
+    as_of: Annotated[str, typer.Option(help="Learn from what was known then, ISO 8601.")],
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Train a challenger, judge it on the newest labelled rows, and register it."""
+    version = lifecycle.train(Settings.from_environ(), model, parse_time(as_of))
+    verdict = "may be promoted" if version.gate["promote"] else "the champion should stay"
+    _tell(
+        version,
+        as_json,
+        f"registered {model} {version.version}: {verdict}: {'; '.join(version.gate['reasons'])}",
+    )
+
+
+@app.command()
+def promote(
+    model: Model,
+    version: Annotated[str | None, typer.Argument(help="Default: the newest one.")] = None,
+    *,
+    reason: Annotated[str, typer.Option(help="Overrule the gate, for this reason.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Make a version the champion if the gate allows it."""
+    answer = lifecycle.promote(
+        Settings.from_environ(), model, version, actor=getpass.getuser(), reason=reason
+    )
+    _tell_promotion(answer, as_json)
+
+
+@app.command()
+def rollback(
+    model: Model,
+    to: Annotated[str, typer.Option(help="The version that shall serve again.")],
+    reason: Annotated[str, typer.Option(help="Why; it is recorded.")],
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Make an earlier version the champion again, after proving that it loads."""
+    answer = lifecycle.rollback(
+        Settings.from_environ(), model, to, actor=getpass.getuser(), reason=reason
+    )
+    _tell_promotion(answer, as_json)
+
+
+@app.command()
+def predict(
+    model: Model,
+    start: Start,
+    end: End,
+    *,
+    parts: Annotated[int | None, typer.Option(min=1, max=256, help="Key ranges to cut into.")] = (
+        None
+    ),
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Score one interval and publish it in one step."""
+    run = serving.predict(
+        Settings.from_environ(), model, Interval.parse(start, end), parts=parts, force=force
+    )
+    _tell(run, as_json, f"{model} {run.interval} is published as run {run.run_id}")
+
+
+@app.command()
+def backfill(
+    model: Model, start: Start, end: End, *, force: Force = False, as_json: AsJson = False
+) -> None:
+    """Publish every due interval of a past span, oldest first."""
+    runs = serving.backfill(Settings.from_environ(), model, Interval.parse(start, end), force=force)
+    _tell(runs, as_json, f"{len(runs)} intervals of {model} are published")
+
+
+@app.command()
+def gaps(model: Model, *, as_json: AsJson = False) -> None:
+    """List the due intervals that were never published."""
+    found = serving.gaps(Settings.from_environ(), model)
+    rows = [{"start": gap.start.isoformat(), "end": gap.end.isoformat()} for gap in found]
+    _tell(rows, as_json, None if rows else f"{model} has no gap")
+
+
+@app.command()
+def status(
+    model: Annotated[str | None, typer.Argument(help="Default: every model.")] = None,
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Show what readers see: version, interval, rows and freshness."""
+    rows = serving.status(Settings.from_environ(), model)
+    _tell(rows, as_json, None if rows else "nothing is published yet")
+
+
+def _tell_promotion(answer: lifecycle.Promotion, as_json: bool) -> None:
+    name = f"{answer.version.model} {answer.version.version}"
+    said = "was not promoted" if answer.outcome == "kept" else "is the champion"
+    _tell(answer, as_json, f"{name} {said}: {answer.reason}")
+
+
+def _tell(answer: Any, as_json: bool, line: str | None = None) -> None:
+    if as_json:
+        sys.stdout.write(json.dumps(answer, default=_plain) + "\n")
+    elif line is not None:
+        out.print(line, markup=False, highlight=False, soft_wrap=True)
+    elif isinstance(answer, Sequence):
+        table = Table()
+        for column in answer[0]:
+            table.add_column(column, overflow="fold")
+        for row in answer:
+            table.add_row(*("" if value is None else str(value) for value in row.values()))
+        out.print(table)
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    return value.isoformat() if isinstance(value, datetime) else str(value)
