@@ -22,7 +22,8 @@ def publish(warehouse: Warehouse, run_id: int) -> Run:
 
     Raises:
         FencedError: a newer attempt has claimed the interval.
-        IncompleteError: a part is not staged, the counts do not add up, or the run has failed.
+        IncompleteError: a part is not staged, the counts do not add up, the run has failed, or it
+            would replace the whole population by nothing.
     """
     with warehouse.write() as connection:
         run = require_owner(connection, run_id)
@@ -72,6 +73,11 @@ def _audit(connection: Connection, run: Run) -> Counts:
         raise IncompleteError(
             f"run {run.run_id} of {run.model} {run.interval}: {counts} were reported, but "
             f"{stored.scored} scored and {stored.rejected} rejected rows are stored"
+        )
+    if run.mode == "replace" and not counts.scored:
+        raise IncompleteError(
+            f"run {run.run_id} of {run.model} {run.interval} scored no row of the population; "
+            f"readers keep the last good predictions"
         )
     return counts
 

@@ -1,0 +1,46 @@
+"""Score and publish each model, every ten minutes or as often as its file says.
+
+**What it does.** `plan` claims the newest due interval, and before it those that an
+outage left unpublished; `score` reads, checks, predicts and stages their rows, one task a part;
+`publish` makes each interval visible in one transaction, oldest first.
+
+**If it fails.** Readers still see the last good predictions. The last line of the failed task's log
+says what was wrong and what would be right. The next run publishes the missed intervals by itself
+(within the model's look-back), so often there is nothing to do but mend the cause; to try at once,
+clear `plan`. `plan` *skipped* is no failure: its log says why there was nothing to do.
+
+**By hand.** *Trigger* without parameters scores the newest due interval; *Interval start* and
+*Interval end* choose another one, and *Score again* repeats one that is published.
+"""
+
+from airflow.providers.standard.operators.python import PythonOperator
+from airflow.sdk import DAG, CronDataIntervalTimetable, TriggerRule
+
+from utils import tasks
+
+for model in tasks.models():
+    with DAG(
+        dag_id=f"predict_{model.name}",
+        description=f"Score and publish {model.name}",
+        schedule=CronDataIntervalTimetable(model.schedule, timezone="UTC"),
+        dagrun_timeout=model.timeout,
+        params=tasks.SPAN_PARAMS,
+        **tasks.dag_settings(model, __doc__),
+    ):
+        plan = PythonOperator(
+            task_id="plan",
+            python_callable=tasks.plan,
+            op_kwargs={"model": model.name},
+            inlets=[tasks.champion_asset(model)],
+        )
+        score = PythonOperator.partial(task_id="score", python_callable=tasks.score).expand(
+            op_kwargs=plan.output
+        )
+        publish = PythonOperator(
+            task_id="publish",
+            python_callable=tasks.publish,
+            op_kwargs={"parts": plan.output},
+            # A part that failed keeps its own interval back, not the others.
+            trigger_rule=TriggerRule.ALL_DONE_MIN_ONE_SUCCESS,
+        )
+        score >> publish

@@ -1,0 +1,38 @@
+"""Train, judge and promote each model, once a week.
+
+**What it does.** `train` learns a challenger from what was known at the end of the
+data interval, judges it on the newest labelled rows and registers it; `promote` makes it the
+champion unless the gate says that it is worse. The predictions go on with the old champion
+meanwhile, and afterwards if anything fails.
+
+**If it fails.** Nothing that readers see has changed. The last line of the failed task's log says
+what was wrong and what would be right; the command in the log of `train` can be pasted into a
+shell. Mend the cause, then clear the failed task. `promote` *skipped* is no failure: its log has
+the gate's reason.
+"""
+
+from airflow.providers.standard.operators.python import PythonOperator
+from airflow.sdk import DAG, CronDataIntervalTimetable
+
+from utils import tasks
+
+for model in tasks.models():
+    with DAG(
+        dag_id=f"train_{model.name}",
+        description=f"Train, judge and promote {model.name}",
+        schedule=CronDataIntervalTimetable(model.train_schedule, timezone="UTC"),
+        dagrun_timeout=model.train_timeout,
+        **tasks.dag_settings(model, __doc__),
+    ):
+        train = tasks.CommandOperator(
+            task_id="train",
+            bash_command=f"batch-jobs train {model.name} --as-of "
+            "{{ (dag_run.data_interval_end or dag_run.run_after).isoformat() }}",
+        )
+        promote = PythonOperator(
+            task_id="promote",
+            python_callable=tasks.promote,
+            op_kwargs={"model": model.name},
+            outlets=[tasks.champion_asset(model)],
+        )
+        train >> promote

@@ -1,0 +1,291 @@
+"""What the DAGs are made of: models as Airflow sees them, and the callables of their tasks.
+
+A callable reads Airflow's context, calls one verb of `batch_jobs` and translates its errors: what
+repeating cannot mend fails without a retry, a fenced-off attempt is skipped.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from airflow.providers.standard.operators.bash import BashOperator
+from airflow.sdk import Asset, Connection, Context, Param
+from airflow.sdk.exceptions import (
+    AirflowException,
+    AirflowFailException,
+    AirflowNotFoundException,
+    AirflowSkipException,
+)
+
+from batch_jobs.catalog import load_model, model_names
+from batch_jobs.errors import (
+    BatchJobsError,
+    FencedError,
+    InputError,
+    IntervalError,
+    ModelFileError,
+    NoChampionError,
+)
+from batch_jobs.interval import Interval, newest_due
+from batch_jobs.model import BatchModel
+from batch_jobs.settings import Settings, model_packages
+from utils.slack_alert import fail_alert, flush_alerts, record_error, recovery_alert
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+log = logging.getLogger(__name__)
+Done = TypeVar("Done")
+
+WAREHOUSE_CONNECTION_ID = "warehouse"
+# How Airflow's connection types are spelled in a SQLAlchemy URL.
+DRIVERS = {"postgres": "postgresql+psycopg", "postgresql": "postgresql+psycopg"}
+SPAN_PARAMS = {
+    "interval_start": Param(
+        None,
+        type=["null", "string"],
+        format="date-time",
+        title="Interval start",
+        description="Score this interval instead of the newest due one; needs an end too.",
+    ),
+    "interval_end": Param(
+        None,
+        type=["null", "string"],
+        format="date-time",
+        title="Interval end",
+        description="Not included; must lie in the past.",
+    ),
+    "force": Param(
+        default=False,
+        type="boolean",
+        title="Score again",
+        description="Score the interval even if it is published already.",
+    ),
+}
+
+
+def models() -> list[BatchModel]:
+    """Every model there is a file for, found without a heavy import.
+
+    A file that cannot be read gets a stand-in with the default schedules: its tasks fail with the
+    reason, loudly, and the other models go on.
+    """
+    packages = model_packages()
+    found = []
+    for name in model_names(packages):
+        try:
+            found.append(load_model(name, packages))
+        except ModelFileError as error:
+            log.warning("%s", error)
+            found.append(BatchModel.model_construct(name=name, description=f"**Broken**: {error}"))
+    return found
+
+
+def dag_settings(model: BatchModel, doc: str | None) -> dict[str, Any]:
+    """What every DAG of a model has in common.
+
+    Args:
+        model: the model served.
+        doc: the DAG file's docstring, which says what to do at three in the morning.
+    """
+    return {
+        "doc_md": f"# {model.name}\n\n{model.description}\n\n{doc}",
+        "catchup": False,
+        "max_active_runs": 1,
+        "tags": ["batch-serving", model.name, *model.tags],
+        "default_args": {
+            "owner": model.owner,
+            "retries": 2,
+            "retry_delay": timedelta(seconds=30),
+            "on_failure_callback": record_error,
+        },
+        "on_failure_callback": fail_alert,
+        "on_success_callback": recovery_alert,
+    }
+
+
+def champion_asset(model: BatchModel) -> Asset:
+    """The asset whose events say that a model has a new champion."""
+    return Asset(name=f"{model.name}_champion", uri=f"batch-jobs://champion/{model.name}")
+
+
+def airflow_settings() -> Settings:
+    """The deployment's settings; Airflow's connection `warehouse` wins over the environment."""
+    return Settings.from_environ(os.environ, warehouse=_connection_url())
+
+
+class CommandOperator(BashOperator):
+    """Run `batch-jobs` in a process of its own, whose memory goes back to the system.
+
+    The command in the log can be pasted into a shell; the warehouse's URL, which may hold a
+    password, goes through the environment.
+    """
+
+    def execute(self, context: Context) -> None:
+        """Run the command; its last line is the error's text if it fails."""
+        environment = self.get_env(context)
+        if url := _connection_url():
+            environment["BATCH_JOBS_WAREHOUSE"] = url
+        result = self.subprocess_hook.run_command(
+            [shutil.which("bash") or "bash", "-c", self.bash_command], env=environment
+        )
+        if result.exit_code == FencedError.exit_code:
+            raise AirflowSkipException(result.output)
+        if result.exit_code == InputError.exit_code:
+            raise AirflowFailException(result.output)
+        if result.exit_code != 0:
+            raise AirflowException(f"exit code {result.exit_code}: {result.output}")
+
+
+def promote(model: str, ti: Any, outlet_events: Any, dag_run: Any, **_: Any) -> dict[str, Any]:
+    """Let the gate decide on the newest version; skipped if the champion stays."""
+    from batch_jobs import lifecycle
+
+    with _translated():
+        answer = lifecycle.promote(airflow_settings(), model, actor=f"airflow {dag_run.run_id}")
+    if answer.outcome == "kept":
+        raise AirflowSkipException(
+            f"{answer.version.version} is not promoted, {answer.champion or 'nobody'} goes on "
+            f"serving: {answer.reason}"
+        )
+    log.info("%s %s: %s", answer.version.version, answer.outcome, answer.reason)
+    event = {"version": answer.version.version, "outcome": answer.outcome}
+    for outlet in ti.task.outlets:
+        outlet_events[outlet].extra = {**event, "metrics": dict(answer.version.metrics)}
+    return event
+
+
+def plan(
+    model: str,
+    ti: Any,
+    dag_run: Any,
+    params: dict[str, Any],
+    data_interval_start: datetime | None = None,
+    data_interval_end: datetime | None = None,
+    **_: Any,
+) -> list[dict[str, Any]]:
+    """Claim the interval of this DAG run, and missed ones before it; one item for each part.
+
+    A run without an interval of its own (triggered by hand) takes the newest one that was due when
+    it was triggered. A backfill and a run with an interval in its parameters heal no gaps.
+    """
+    flush_alerts()
+    with _translated():
+        from batch_jobs import serving
+
+        settings, token = airflow_settings(), str(ti.id)
+        declared = load_model(model, settings.models)
+        wanted = _wanted(params)
+        if wanted is None and dag_run.run_type == "backfill":
+            wanted = Interval(data_interval_start, data_interval_end)
+        if wanted is not None:
+            runs = [serving.plan(settings, model, wanted, token, force=params["force"])]
+        else:
+            newest = newest_due(declared.schedule, data_interval_end or dag_run.run_after)
+            runs = serving.plan_due(settings, model, newest, token)
+    run_ids = [run.run_id for run in runs if run.state != "published"]
+    if not run_ids:
+        raise AirflowSkipException(f"{runs[-1].interval} is already published; nothing to do")
+    return [{"model": model, "part": part, "run_ids": run_ids} for part in range(declared.parts)]
+
+
+def score(model: str, part: int, run_ids: Sequence[int], ti: Any, **_: Any) -> dict[str, int]:
+    """Stage one part of every claimed run, oldest interval first."""
+    from batch_jobs import serving
+    from batch_jobs.ledger import Counts
+
+    _die_with_supervisor()
+    settings, token = airflow_settings(), str(ti.id)
+    counts = _on_each(run_ids, lambda run_id: serving.score(settings, model, run_id, part, token))
+    return asdict(sum(counts, Counts()))
+
+
+def publish(parts: Sequence[dict[str, Any]], **_: Any) -> dict[str, int]:
+    """Publish every claimed run, oldest interval first, each in one transaction."""
+    from batch_jobs import serving
+
+    _die_with_supervisor()
+    settings = airflow_settings()
+    published = _on_each(parts[0]["run_ids"], lambda run_id: serving.publish(settings, run_id))
+    return {"published": len(published), "newest_run_id": published[-1].run_id}
+
+
+def _wanted(params: Mapping[str, Any]) -> Interval | None:
+    """The interval asked for in the trigger form, if one was."""
+    start, end = params["interval_start"], params["interval_end"]
+    if start is None and end is None:
+        return None
+    if start is None or end is None:
+        raise IntervalError("give both interval_start and interval_end, or neither")
+    return Interval.parse(start, end)
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Turn our errors into Airflow's: none of them is retried, and two are no failures."""
+    try:
+        yield
+    except (FencedError, NoChampionError) as error:
+        raise AirflowSkipException(str(error)) from error
+    except BatchJobsError as error:
+        raise AirflowFailException(str(error)) from error
+
+
+def _on_each(run_ids: Sequence[int], act: Callable[[int], Done]) -> list[Done]:
+    """Act on every run: one that fails keeps no later one from being published."""
+    done, errors = [], []
+    for run_id in run_ids:
+        try:
+            done.append(act(run_id))
+        except BatchJobsError as error:
+            log.error("run %d: %s", run_id, error)  # noqa: TRY400
+            errors.append(error)
+    failed = [error for error in errors if not isinstance(error, FencedError)]
+    if failed:
+        raise AirflowFailException("; ".join(map(str, failed))) from failed[0]
+    if errors:
+        raise AirflowSkipException("; ".join(map(str, errors)))
+    return done
+
+
+def _connection_url() -> str | None:
+    """The SQLAlchemy URL of Airflow's connection `warehouse`, if it is defined."""
+    from sqlalchemy import URL
+
+    try:
+        connection = Connection.get(WAREHOUSE_CONNECTION_ID)
+    except AirflowNotFoundException:
+        return None
+    if connection.conn_type == "sqlite":
+        return URL.create(
+            "sqlite", database=connection.host or connection.schema
+        ).render_as_string()
+    return URL.create(
+        DRIVERS.get(connection.conn_type, connection.conn_type),
+        username=connection.login,
+        password=connection.password,
+        host=connection.host,
+        port=connection.port,
+        database=connection.schema,
+        query=connection.extra_dejson,
+    ).render_as_string(hide_password=False)
+
+
+def _die_with_supervisor() -> None:
+    """Ask Linux to kill this task if its supervisor dies, so that it cannot outlive its retry.
+
+    The fence in the warehouse keeps such a task harmless anyway; this keeps it from being one.
+    """
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
