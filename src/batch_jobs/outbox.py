@@ -17,6 +17,7 @@ from typing import Any
 
 from sqlalchemy import bindparam, text
 
+from batch_jobs.messages import Incident, Served
 from batch_jobs.redaction import first_line
 from batch_jobs.warehouse import Warehouse, loaded_time, stored_time
 
@@ -39,19 +40,6 @@ class Failure:
     key: str
     subject: str
     cause: str
-
-
-@dataclass(frozen=True)
-class Incident:
-    """Failures with one cause, since the subject last worked.
-
-    Attributes:
-        failures: how many there were.
-        since: when the first was recorded.
-    """
-
-    failures: int
-    since: datetime
 
 
 @dataclass(frozen=True)
@@ -266,3 +254,19 @@ def recall_error(warehouse: Warehouse, task: TaskTry) -> str | None:
             vars(task),
         )
     return None if found is None else str(found)
+
+
+def served(warehouse: Warehouse, model: str) -> Served | None:
+    """What readers of a model's predictions see now; None if nothing was ever published."""
+    with warehouse.read() as connection:
+        row = connection.execute(
+            text("""
+                SELECT model_version, interval_start, interval_end, published_at, row_count
+                FROM serving_status WHERE model = :model
+            """),
+            {"model": model},
+        ).one_or_none()
+    if row is None:
+        return None
+    start, end, published = map(loaded_time, (row[1], row[2], row[3]))
+    return Served(row.model_version, start, end, published, row.row_count)
