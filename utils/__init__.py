@@ -1,0 +1,1 @@
+"""Airflow glue: what talks to Airflow and is no DAG."""
