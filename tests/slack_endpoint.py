@@ -90,7 +90,7 @@ class SlackEndpoint:
                 self.end_headers()
                 self.wfile.write(answer)
 
-            def log_message(self, format: str, *args: Any) -> None:
+            def log_message(self, *_: Any) -> None:
                 """Say nothing: the path is a secret."""
 
         return Handler

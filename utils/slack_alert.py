@@ -17,7 +17,9 @@ and nothing raises. Importing this file is cheap: DAG files do it every 30 secon
 
 from __future__ import annotations
 
+import json
 import logging
+import os
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -168,23 +170,21 @@ def record_failure(context: Context) -> None:
 
 
 @_never_raises
-def record_import_error(path: str, stacktrace: str, *, is_new: bool) -> None:
-    """Put a DAG file that does not load into the outbox, without sending.
+def import_error_alert(path: str, error: str, *, is_new: bool) -> None:
+    """Tell Slack that a DAG file does not load.
 
     Args:
         path: the file.
-        stacktrace: what Airflow keeps of the exception.
+        error: the last line of its stack trace.
         is_new: whether the file loaded until now.
     """
     from batch_jobs import messages, outbox
 
-    lines = [line for line in stacktrace.splitlines() if line.strip()]
-    error = _first_line(lines[-1] if lines else "no reason given")
+    error = _first_line(error or "no reason given")
     # Process ids and addresses differ from one parse to the next; the error is the same.
     cause = re.sub(r"0x[0-9a-f]+|\d+", "#", error)
-    moment = _now()
     # A file is parsed every 30 seconds; once an hour is enough to count.
-    occurrence = moment.isoformat() if is_new else f"{moment:%Y-%m-%dT%H}"
+    occurrence = _now().isoformat() if is_new else f"{_now():%Y-%m-%dT%H}"
 
     def compose(incident: Incident) -> str:
         return messages.file_failed(path, error, incident)
@@ -195,7 +195,8 @@ def record_import_error(path: str, stacktrace: str, *, is_new: bool) -> None:
         failure = outbox.Failure(f"import {path} {cause} {occurrence}", path, cause)
         outbox.record_failure(warehouse, failure, compose, now)
 
-    _put(put, lambda now: compose(messages.Incident(1, now)))
+    _put(put, (lambda now: compose(messages.Incident(1, now))) if is_new else None)
+    flush_alerts()
 
 
 def _record_success(context: Context, *, always: bool) -> None:
@@ -485,3 +486,7 @@ def _send_waiting(warehouse: Warehouse, slack: _Slack) -> None:
             log.warning("an alert waits for the next run, Slack did not take it: %s", problem)
             return
         outbox.mark_sent(warehouse, waiting, _now())
+
+
+if __name__ == "__main__":  # plugins/alert_listener.py starts this, away from the DAG processor
+    import_error_alert(**json.loads(os.environ.pop("BATCH_JOBS_IMPORT_ERROR")))
