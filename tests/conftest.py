@@ -1,4 +1,4 @@
-"""Fixtures that the tests share; Airflow is pointed at a folder of its own before it is imported."""
+"""Fixtures that the tests share; Airflow gets a folder of its own before it is imported."""
 
 import os
 import tempfile

@@ -47,6 +47,7 @@ class Run:
     mode: str
     state: str
     token: str
+    error: str | None = None
 
 
 @dataclass(frozen=True)
@@ -366,8 +367,8 @@ def require_owner(connection: Connection, run_id: int) -> Run:
         )
     if run.state == "failed":
         raise IncompleteError(
-            f"run {run_id} of {run.model} {run.interval} has failed; only a new attempt "
-            f"(clear the task `plan`, or run `batch-jobs predict` again) can score the interval"
+            f"run {run_id} of {run.model} {run.interval} has failed: {run.error}; only a new "
+            f"attempt (clear the task `plan`, or `batch-jobs predict`) can score the interval"
         )
     return run
 
@@ -402,6 +403,7 @@ def load_run(connection: Connection, run_id: int) -> Run:
         mode=row.mode,
         state=row.state,
         token=row.token,
+        error=row.error,
     )
 
 

@@ -6,6 +6,7 @@ from batch_jobs import BatchModel, Gate, Number
 
 
 def estimator():
+    """The unfitted estimator."""
     from sklearn.linear_model import LinearRegression
 
     return LinearRegression()

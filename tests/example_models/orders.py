@@ -6,6 +6,7 @@ from batch_jobs import BatchModel, Category, Gate, Number
 
 
 def estimator():
+    """The unfitted estimator."""
     from sklearn.compose import make_column_transformer
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline

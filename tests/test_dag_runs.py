@@ -1,0 +1,249 @@
+"""Both DAGs run task by task, in this process, against a real warehouse."""
+
+import os
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from airflow.dag_processing.dagbag import DagBag
+from airflow.utils.db import initdb
+from sqlalchemy import text
+
+from batch_jobs import Interval, ledger, lifecycle, serving
+from batch_jobs.settings import Settings
+from batch_jobs.warehouse import Warehouse
+from tests.conftest import ROOT
+from tests.example_models._tables import STEP, make_tables
+
+# Airflow's in-process API server warns of what its own dependencies do.
+pytestmark = pytest.mark.filterwarnings("default")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def airflow_database():
+    """Airflow's own database, once."""
+    initdb()
+
+
+@pytest.fixture
+def now():
+    """The end of the newest interval that was due when the test began."""
+    time = datetime.now(UTC)
+    return time.replace(minute=time.minute // 10 * 10, second=0, microsecond=0)
+
+
+@pytest.fixture
+def settings(tmp_path, monkeypatch, now):
+    """A warehouse with orders until an hour from now."""
+    warehouse = Warehouse(f"sqlite:///{tmp_path}/warehouse.db")
+    warehouse.ensure_schema()
+    with warehouse.write() as connection:
+        make_tables(connection, now - timedelta(days=31), now + timedelta(hours=1))
+    environ = {
+        "BATCH_JOBS_WAREHOUSE": str(warehouse),
+        "BATCH_JOBS_MODEL_STORE": str(tmp_path / "models"),
+        "BATCH_JOBS_MODELS": "tests.example_models",
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    }
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    return Settings.from_environ(environ)
+
+
+@pytest.fixture
+def promoted(settings, now):
+    """The settings of a deployment whose orders model has a champion."""
+    lifecycle.train(settings, "orders", now - timedelta(hours=6))
+    lifecycle.promote(settings, "orders", actor="test")
+    return settings
+
+
+def run(dag_id, conf=None, **when):
+    """Run a DAG as Airflow would; the run's state and that of each task.
+
+    With a logical date on the grid, the data interval is the one that ends there.
+    """
+    finished = (
+        DagBag(ROOT / "dags").dags[dag_id].test(**(when or {"logical_date": None}), run_conf=conf)
+    )
+    states = {ti.task_id: str(ti.state) for ti in finished.get_task_instances()}
+    return str(finished.state), states
+
+
+def span(interval):
+    """The trigger form filled in with an interval."""
+    return {"interval_start": interval.start.isoformat(), "interval_end": interval.end.isoformat()}
+
+
+def rows(settings, query, **values):
+    """What a reader gets."""
+    with Warehouse(settings.warehouse).read() as connection:
+        return [tuple(row) for row in connection.execute(text(query), values)]
+
+
+DONE = {"plan": "success", "score": "success", "publish": "success"}
+SKIPPED = dict.fromkeys(DONE, "skipped")
+
+
+def test_training_promotes_the_first_version_and_announces_it(settings):
+    """The command runs in a process of its own; the gate has no champion to compare with."""
+    assert run("train_orders") == ("success", {"train": "success", "promote": "success"})
+    assert rows(settings, "SELECT action, reason FROM promotions") == [
+        ("promote", "there is no champion to compare with")
+    ]
+
+
+def test_a_challenger_that_is_worse_is_not_promoted(promoted, now):
+    """The task is skipped, so that no asset event says that there is a new champion."""
+    with Warehouse(promoted.warehouse).write() as connection:
+        connection.execute(
+            text("""
+            UPDATE orders SET returned = 1 - returned
+            WHERE entity_id < (SELECT max(entity_id) FROM orders WHERE placed_at < :cut)"""),
+            {"cut": (now - timedelta(days=6)).isoformat()},
+        )
+    assert run("train_orders")[1] == {"train": "success", "promote": "skipped"}
+    assert len(rows(promoted, "SELECT * FROM promotions")) == 1
+
+
+def test_before_the_first_training_there_is_nothing_to_score_with(settings, capfd):
+    """No champion yet is no failure: the run is skipped and says why."""
+    assert run("predict_orders") == ("success", SKIPPED)
+    assert "orders has no champion yet" in capfd.readouterr().out
+    assert rows(settings, "SELECT * FROM prediction_runs") == []
+
+
+def test_a_manual_run_without_a_date_publishes_the_newest_due_interval(promoted, now):
+    """`airflow dags trigger` gives neither logical date nor data interval."""
+    assert run("predict_orders") == ("success", DONE)
+    [(start, end, count)] = rows(
+        promoted, "SELECT interval_start, interval_end, row_count FROM serving_status"
+    )
+    assert Interval.parse(start, end) in (Interval(now - STEP, now), Interval(now, now + STEP))
+    assert count == 1
+
+
+def test_a_scheduled_run_publishes_its_own_interval(promoted, now):
+    """The interval is the one passed in, not one read off the clock."""
+    assert run("predict_orders", logical_date=now - 4 * STEP) == ("success", DONE)
+    assert rows(promoted, "SELECT interval_start FROM serving_status") == [
+        ((now - 5 * STEP).isoformat(),)
+    ]
+
+
+def test_a_published_interval_is_left_alone(promoted, now):
+    """Repeating a run is a no-op: same rows, same run."""
+    conf = span(Interval(now - STEP, now))
+    run("predict_orders", conf)
+    before = rows(promoted, "SELECT * FROM current_predictions")
+    assert run("predict_orders", conf) == ("success", SKIPPED)
+    assert rows(promoted, "SELECT * FROM current_predictions") == before
+
+
+def test_the_form_can_force_an_interval_to_be_scored_again(promoted, now):
+    """The new run supersedes the old one, and readers see the same rows."""
+    conf = span(Interval(now - 3 * STEP, now))
+    run("predict_orders", conf)
+    before = rows(promoted, "SELECT entity_id, score, label FROM current_predictions")
+    assert run("predict_orders", conf | {"force": True}) == ("success", DONE)
+    assert rows(promoted, "SELECT entity_id, score, label FROM current_predictions") == before
+    assert rows(promoted, "SELECT state FROM prediction_runs ORDER BY run_id") == [
+        ("superseded",),
+        ("published",),
+    ]
+
+
+def test_after_an_outage_the_missed_intervals_are_published_oldest_first(promoted, now):
+    """Gaps within the look-back of two hours are healed by the next run, one by one."""
+    serving.predict(promoted, "orders", Interval(now - 9 * STEP, now - 8 * STEP))
+    assert run("predict_orders", logical_date=now) == ("success", DONE)
+    starts = rows(promoted, "SELECT interval_start FROM prediction_runs ORDER BY published_at")
+    assert starts == [((now - n * STEP).isoformat(),) for n in range(9, 0, -1)]
+    assert rows(promoted, "SELECT fresh_until FROM serving_status") == [(now.isoformat(),)]
+
+
+def test_a_gap_that_cannot_be_filled_holds_back_only_itself(promoted, now):
+    """The newest interval is published all the same; the run fails, loudly."""
+    serving.predict(promoted, "orders", Interval(now - 4 * STEP, now - 3 * STEP))
+    with Warehouse(promoted.warehouse).write() as connection:
+        connection.execute(
+            text("""
+            INSERT INTO orders SELECT * FROM orders WHERE placed_at = :start"""),
+            {"start": (now - 2 * STEP).isoformat()},
+        )
+    state, tasks = run("predict_orders", logical_date=now)
+    assert (state, tasks) == ("failed", DONE | {"score": "failed", "publish": "failed"})
+    assert rows(promoted, "SELECT interval_start, state FROM prediction_runs ORDER BY run_id") == [
+        ((now - 4 * STEP).isoformat(), "published"),
+        ((now - 3 * STEP).isoformat(), "published"),
+        ((now - 2 * STEP).isoformat(), "failed"),
+        ((now - STEP).isoformat(), "published"),
+    ]
+
+
+def test_an_empty_interval_is_a_recorded_successful_run(promoted, now):
+    """No rows is an outcome, not a failure; readers keep what they had."""
+    serving.predict(promoted, "orders", Interval(now - 2 * STEP, now - STEP))
+    with Warehouse(promoted.warehouse).write() as connection:
+        connection.execute(
+            text("DELETE FROM orders WHERE placed_at >= :start"),
+            {"start": (now - STEP).isoformat()},
+        )
+    assert run("predict_orders", span(Interval(now - STEP, now))) == ("success", DONE)
+    assert rows(promoted, "SELECT row_count FROM serving_status") == [(0,)]
+    assert len(rows(promoted, "SELECT * FROM current_predictions")) == 1
+
+
+@pytest.mark.parametrize(
+    ("conf", "said"),
+    [
+        (
+            {"interval_start": "2040-01-01T00:00:00Z", "interval_end": "2040-01-01T00:10:00Z"},
+            "ends in the future",
+        ),
+        ({"interval_start": "2026-01-01T00:00:00Z"}, "give both interval_start and interval_end"),
+        (
+            {"interval_start": "2026-01-01T00:00:00", "interval_end": "2026-01-01T00:10:00Z"},
+            "has no UTC offset",
+        ),
+        (
+            {"interval_start": "2026-01-02T00:00:00Z", "interval_end": "2026-01-01T00:10:00Z"},
+            "must end after it starts",
+        ),
+    ],
+)
+def test_an_impossible_interval_fails_with_one_clear_error(promoted, capfd, conf, said):
+    """Nothing is claimed, and nothing is retried: it would fail again."""
+    state, tasks = run("predict_orders", conf)
+    assert (state, tasks["plan"]) == ("failed", "failed")
+    assert said in capfd.readouterr().out
+    assert rows(promoted, "SELECT * FROM fences") == []
+
+
+def test_parts_of_an_interval_are_scored_by_mapped_tasks(promoted, now, monkeypatch):
+    """The parts together are the interval, whatever their number."""
+    monkeypatch.setattr("tests.example_models.orders.model", _in_parts(3))
+    interval = Interval(now - 6 * STEP, now)
+    assert run("predict_orders", span(interval)) == ("success", DONE)
+    assert rows(promoted, "SELECT part, rows_scored FROM run_parts") == [(0, 2), (1, 2), (2, 2)]
+    published = ledger.published_run(Warehouse(promoted.warehouse), "orders", interval)
+    assert rows(promoted, "SELECT run_id, count(*) FROM current_predictions GROUP BY 1") == [
+        (published.run_id, 6)
+    ]
+
+
+def _in_parts(parts):
+    from tests.example_models.orders import model
+
+    return model.model_copy(update={"parts": parts})
+
+
+def test_airflows_connection_wins_over_the_environment(promoted, now, monkeypatch, tmp_path):
+    """However the connection was set, Python and Bash tasks use it alike."""
+    monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE", promoted.warehouse)
+    monkeypatch.setenv("BATCH_JOBS_WAREHOUSE", f"sqlite:///{tmp_path}/elsewhere.db")
+    assert run("train_orders")[0] == "success"
+    assert run("predict_orders")[0] == "success"
+    assert len(rows(promoted, "SELECT * FROM model_versions")) == 2
+    assert not (tmp_path / "elsewhere.db").exists()

@@ -1,0 +1,158 @@
+"""The DAG files: what they define, and what reading them must not cost."""
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from datetime import timedelta
+
+import pytest
+from airflow.dag_processing.dagbag import DagBag
+from airflow.sdk import CronDataIntervalTimetable
+from airflow.sdk.exceptions import ParamValidationError
+
+from tests.conftest import ROOT
+from utils.slack_alert import fail_alert, record_error, recovery_alert
+
+DAG_FILES = sorted((ROOT / "dags").glob("*.py"))
+
+PARSE = """
+import json, socket, sqlite3, sys
+
+opened = []
+sqlite3.connect = lambda *args, **kwargs: opened.append(f"sqlite {args}")
+socket.socket.connect = lambda self, address: opened.append(f"socket {address}")
+
+from airflow.dag_processing.dagbag import DagBag
+
+heavy = {"numpy", "pandas", "pandera", "sklearn", "joblib"}
+before = heavy & set(sys.modules)
+opened.clear()
+bag = DagBag(sys.argv[1])
+print(json.dumps({
+    "dags": sorted(bag.dags), "errors": bag.import_errors, "opened": opened,
+    "heavy": sorted(heavy & set(sys.modules) - before),
+}))
+"""
+
+
+@pytest.fixture(scope="module")
+def bag():
+    """Every DAG of the bundled models."""
+    return DagBag(ROOT / "dags")
+
+
+def parse_elsewhere(**environ):
+    """Parse the DAG files in a process of its own; what it found and what it touched."""
+    answer = subprocess.run(
+        [sys.executable, "-c", PARSE, str(ROOT / "dags")],
+        env=os.environ | environ,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return json.loads(answer.stdout.splitlines()[-1])
+
+
+def test_each_model_gets_one_pair_of_dags(bag):
+    """A model file is all it takes: its name names the pair."""
+    assert bag.import_errors == {}
+    assert set(bag.dags) == {
+        "train_flight_delay",
+        "predict_flight_delay",
+        "train_iris",
+        "predict_iris",
+    }
+
+
+def test_parsing_opens_no_connection_and_loads_nothing_heavy():
+    """Airflow reads DAG files every 30 seconds, and every task reads its own again."""
+    found = parse_elsewhere(BATCH_JOBS_MODELS="tests.example_models")
+    assert found["errors"] == {}
+    assert found["opened"] == []
+    assert found["heavy"] == []
+    assert "predict_orders" in found["dags"]
+
+
+def test_a_broken_model_file_keeps_its_dags_and_stops_no_other(tmp_path):
+    """The broken model's tasks fail with the reason; the other models go on."""
+    (tmp_path / "team").mkdir()
+    (tmp_path / "team" / "__init__.py").touch()
+    (tmp_path / "team" / "churn.py").write_text("model = 1 / 0\n")
+    found = parse_elsewhere(BATCH_JOBS_MODELS="team", PYTHONPATH=f"{ROOT}{os.pathsep}{tmp_path}")
+    assert found["errors"] == {}
+    assert {"train_churn", "predict_churn", "train_iris", "predict_iris"} <= set(found["dags"])
+
+
+@pytest.mark.parametrize("path", DAG_FILES, ids=lambda path: path.name)
+def test_dag_files_are_thin(path):
+    """Docstring, imports, arrows: no function body, no SQL, about fifty lines."""
+    source = path.read_text()
+    tree = ast.parse(source)
+    bodies = [
+        n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.Lambda | ast.ClassDef)
+    ]
+    assert bodies == [], f"{path.name}: move functions to utils/tasks.py"
+    assert "select " not in source.lower().replace("select.", "")
+    assert len(source.splitlines()) <= 60
+
+
+def test_every_dag_keeps_house_policy(bag):
+    """Alerts, limits and help are on every DAG, or the engineer on call is on their own."""
+    for dag in bag.dags.values():
+        assert dag.on_failure_callback is fail_alert, f"{dag.dag_id}: use tasks.dag_settings"
+        assert dag.on_success_callback is recovery_alert
+        assert dag.default_args["on_failure_callback"] is record_error
+        assert "**If it fails.**" in dag.doc_md
+        assert dag.dagrun_timeout is not None
+        assert (dag.catchup, dag.max_active_runs) == (False, 1)
+        assert {"batch-serving"} < dag.tags
+        assert all(task.retries == 2 and task.owner for task in dag.tasks)
+
+
+def test_intervals_are_not_of_zero_length(bag):
+    """A plain cron string would give start == end in Airflow 3."""
+    predict, train = bag.dags["predict_flight_delay"], bag.dags["train_flight_delay"]
+    assert isinstance(predict.timetable, CronDataIntervalTimetable)
+    assert (predict.timetable.expression, str(predict.timetable.timezone.name)) == (
+        "*/10 * * * *",
+        "UTC",
+    )
+    assert train.timetable.expression == "0 3 * * 1"
+
+
+def test_the_training_command_holds_no_user_input(bag):
+    """What a person types into the trigger form never reaches a shell."""
+    train = bag.dags["train_flight_delay"].task_dict["train"]
+    assert train.bash_command.startswith("batch-jobs train flight_delay --as-of {{ (dag_run.")
+    assert "params" not in train.bash_command
+    assert "conf" not in train.bash_command
+
+
+def test_a_promotion_announces_the_champion_that_predictions_read(bag):
+    """The model's asset links the two DAGs in Airflow's UI."""
+    promote = bag.dags["train_iris"].task_dict["promote"]
+    plan = bag.dags["predict_iris"].task_dict["plan"]
+    assert [asset.name for asset in promote.outlets] == ["iris_champion"]
+    assert plan.inlets == promote.outlets
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("interval_start", "yesterday; rm -rf /"),
+        ("interval_end", 20261122),
+        ("force", "yes"),
+    ],
+)
+def test_the_trigger_form_refuses_what_is_no_interval(bag, name, value):
+    """JSON schema checks the form before a run is made."""
+    param = bag.dags["predict_iris"].params.get_param(name)
+    with pytest.raises(ParamValidationError):
+        param.resolve(value)
+
+
+def test_a_part_cannot_outlast_its_run(bag):
+    """The run's own timeout bounds all its tasks."""
+    assert bag.dags["predict_iris"].dagrun_timeout <= timedelta(hours=1)
