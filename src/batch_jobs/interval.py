@@ -30,13 +30,16 @@ def require_aware(time: datetime) -> datetime:
     """Return the time in UTC.
 
     Raises:
-        IntervalError: the time has no UTC offset.
+        IntervalError: the time has no UTC offset, or no place in UTC's calendar.
     """
     if time.tzinfo is None:
         raise IntervalError(
             f"{time.isoformat()} has no UTC offset; write {time.isoformat()}Z if it is UTC"
         )
-    return time.astimezone(UTC)
+    try:
+        return time.astimezone(UTC)
+    except OverflowError:
+        raise IntervalError(f"{time.isoformat()} is out of range in UTC") from None
 
 
 @dataclass(frozen=True, order=True)
