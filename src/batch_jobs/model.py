@@ -8,9 +8,18 @@ from datetime import timedelta
 from typing import Annotated, Any, Literal
 
 from croniter import croniter
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+)
 
 RESERVED_COLUMNS = ("entity_id", "as_of", "label", "known_at")
+# What SQLAlchemy's text() takes for a bound parameter: no cast `::` and no escaped `\\:`.
+PARAMETER_PATTERN = re.compile(r"(?<![:\w\\]):(\w+)(?!:)")
 NAME_PATTERN = re.compile(r"^[a-z][a-z0-9_]{0,62}$")
 
 
@@ -60,14 +69,27 @@ class Gate(_Frozen):
 
 
 def _query(sql: str) -> str:
-    missing = [name for name in (":start", ":end") if not re.search(rf"(?<!:){name}\b", sql)]
+    used = PARAMETER_PATTERN.findall(sql)
+    missing = [f":{name}" for name in ("start", "end") if name not in used]
+    unknown = [f":{name}" for name in dict.fromkeys(used) if name not in ("start", "end")]
     if missing:
         raise ValueError(f"the query must use the bound parameter {' and '.join(missing)}")
-    return sql.strip().rstrip(";")
+    if unknown:
+        raise ValueError(
+            f"the query has the unknown parameter {' and '.join(unknown)}; only :start and :end "
+            f"are given (in a text, write \\: for a colon)"
+        )
+    return sql.strip().rstrip("; \n")
 
 
 def _cron(text: str) -> str:
-    if len(text.split()) != 5 or not croniter.is_valid(text):
+    try:
+        croniter(text).get_next()  # a valid one may never come round: 30 February
+    except (ValueError, KeyError):
+        comes_round = False
+    else:
+        comes_round = True
+    if len(text.split()) != 5 or not comes_round:
         raise ValueError(f"{text!r} is not a cron expression of five fields like '*/10 * * * *'")
     return text
 
@@ -126,7 +148,7 @@ class BatchModel(_Frozen):
     schedule: Cron = "*/10 * * * *"
     train_schedule: Cron = "0 3 * * 1"
     history: Span = timedelta(weeks=8)
-    holdout: Span = timedelta(weeks=1)
+    holdout: Span = Field(default=timedelta(weeks=1), validate_default=True)
     train_samples: int = Field(default=8, ge=2)
     look_back: Span = timedelta(days=1)
     chunk_rows: int = Field(default=50_000, ge=1)
@@ -138,11 +160,19 @@ class BatchModel(_Frozen):
     train_timeout: Span = timedelta(hours=2)
     name: str = ""
 
-    @model_validator(mode="after")
-    def _consistent(self) -> BatchModel:
-        reserved = [name for name in self.features if name in RESERVED_COLUMNS]
+    # Validators of fields and not of the model, so that all problems are told at once.
+    @field_validator("features")
+    @classmethod
+    def _names(cls, features: Mapping[str, Feature]) -> Mapping[str, Feature]:
+        reserved = [name for name in features if name in RESERVED_COLUMNS]
         if reserved:
             raise ValueError(f"features may not be named {', '.join(reserved)}")
-        if self.holdout >= self.history:
-            raise ValueError("holdout must be shorter than history")
-        return self
+        return features
+
+    @field_validator("holdout")
+    @classmethod
+    def _shorter(cls, holdout: timedelta, info: ValidationInfo) -> timedelta:
+        history = info.data.get("history")
+        if history is not None and holdout >= history:
+            raise ValueError("must be shorter than history")
+        return holdout

@@ -1,0 +1,158 @@
+"""A BatchModel refuses what cannot work, when it is written and not when it runs at night."""
+
+from datetime import timedelta
+
+import pytest
+from pydantic import ValidationError
+
+from batch_jobs import BatchModel, Category, Gate, Number
+
+QUERY = "SELECT entity_id, as_of, x FROM t WHERE as_of >= :start AND as_of < :end"
+
+
+def _fields(**changed):
+    right = {
+        "description": "What is tested?",
+        "features_query": QUERY,
+        "labels_query": QUERY,
+        "features": {"x": Number()},
+        "estimator": object,
+    }
+    return right | changed
+
+
+def _problems(**changed):
+    with pytest.raises(ValidationError) as caught:
+        BatchModel(**_fields(**changed))
+    return {str(problem["loc"][0]): problem["msg"] for problem in caught.value.errors()}
+
+
+def test_a_model_of_five_fields_is_complete():
+    """Everything else has a default: ten-minute intervals, weekly training, the gate on."""
+    model = BatchModel(**_fields())
+    assert (model.schedule, model.train_schedule) == ("*/10 * * * *", "0 3 * * 1")
+    assert (model.mode, model.parts, model.gate) == ("merge", 1, Gate())
+
+
+def test_a_model_cannot_be_changed():
+    """What was read from the file is what serves."""
+    with pytest.raises(ValidationError, match="frozen"):
+        BatchModel(**_fields()).parts = 2
+
+
+@pytest.mark.parametrize("field", ["features_query", "labels_query"])
+@pytest.mark.parametrize(
+    ("sql", "missing"),
+    [
+        ("SELECT 1", ":start and :end"),
+        ("SELECT 1 WHERE t >= :start", ":end"),
+        ("SELECT :started, :end", ":start"),
+        ("SELECT a::start, :end", ":start"),
+    ],
+)
+def test_a_query_names_both_parameters(field, sql, missing):
+    """The message says which of them is missing; a cast or a longer name is not one of them."""
+    assert f"must use the bound parameter {missing}" in _problems(**{field: sql})[field]
+
+
+def test_a_query_names_no_other_parameter():
+    """A value that nobody will give is found when the file is read."""
+    message = _problems(features_query=f"{QUERY} AND country = :country")["features_query"]
+    assert "unknown parameter :country" in message
+
+
+@pytest.mark.parametrize(
+    "text", ["as_of::timestamptz", "strftime('%H:%M', as_of)", "'12:30'", r"'\:noon'"]
+)
+def test_casts_and_clock_times_are_not_taken_for_parameters(text):
+    """Two colons are a cast, and a colon inside a time is part of it."""
+    sql = QUERY.replace("x FROM", f"{text} AS x FROM")
+    assert BatchModel(**_fields(features_query=sql)).features_query == sql
+
+
+def test_the_semicolon_at_the_end_of_a_query_goes():
+    """So that the query can stand inside another one."""
+    assert BatchModel(**_fields(features_query=f"\n {QUERY} ;\n")).features_query == QUERY
+
+
+@pytest.mark.parametrize(
+    "cron", ["@daily", "* * * *", "0 0 0 * * *", "61 * * * *", "", "0 0 30 2 *"]
+)
+def test_a_schedule_is_a_cron_of_five_fields_that_comes_round(cron):
+    """Neither nicknames nor seconds nor the 30th of February."""
+    assert "is not a cron expression" in _problems(schedule=cron)["schedule"]
+
+
+@pytest.mark.parametrize("column", ["entity_id", "as_of", "label", "known_at"])
+def test_a_feature_may_not_have_the_name_of_another_column(column):
+    """The four columns with a meaning of their own are reserved."""
+    assert f"may not be named {column}" in _problems(features={column: Number()})["features"]
+
+
+@pytest.mark.parametrize("holdout", [timedelta(days=56), timedelta(days=57)])
+def test_the_holdout_is_shorter_than_the_history(holdout):
+    """Something must be left to learn from."""
+    assert "shorter than history" in _problems(holdout=holdout)["holdout"]
+
+
+def test_a_short_history_needs_a_shorter_holdout():
+    """The default of one week is held against the history, too."""
+    assert "shorter than history" in _problems(history=timedelta(days=7))["holdout"]
+
+
+@pytest.mark.parametrize("field", ["history", "holdout", "look_back", "timeout", "train_timeout"])
+def test_a_span_of_time_is_longer_than_zero(field):
+    """Neither zero nor negative."""
+    assert "longer than zero" in _problems(**{field: timedelta(0)})[field]
+    assert "longer than zero" in _problems(**{field: timedelta(days=-1)})[field]
+
+
+@pytest.mark.parametrize(
+    ("field", "wrong"),
+    [
+        ("description", ""),
+        ("features", {}),
+        ("mode", "append"),
+        ("parts", 0),
+        ("parts", 257),
+        ("chunk_rows", 0),
+        ("train_samples", 1),
+        ("estimator", "LogisticRegression"),
+        ("shedule", "* * * * *"),
+    ],
+)
+def test_values_out_of_range_and_unknown_fields_are_refused(field, wrong):
+    """A slip of the pen is found at once."""
+    assert list(_problems(**{field: wrong})) == [field]
+
+
+def test_all_problems_are_told_at_once():
+    """Nobody mends a file one error at a time."""
+    wrong = {
+        "features_query": "SELECT 1",
+        "schedule": "often",
+        "features": {"label": Number()},
+        "holdout": timedelta(weeks=9),
+        "parts": 0,
+        "color": "red",
+    }
+    assert set(_problems(**wrong)) == set(wrong)
+
+
+@pytest.mark.parametrize("confidence", [0.5, 1.0, 95])
+def test_the_confidence_of_a_gate_lies_between_a_half_and_one(confidence):
+    """A percentage is not a probability."""
+    with pytest.raises(ValidationError, match="confidence"):
+        Gate(confidence=confidence)
+
+
+def test_a_gate_knows_the_metrics_it_can_hold_to():
+    """A metric that is never measured would refuse every challenger."""
+    with pytest.raises(ValidationError, match="at_least"):
+        Gate(at_least={"auc": 0.7})
+
+
+def test_the_kind_of_a_feature_says_what_may_be_declared():
+    """A category has no smallest value."""
+    with pytest.raises(ValidationError, match="ge"):
+        Category(ge=0)
