@@ -37,7 +37,7 @@ def load_model(name: str, packages: Sequence[str]) -> BatchModel:
         module = import_module(modules[name])
     except ValidationError as error:
         raise ModelFileError(subject, _problems(error)) from error
-    except Exception as error:  # the file is the user's: whatever it raises is a finding
+    except (Exception, SystemExit) as error:  # whatever the user's file raises is a finding
         raise ModelFileError(subject, [f"{type(error).__name__}: {error}"]) from error
     model = getattr(module, "model", None)
     if not isinstance(model, BatchModel):
@@ -53,8 +53,13 @@ def _model_modules(packages: Sequence[str]) -> Iterator[tuple[str, str]]:
     for package in packages:
         try:
             spec = find_spec(package)
-        except ModuleNotFoundError:
+        except (ModuleNotFoundError, ValueError):
             spec = None
+        except Exception as error:  # importing the user's parent package may raise anything
+            raise ConfigurationError(
+                f"BATCH_JOBS_MODELS names {package!r}, whose import fails: "
+                f"{type(error).__name__}: {error}"
+            ) from error
         if spec is None or spec.submodule_search_locations is None:
             raise ConfigurationError(
                 f"BATCH_JOBS_MODELS names {package!r}, which is not an importable package"
