@@ -1,0 +1,57 @@
+"""Settings come from three variables, and never show the warehouse's URL."""
+
+import pytest
+
+from batch_jobs.errors import ConfigurationError
+from batch_jobs.settings import BUNDLED_MODELS, Settings, model_packages
+
+SECRET = "postgresql://writer:hunter2@db/serving"
+ENVIRON = {"BATCH_JOBS_WAREHOUSE": SECRET, "BATCH_JOBS_MODEL_STORE": "/srv/models"}
+
+
+def test_all_missing_variables_are_named_at_once_with_examples():
+    """One run of the command tells all that is to be set."""
+    with pytest.raises(ConfigurationError) as caught:
+        Settings.from_environ({})
+    assert str(caught.value) == (
+        "not set: BATCH_JOBS_WAREHOUSE (for example sqlite:////srv/batch/warehouse.db), "
+        "BATCH_JOBS_MODEL_STORE (for example /srv/batch/models)"
+    )
+
+
+def test_an_empty_variable_is_a_missing_one():
+    """Compose files and shells set empty ones."""
+    with pytest.raises(ConfigurationError, match="not set: BATCH_JOBS_MODEL_STORE"):
+        Settings.from_environ(ENVIRON | {"BATCH_JOBS_MODEL_STORE": ""})
+
+
+def test_only_what_is_missing_is_named():
+    """What is set is not complained about."""
+    with pytest.raises(ConfigurationError) as caught:
+        Settings.from_environ({"BATCH_JOBS_MODEL_STORE": "/srv/models"})
+    assert "BATCH_JOBS_MODEL_STORE" not in str(caught.value)
+
+
+def test_a_connection_wins_over_the_environment():
+    """Airflow's connection `warehouse` is passed in by the tasks."""
+    settings = Settings.from_environ(ENVIRON, warehouse="sqlite:////elsewhere.db")
+    assert settings.warehouse == "sqlite:////elsewhere.db"
+
+
+def test_the_warehouse_is_never_shown():
+    """Its URL may hold a password."""
+    shown = repr(Settings.from_environ(ENVIRON)) + str(Settings.from_environ(ENVIRON))
+    assert "hunter2" not in shown
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("", ()),
+        ("team.models", ("team.models",)),
+        (" a , b,,a ", ("a", "b")),
+    ],
+)
+def test_the_bundled_models_come_last(value, expected):
+    """So that a user's model hides a bundled one of the same name."""
+    assert model_packages({"BATCH_JOBS_MODELS": value}) == (*expected, BUNDLED_MODELS)
