@@ -38,7 +38,7 @@ class SlackEndpoint:
         self.port: int = self._server.server_address[1]
         self.base = f"http://127.0.0.1:{self.port}/services"
         self.url = f"{self.base}/{CANARY}"
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 
     @property
     def texts(self) -> list[str]:
@@ -72,12 +72,13 @@ class SlackEndpoint:
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 endpoint.requests.append(self.path)
-                if endpoint.mode == "hang":
+                mode = endpoint.mode
+                if mode == "hang":
                     endpoint._released.wait(60)
-                if endpoint.mode in {"hang", "close"}:
+                if mode in {"hang", "close"}:
                     self.close_connection = True
                     return
-                status = 200 if endpoint.mode == "ok" else int(endpoint.mode)
+                status = 200 if mode == "ok" else int(mode)
                 if status == 200:
                     with endpoint._arrived:
                         endpoint.payloads.append(json.loads(body))
@@ -107,7 +108,10 @@ def listening() -> Iterator[SlackEndpoint]:
 
 
 @pytest.fixture
-def slack_endpoint() -> Iterator[SlackEndpoint]:
-    """A stand-in for Slack for one test."""
+def slack_endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[SlackEndpoint]:
+    """A stand-in for Slack for one test, to which no proxy leads."""
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
     with listening() as endpoint:
         yield endpoint

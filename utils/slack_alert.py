@@ -206,28 +206,36 @@ def _record_success(context: Context, *, always: bool) -> None:
     file = _get(context.get("dag"), "fileloc")
     subjects = [dag_id, str(file)] if file else [dag_id]
     task = None if of_dag else _task_try(context)
-    key = f"succeeded {_run_key(context)}" + (f" {_name(task)}" if task else "")
+    name = None if task is None else _name(task)
+    key = f"succeeded {_run_key(context)}" + (f" {name}" if name else "")
 
     def put(warehouse: Warehouse, now: datetime) -> None:
         readers = _readers(warehouse, _model(dag_id), now)
 
-        def compose(incident: Incident) -> str:
+        def recovered(incident: Incident) -> str:
             return messages.recovered(dag_id, incident, now, readers)
 
-        if of_dag and outbox.close_incidents(warehouse, subjects, now, (key, compose)):
+        if of_dag and outbox.close_incidents(warehouse, subjects, now, (key, recovered)):
             return
         if always:
-            name = None if task is None else _name(task)
             text = messages.succeeded(dag_id, name, _span(context), readers)
             outbox.record(warehouse, key, text, now)
 
-    _put(put, None)
+    def alone(_: datetime) -> str:
+        return messages.succeeded(dag_id, name, _span(context), None)
+
+    _put(put, alone if always else None)
 
 
 def _put(
     put: Callable[[Warehouse, datetime], object], alone: Callable[[datetime], str] | None
 ) -> None:
-    """Put a message into the outbox; with no outbox, send it twice rather than not at all."""
+    """Put a message into the outbox; with no outbox, rather send it twice than not at all.
+
+    Args:
+        put: does so.
+        alone: makes the message if there is no outbox; None if it can then be done without.
+    """
     now = _now()
     try:
         warehouse = _warehouse()

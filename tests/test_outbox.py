@@ -1,0 +1,191 @@
+"""The outbox loses no alert, sends none twice while a sender lives, and tells an incident once."""
+
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from sqlalchemy import text
+
+from batch_jobs import outbox
+from batch_jobs.outbox import Failure, TaskTry
+from batch_jobs.warehouse import Warehouse
+
+NOW = datetime(2026, 11, 22, 15, 0, tzinfo=UTC)
+MINUTES = timedelta(minutes=1)
+TRY = TaskTry("predict_iris", "scheduled__1", "score", -1, 2)
+
+
+@pytest.fixture
+def warehouse(tmp_path):
+    """A warehouse with nothing in it."""
+    warehouse = Warehouse(f"sqlite:///{tmp_path}/warehouse.db")
+    warehouse.ensure_schema()
+    return warehouse
+
+
+def fail(warehouse, run, now=NOW, cause="ValueError", subject="predict_iris"):
+    """Report that a run failed; the message is the number of failures."""
+    failure = Failure(f"{subject} {run}", subject, cause)
+    return outbox.record_failure(warehouse, failure, lambda found: f"{found.failures} failed", now)
+
+
+def texts(warehouse, now=NOW):
+    """Send what waits, and tell what it was."""
+    sent = []
+    while message := outbox.claim(warehouse, now):
+        outbox.mark_sent(warehouse, message, now)
+        sent.append(message.text)
+    return sent
+
+
+def test_message_is_recorded_once_for_a_key(warehouse):
+    """A second report of the same thing is known."""
+    assert outbox.record(warehouse, "a", "first", NOW)
+    assert not outbox.record(warehouse, "a", "second", NOW)
+    assert texts(warehouse) == ["first"]
+
+
+def test_messages_go_out_oldest_first(warehouse):
+    """A failure is told before its recovery, whenever both can be sent."""
+    outbox.record(warehouse, "b", "later", NOW + MINUTES)
+    outbox.record(warehouse, "a", "earlier", NOW)
+
+    assert texts(warehouse, NOW + MINUTES) == ["earlier", "later"]
+
+
+def test_two_senders_never_hold_the_same_message(warehouse):
+    """Of many that claim at once, each message goes to one."""
+    for number in range(8):
+        outbox.record(warehouse, str(number), str(number), NOW)
+
+    with ThreadPoolExecutor(8) as pool:
+        held = list(pool.map(lambda _: outbox.claim(warehouse, NOW), range(16)))
+
+    assert sorted(m.text for m in held if m) == [str(n) for n in range(8)]
+
+
+def test_message_of_a_sender_that_died_waits_again_after_the_lease(warehouse):
+    """Claiming is not sending: nothing is lost with the claimer."""
+    outbox.record(warehouse, "a", "text", NOW)
+    outbox.claim(warehouse, NOW)
+
+    assert outbox.claim(warehouse, NOW + outbox.LEASE - timedelta(seconds=1)) is None
+    assert outbox.claim(warehouse, NOW + outbox.LEASE) is not None
+
+
+def test_message_that_could_not_be_sent_waits_at_once(warehouse):
+    """The next run sends what this one could not, and the reason is kept without its secret."""
+    outbox.record(warehouse, "a", "text", NOW)
+    outbox.mark_failed(warehouse, outbox.claim(warehouse, NOW), "no https://u:s3cr3t@proxy")
+
+    assert outbox.waiting(warehouse, NOW) == 1
+    with warehouse.read() as connection:
+        row = connection.execute(text("SELECT error, attempts FROM alerts")).one()
+    assert tuple(row) == ("no https://***@proxy", 1)
+
+
+def test_message_is_given_up_after_three_days(warehouse):
+    """A webhook that comes back after a week does not bring a week of alerts."""
+    outbox.record(warehouse, "a", "text", NOW)
+
+    assert outbox.waiting(warehouse, NOW + outbox.GIVE_UP) == 0
+    assert texts(warehouse, NOW + outbox.GIVE_UP) == []
+
+
+def test_same_run_reported_twice_is_counted_once(warehouse):
+    """Callbacks of task and DAG, and duplicates of either, are one failure."""
+    assert fail(warehouse, "run 1")
+    assert not fail(warehouse, "run 1")
+    assert not fail(warehouse, "run 1", cause="another")
+    fail(warehouse, "run 2", NOW + timedelta(hours=2))
+
+    assert texts(warehouse, NOW + timedelta(hours=2)) == ["1 failed", "2 failed"]
+
+
+def test_night_of_failures_is_a_handful_of_messages(warehouse):
+    """A failure every ten minutes for two days is told at once and after 1, 5 and 29 hours."""
+    told = [number for number in range(288) if fail(warehouse, number, NOW + 10 * number * MINUTES)]
+
+    assert told == [0, 6, 30, 174]
+
+
+def test_another_cause_is_another_incident(warehouse):
+    """A second fault does not hide behind the first."""
+    assert fail(warehouse, 1, cause="ValueError")
+    assert fail(warehouse, 2, cause="killed")
+    assert fail(warehouse, 3, cause="ValueError", subject="train_iris")
+    assert not fail(warehouse, 4, cause="ValueError")
+
+
+def test_failure_after_a_success_is_another_incident(warehouse):
+    """What was mended and breaks again is told again."""
+    fail(warehouse, 1)
+    outbox.close_incidents(warehouse, ["predict_iris"], NOW)
+
+    assert fail(warehouse, 2, NOW + MINUTES)
+
+
+def test_success_closes_all_incidents_with_one_message(warehouse):
+    """The recovery is told once, with what it ends."""
+    fail(warehouse, 1)
+    fail(warehouse, 2, NOW + MINUTES, cause="killed")
+    fail(warehouse, "import", NOW + 2 * MINUTES, subject="dags/predict.py")
+    texts(warehouse, NOW + 2 * MINUTES)
+
+    def close(key):
+        return outbox.close_incidents(
+            warehouse,
+            ["predict_iris", "dags/predict.py"],
+            NOW + 3 * MINUTES,
+            (key, lambda found: f"{found.failures} since {found.since:%H:%M}"),
+        )
+
+    assert [close("run 3"), close("run 4")] == [True, False]
+    assert texts(warehouse, NOW + 3 * MINUTES) == ["3 since 15:00"]
+
+
+def test_success_without_an_incident_writes_nothing(warehouse, tmp_path):
+    """The common case takes no write lock."""
+    with warehouse.write():
+        assert not outbox.close_incidents(warehouse, ["predict_iris"], NOW)
+
+
+def test_old_alerts_are_forgotten_but_not_open_ones(warehouse):
+    """The table does not grow for ever, and an incident that lasts does not restart."""
+    later = NOW + outbox.KEEP + MINUTES
+    outbox.record(warehouse, "a", "text", NOW)
+    fail(warehouse, 1, subject="train_iris")
+    fail(warehouse, 2)
+    outbox.close_incidents(warehouse, ["predict_iris"], later)
+
+    with warehouse.read() as connection:
+        assert connection.scalars(text("SELECT key FROM alerts")).all() == ["train_iris 1"]
+
+
+def test_error_of_a_task_is_recalled_for_the_same_try_only(warehouse):
+    """A second try that is killed is not explained by the first one's exception."""
+    outbox.remember_error(warehouse, TRY, "ValueError: no\nmore", NOW)
+
+    assert outbox.recall_error(warehouse, TRY) == "ValueError: no"
+    other = TaskTry(**{**vars(TRY), "try_number": 3})
+    assert outbox.recall_error(warehouse, other) is None
+
+
+def test_newer_error_of_a_task_replaces_the_older(warehouse):
+    """Only the last exception of a task is kept."""
+    outbox.remember_error(warehouse, TRY, "ValueError: one", NOW)
+    outbox.remember_error(warehouse, TRY, "ValueError: two", NOW + MINUTES)
+
+    assert outbox.recall_error(warehouse, TRY) == "ValueError: two"
+
+
+def test_error_keeps_no_secret(warehouse):
+    """What is written into the warehouse is redacted."""
+    outbox.remember_error(warehouse, TRY, "OperationalError: password=s3cr3t", NOW)
+
+    assert outbox.recall_error(warehouse, TRY) == "OperationalError: password=***"
+
+
+def test_nothing_is_served_before_the_first_publication(warehouse):
+    """Without a published run there is nothing to tell of."""
+    assert outbox.served(warehouse, "iris") is None
