@@ -5,7 +5,8 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-AIRFLOW_HOME = Path(tempfile.mkdtemp(prefix="batch-jobs-airflow-"))
+_folder = tempfile.TemporaryDirectory(prefix="batch-jobs-airflow-")  # removed at exit
+AIRFLOW_HOME = Path(_folder.name)
 
 # Airflow reads these once, when it is first imported; no test may see what the user has set.
 for name in list(os.environ):

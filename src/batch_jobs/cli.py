@@ -10,7 +10,8 @@ import getpass
 import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -18,6 +19,13 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
+from rich.progress import (
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.table import Table
 
 from batch_jobs import catalog, lifecycle, serving
@@ -161,9 +169,9 @@ def predict(
     as_json: AsJson = False,
 ) -> None:
     """Score one interval and publish it in one step."""
-    run = serving.predict(
-        Settings.from_environ(), model, Interval.parse(start, end), parts=parts, force=force
-    )
+    settings, interval = Settings.from_environ(), Interval.parse(start, end)
+    with _bar(f"{model}: rows scored") as advance:
+        run = serving.predict(settings, model, interval, parts=parts, force=force, progress=advance)
     _tell(run, as_json, f"{model} {run.interval} is published as run {run.run_id}")
 
 
@@ -172,7 +180,9 @@ def backfill(
     model: Model, start: Start, end: End, *, force: Force = False, as_json: AsJson = False
 ) -> None:
     """Publish every due interval of a past span, oldest first."""
-    runs = serving.backfill(Settings.from_environ(), model, Interval.parse(start, end), force=force)
+    settings, span = Settings.from_environ(), Interval.parse(start, end)
+    with _bar(f"{model}: intervals published") as advance:
+        runs = serving.backfill(settings, model, span, force=force, progress=lambda _: advance(1))
     _tell(runs, as_json, f"{len(runs)} intervals of {model} are published")
 
 
@@ -193,6 +203,16 @@ def status(
     """Show what readers see: version, interval, rows and freshness."""
     rows = serving.status(Settings.from_environ(), model)
     _tell(rows, as_json, None if rows else "nothing is published yet")
+
+
+@contextmanager
+def _bar(what: str) -> Iterator[Callable[[int], None]]:
+    """Count on a terminal; elsewhere the log lines tell."""
+    columns = (SpinnerColumn(), TextColumn(what), MofNCompleteColumn(), TimeElapsedColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not sys.stderr.isatty()) as progress:
+        task = progress.add_task(what, total=None)
+        yield lambda count: progress.advance(task, count)
 
 
 def _tell_promotion(answer: lifecycle.Promotion, as_json: bool) -> None:

@@ -197,7 +197,7 @@ def backfill(
     span: Interval,
     *,
     force: bool = False,
-    progress: Callable[[Run, int, int], None] | None = None,
+    progress: Callable[[Run], None] | None = None,
 ) -> list[Run]:
     """Publish every due interval inside a span of time, oldest first.
 
@@ -206,12 +206,11 @@ def backfill(
     """
     model = load_model(name, settings.models)
     span.require_past(datetime.now(UTC))
-    due = list(due_between(model.schedule, span.start, span.end))
     runs = []
-    for interval in due:
+    for interval in due_between(model.schedule, span.start, span.end):
         runs.append(predict(settings, name, interval, force=force))
         if progress:
-            progress(runs[-1], len(runs), len(due))
+            progress(runs[-1])
     return runs
 
 
