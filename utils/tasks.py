@@ -87,8 +87,13 @@ def models() -> list[BatchModel]:
             found.append(load_model(name, packages))
         except ModelFileError as error:
             log.warning("%s", error)
-            found.append(BatchModel.model_construct(name=name, description=f"**Broken**: {error}"))
+            found.append(_stand_in(name, error))
     return found
+
+
+def _stand_in(name: str, error: ModelFileError) -> BatchModel:
+    blank: dict[str, Any] = {"name": name, "description": f"**Broken**: {error}"}
+    return BatchModel.model_construct(**blank)
 
 
 def dag_settings(model: BatchModel, doc: str | None) -> dict[str, Any]:
@@ -186,7 +191,7 @@ def plan(
         settings, token = airflow_settings(), str(ti.id)
         declared = load_model(model, settings.models)
         wanted = _wanted(params)
-        if wanted is None and dag_run.run_type == "backfill":
+        if dag_run.run_type == "backfill" and data_interval_start and data_interval_end:
             wanted = Interval(data_interval_start, data_interval_end)
         if wanted is not None:
             runs = [serving.plan(settings, model, wanted, token, force=params["force"])]
