@@ -19,7 +19,6 @@ from urllib.parse import quote
 from zoneinfo import ZoneInfo
 
 import httpx
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -185,7 +184,7 @@ class Demo:
         table = Table(
             title=f"{len(rows)} flights due for a prediction at {span}{more}",
             title_justify="left",
-            box=SIMPLE_HEAD,
+            box=None,
             pad_edge=False,
         )
         for heading in ("Flight", "Route", "NY", "UTC", "Late", "Model version", "Published"):
@@ -234,18 +233,18 @@ Stays up and publishes every ten minutes; Ctrl-C stops it.""")
         warned: set[str] = set()
         while True:
             self._airflow.require_alive()
-            for run in self._query(
+            for new in self._query(
                 "SELECT * FROM prediction_runs WHERE model = :model AND run_id > :told"
                 " AND state = 'published' ORDER BY run_id",
                 told=told,
             ):
-                self._screen.say(f"{_clock(run.published_at)} UTC  published {_summary(run)}")
-                told = run.run_id
-            for dag_id in (TRAIN, PREDICT):
-                newest = self._newest_run(dag_id)
-                if newest and newest["state"] == "failed" and newest["dag_run_id"] not in warned:
-                    warned.add(newest["dag_run_id"])
-                    self._screen.say(self._autopsy(newest))
+                self._screen.say(f"{_clock(new.published_at)} UTC  published {_summary(new)}")
+                told = new.run_id
+            with suppress(httpx.TimeoutException):
+                for run in filter(None, map(self._newest_run, (TRAIN, PREDICT))):
+                    if run["state"] == "failed" and run["dag_run_id"] not in warned:
+                        warned.add(run["dag_run_id"])
+                        self._screen.say(self._autopsy(run))
             time.sleep(3)
 
     def _query(self, sql: str, **values: Any) -> Sequence[Row[Any]]:
@@ -438,6 +437,9 @@ def main(words: Sequence[str] | None = None) -> int:
     except (BatchJobsError, DemoError, LocalAirflowError) as error:
         screen.say(f"./run demo: {error}")
         return error.exit_code
+    except httpx.HTTPError as error:
+        screen.say(f"./run demo: Airflow's API server did not answer: {error}; see {airflow.logs}")
+        return 1
     return 0
 
 

@@ -117,20 +117,20 @@ def require_free(port: int) -> None:
             ) from None
 
 
-@contextmanager
-def sole_use(home: Path) -> Iterator[None]:
-    """Hold this Airflow for one process; a process that dies, however, lets go of it.
+def lock(home: Path) -> IO[bytes]:
+    """Take this Airflow for one process until the answer is closed or the process dies.
 
     Raises:
-        RefusedError: another process holds it.
+        RefusedError: another process has taken it.
     """
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with (home / "in-use.lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RefusedError(f"an Airflow is already running on {home}; stop it first") from None
-        yield
+    file = _open_private(home / "in-use.lock")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise RefusedError(f"an Airflow is already running on {home}; stop it first") from None
+    return file
 
 
 class LocalAirflow:
@@ -157,7 +157,7 @@ class LocalAirflow:
         self.url = f"http://127.0.0.1:{port}"
         self._extra_env = dict(extra_env or {})
         self._client = httpx.Client(base_url=self.url, timeout=10, trust_env=False)
-        self._use = sole_use(home)
+        self._lock: IO[bytes] | None = None
         self._launcher: subprocess.Popen[bytes] | None = None
         self._started = datetime.now(UTC)
         self._warm = False
@@ -206,7 +206,7 @@ class LocalAirflow:
         Raises:
             RefusedError: the port is taken or this Airflow already runs; nothing was started.
         """
-        self._use.__enter__()
+        self._lock = lock(self.home)
         try:
             self._kill_leftovers()
             require_free(self.port)
@@ -300,7 +300,9 @@ class LocalAirflow:
 
         Raises:
             httpx.HTTPError: no answer, or one that tells of an error.
+            LocalAirflowError: a process has ended.
         """
+        self.require_alive()
         if "Authorization" not in self._client.headers:
             login = {"username": ADMIN, "password": self.password}
             token = self._client.post("/auth/token", json=login).raise_for_status().json()
@@ -316,6 +318,8 @@ class LocalAirflow:
         Args:
             patience: seconds to end by themselves in, before they are killed.
         """
+        if self._lock is None:
+            return  # nothing was started, and what runs on this home is another program's
         with _deaf():
             members = _members(self.home)
             for process in members:
@@ -327,7 +331,8 @@ class LocalAirflow:
                 self._launcher.wait()
             self._launcher, self._warm = None, False
             self._client.headers.pop("Authorization", None)
-            self._use.__exit__(None, None, None)
+            self._lock.close()
+            self._lock = None
 
     def _kill_leftovers(self) -> None:
         """Kill what still runs on this home; a killed parent's last children need another look."""
@@ -455,8 +460,7 @@ def main(arguments: list[str]) -> int:
         if arguments == ["render"]:
             render_config(ROOT, home, rendered_port(home))
         elif arguments == ["idle"] and home.exists():
-            with sole_use(home):
-                pass
+            lock(home).close()
         elif arguments[:1] == ["launch"]:
             launch(*map(Path, arguments[1:]))
     except LocalAirflowError as error:
