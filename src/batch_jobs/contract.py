@@ -84,15 +84,15 @@ def check_labels(model: BatchModel, frame: pd.DataFrame) -> pd.DataFrame:
     """
     subject = f"labels_query of {model.name}"
     _require_columns(subject, frame, ["entity_id", "label", "known_at"])
-    frame = frame.reset_index(drop=True).assign(known_at=times(frame["known_at"]).array)
-    keyed = frame["entity_id"]
-    if "as_of" in frame:
-        frame = frame.assign(as_of=times(frame["as_of"]))
-        keyed = keyed.astype("str") + frame["as_of"].astype("str")
-    problems = key_problems(keyed)
+    moments = [name for name in ("as_of", "known_at") if name in frame]
+    frame = frame.reset_index(drop=True)
+    frame = frame.assign(
+        label=frame["label"].infer_objects(), **{name: times(frame[name]) for name in moments}
+    )
+    problems = key_problems(frame["entity_id"], frame.get("as_of"))
     problems += [
         f"{column} is null or unreadable in {_count(bad)} (e.g. {_samples(frame, bad)})"
-        for column in ("label", "known_at")
+        for column in ("label", *moments)
         if (bad := frame[column].isna()).any()
     ]
     if problems:
@@ -100,21 +100,39 @@ def check_labels(model: BatchModel, frame: pd.DataFrame) -> pd.DataFrame:
     return frame
 
 
-def key_problems(keys: pd.Series[Any]) -> list[str]:
-    """What is wrong with a column of keys, each problem with a count and samples."""
+def key_problems(keys: pd.Series[Any], moments: pd.Series[Any] | None = None) -> list[str]:
+    """What is wrong with a column of keys, each problem with a count and samples.
+
+    Args:
+        keys: the keys, of any index.
+        moments: if given, a key may come once at each of them.
+    """
+    import pandas as pd
+
     frame = keys.to_frame("entity_id")
-    texts = keys.where(keys.notna(), "").astype("str")
+    blank = keys.isna() | keys.map(lambda key: isinstance(key, str) and not key.strip())
+    text = keys.map(lambda key: isinstance(key, str)).astype(bool)
+    key_of_row = keys if moments is None else pd.concat([keys, moments], axis=1)
+    doubled = keys.notna() & key_of_row.duplicated(keep=False)
     found = {
-        "null or blank": texts.str.strip() == "",
-        "not text": keys.notna() & ~keys.map(lambda key: isinstance(key, str)).astype(bool),
-        f"longer than {MAX_KEY_LENGTH} characters": texts.str.len() > MAX_KEY_LENGTH,
-        "duplicated": keys.notna() & keys.duplicated(keep=False),
+        "entity_id is null or blank": blank.astype(bool),
+        "entity_id is not text": keys.notna() & ~text,
+        f"entity_id is longer than {MAX_KEY_LENGTH} characters": text
+        & (keys.where(text, "").map(len) > MAX_KEY_LENGTH),
+        "entity_id is not storable text (NUL or half a surrogate pair)": text
+        & ~keys.where(text, "").map(_is_storable).astype(bool),
+        f"entity_id {'' if moments is None else 'and as_of '}is duplicated": doubled,
     }
     return [
-        f"entity_id is {what} in {_count(bad)} (e.g. {_samples(frame, bad)})"
+        f"{what} in {_count(bad)} (e.g. {_samples(frame, bad)})"
         for what, bad in found.items()
         if bad.any()
     ]
+
+
+def _is_storable(text: str) -> bool:
+    """Whether SQLite and PostgreSQL give the text back as it was given."""
+    return "\0" not in text and not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def times(column: pd.Series[Any]) -> pd.Series[Any]:
@@ -147,12 +165,22 @@ def _typed(model: BatchModel, frame: pd.DataFrame) -> tuple[pd.DataFrame, dict[i
     for name, feature in model.features.items():
         raw = frame[name]
         if isinstance(feature, Number):
-            columns[name] = pd.to_numeric(raw, errors="coerce").astype("float64")
+            columns[name] = _numbers(raw)
             for row in frame.index[columns[name].isna() & raw.notna()]:
                 reasons.setdefault(row, []).append(f"{name} is not a number: {raw[row]!r}")
         else:
             columns[name] = raw.where(raw.isna(), raw.astype("str")).astype("object")
     return pd.DataFrame(columns, index=frame.index), reasons
+
+
+def _numbers(raw: pd.Series[Any]) -> pd.Series[float]:
+    """The values as float64; what is no number is NaN, and what is too large for one infinite."""
+    import pandas as pd
+
+    try:
+        return pd.to_numeric(raw, errors="coerce").astype("float64")
+    except OverflowError:  # pandas: "int too large to convert to float"
+        return _numbers(raw.map(lambda value: str(value) if isinstance(value, int) else value))
 
 
 @lru_cache
