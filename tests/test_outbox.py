@@ -73,15 +73,37 @@ def test_message_of_a_sender_that_died_waits_again_after_the_lease(warehouse):
     assert outbox.claim(warehouse, NOW + outbox.LEASE) is not None
 
 
-def test_message_that_could_not_be_sent_waits_at_once(warehouse):
+def test_message_that_could_not_be_sent_waits_again_after_the_lease(warehouse):
     """The next run sends what this one could not, and the reason is kept without its secret."""
     outbox.record(warehouse, "a", "text", NOW)
     outbox.mark_failed(warehouse, outbox.claim(warehouse, NOW), "no https://u:s3cr3t@proxy")
 
-    assert outbox.waiting(warehouse, NOW) == 1
+    assert outbox.waiting(warehouse, NOW + outbox.LEASE) == 1
     with warehouse.read() as connection:
         row = connection.execute(text("SELECT error, attempts FROM alerts")).one()
     assert tuple(row) == ("no https://***@proxy", 1)
+
+
+def test_after_a_refusal_nobody_asks_for_a_while(warehouse):
+    """Twenty callbacks in a row do not each wait for a Slack that is down."""
+    outbox.record(warehouse, "a", "text", NOW)
+    outbox.mark_failed(warehouse, outbox.claim(warehouse, NOW), "timed out")
+    outbox.record(warehouse, "b", "text", NOW)
+
+    assert outbox.waiting(warehouse, NOW + MINUTES / 4) == 0
+    assert outbox.claim(warehouse, NOW + MINUTES / 4) is None
+    assert outbox.waiting(warehouse, NOW + MINUTES) == 2
+
+
+def test_message_that_slack_never_takes_stands_in_nobodys_way(warehouse):
+    """After ten refusals the others go first."""
+    outbox.record(warehouse, "a", "bad", NOW)
+    for number in range(10):
+        pending = outbox.claim(warehouse, NOW + number * MINUTES)
+        outbox.mark_failed(warehouse, pending, "invalid_payload")
+    outbox.record(warehouse, "b", "good", NOW + 10 * MINUTES)
+
+    assert texts(warehouse, NOW + 10 * MINUTES) == ["good", "bad"]
 
 
 def test_message_is_given_up_after_three_days(warehouse):

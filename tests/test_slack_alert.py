@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
 import pytest
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.exceptions import AirflowFailException, AirflowTaskTimeout
 from sqlalchemy import text
 
 from batch_jobs import outbox, slack_webhook
@@ -161,6 +161,21 @@ def test_failure_without_an_exception_is_told_by_its_reason(slack, reason, told)
     fail_alert(dag_context(reason=reason))
 
     assert lines(slack)[3].startswith(told)
+
+
+@pytest.mark.parametrize(
+    ("exception", "told"),
+    [
+        (AirflowTaskTimeout("Timeout, PID: 7"), "The task took longer than its execution_timeout."),
+        (slack_alert.MARKED_FAILED, "The task was marked failed by hand."),
+    ],
+)
+def test_failure_that_reads_badly_is_told_in_words(slack, exception, told):
+    """Airflow's own exceptions for a limit, and ours for a mark, are put plainly."""
+    record_error(task_context(exception))
+    fail_alert(dag_context())
+
+    assert lines(slack)[3] == told
 
 
 def test_own_error_is_told_rather_than_the_one_it_became_for_airflow(slack):
@@ -334,18 +349,19 @@ def test_success_of_a_dag_ends_the_failure_of_its_file(slack):
 
 
 @pytest.mark.parametrize("mode", ["429", "500", "403", "404", "close"])
-def test_alert_that_slack_does_not_take_is_kept_for_the_next_run(slack, mode):
+def test_alert_that_slack_does_not_take_is_kept_for_the_next_run(slack, clock, mode):
     """Whatever is wrong with Slack, the next run sends what this one could not, once."""
     slack.mode = mode
     fail_alert(dag_context())
     slack.mode = "ok"
+    clock.now += timedelta(minutes=1)
     flush_alerts()
     flush_alerts()
 
     assert len(slack.texts) == 1
 
 
-def test_alert_is_kept_while_slack_hangs(slack, monkeypatch):
+def test_alert_is_kept_while_slack_hangs(slack, clock, monkeypatch):
     """A Slack that never answers costs two tries."""
     monkeypatch.setattr(slack_webhook, "TIMEOUT", 0.2)
     slack.mode = "hang"
@@ -353,6 +369,7 @@ def test_alert_is_kept_while_slack_hangs(slack, monkeypatch):
     slack.mode = "ok"
     slack.release()
     tries = len(slack.requests)
+    clock.now += timedelta(minutes=1)
     flush_alerts()
 
     assert tries == 2
@@ -369,12 +386,14 @@ def test_late_alert_says_that_it_is_late(slack, clock):
     assert lines(slack)[-1] == "_Could not be sent before; written 22 Nov 15:00 UTC._"
 
 
-def test_all_that_waits_is_sent_oldest_first(slack):
+def test_all_that_waits_is_sent_oldest_first(slack, clock):
     """A failure and its recovery arrive in this order, though both had to wait."""
     slack.mode = "500"
     fail_alert(dag_context())
+    clock.now += timedelta(minutes=1)
     recovery_alert(succeed())
     slack.mode = "ok"
+    clock.now += timedelta(minutes=1)
     flush_alerts()
 
     assert [message.split("* ")[1].split("\n")[0] for message in slack.texts] == [
@@ -384,12 +403,12 @@ def test_all_that_waits_is_sent_oldest_first(slack):
 
 
 def test_broken_slack_is_not_asked_for_every_waiting_alert(slack):
-    """The first refusal ends the round, so that it stays short."""
+    """Callbacks of one file share 50 seconds: after a refusal they only note their alerts."""
     slack.mode = "404"
     for number in range(3):
         send_message(str(number))
 
-    assert len(slack.requests) == 3
+    assert len(slack.requests) == 1
 
 
 def test_without_a_warehouse_the_alert_is_sent_all_the_same(slack, monkeypatch, caplog):

@@ -55,6 +55,10 @@ _REASONS = {
     "all_tasks_deadlocked": "No task could run: each waits for another one.",
     MARKED_FAILED: "The run was marked failed by hand.",
 }
+_ERRORS = {
+    "AirflowTaskTimeout": "The task took longer than its execution_timeout.",
+    MARKED_FAILED: "The task was marked failed by hand.",
+}
 _KILLED = (
     "The task left no exception: it was killed (out of memory?), its worker was lost, "
     "or the DAG file could not be loaded there."
@@ -380,12 +384,11 @@ def _describe(context: Context, error: str | None) -> tuple[str, FailedRun]:
     from batch_jobs.messages import FailedRun
 
     task, reason, dag_id = _task_try(context), context.get("reason"), _dag_id(context)
-    is_exception = False
     if reason in _REASONS:
         cause, what = str(reason), _REASONS[reason]
     elif error is not None:
-        cause, what = error.partition(":")[0], error
-        is_exception = error != MARKED_FAILED
+        cause = error.partition(":")[0]
+        what = _ERRORS.get(cause, error)
     elif task is not None:
         cause, what = "killed", _KILLED
     else:
@@ -399,7 +402,7 @@ def _describe(context: Context, error: str | None) -> tuple[str, FailedRun]:
         attempt=_attempt(context),
         span=_span(context),
         what=what,
-        is_exception=is_exception,
+        is_exception=what == error,
         log_url=_log_url(context),
     )
 

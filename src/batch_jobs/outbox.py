@@ -1,8 +1,9 @@
 """The outbox: alerts wait in the warehouse until Slack has them.
 
 A message is recorded first and sent afterwards, so what could not be sent is sent by the next run.
-A sender leases a message for a moment; if it dies, the message is pending again. Delivery is
-therefore at least once (https://microservices.io/patterns/data/transactional-outbox.html).
+A sender leases a message for a moment; if it dies, the message waits again. Delivery is therefore
+at least once (https://microservices.io/patterns/data/transactional-outbox.html). After a refusal
+nobody asks Slack for 30 seconds, so that many callbacks in a row do not each wait for it.
 
 Failures of one subject (a DAG, a file) with one cause are one incident until the subject works
 again: the first is told, the others are counted, and reminders come after 1 h, 4 h, then daily.
@@ -162,11 +163,15 @@ def close_incidents(
 _WAITING = """
     text IS NOT NULL AND sent_at IS NULL AND created_at > :oldest
     AND (claimed_at IS NULL OR claimed_at <= :expired)
+    AND NOT EXISTS (SELECT 1 FROM alerts AS refused WHERE refused.sent_at IS NULL
+                    AND refused.error IS NOT NULL AND refused.claimed_at > :expired)
 """
+# A message that Slack will never take stands in nobody's way.
+_ORDER = "attempts >= 10, created_at"
 
 
 def waiting(warehouse: Warehouse, now: datetime) -> int:
-    """How many messages wait to be sent and are held by nobody."""
+    """How many messages may be sent now."""
     with warehouse.read() as connection:
         found = connection.scalar(
             text(f"SELECT count(*) FROM alerts WHERE {_WAITING}"),  # noqa: S608 - a constant
@@ -181,7 +186,7 @@ def claim(warehouse: Warehouse, now: datetime) -> Pending | None:
         row = connection.execute(
             text(f"""
                 UPDATE alerts SET claimed_at = :now, attempts = attempts + 1
-                WHERE key = (SELECT key FROM alerts WHERE {_WAITING} ORDER BY created_at LIMIT 1)
+                WHERE key = (SELECT key FROM alerts WHERE {_WAITING} ORDER BY {_ORDER} LIMIT 1)
                 AND {_WAITING}
                 RETURNING key, text, created_at
             """),  # noqa: S608 - a constant
@@ -204,10 +209,10 @@ def mark_sent(warehouse: Warehouse, pending: Pending, now: datetime) -> None:
 
 
 def mark_failed(warehouse: Warehouse, pending: Pending, error: str) -> None:
-    """Note why the message could not be sent, and let the next run try again."""
+    """Note why the message could not be sent; when its lease ends, it may be tried again."""
     with warehouse.write() as connection:
         connection.execute(
-            text("UPDATE alerts SET claimed_at = NULL, error = :error WHERE key = :key"),
+            text("UPDATE alerts SET error = :error WHERE key = :key"),
             {"key": pending.key, "error": first_line(error)},
         )
 
