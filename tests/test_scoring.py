@@ -1,0 +1,134 @@
+"""A row's score depends on the row and the version alone, and means what the contract says."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.compose import make_column_transformer
+from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestRegressor
+from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder
+
+from batch_jobs import Category, Number
+from batch_jobs.errors import ContractError
+from batch_jobs.scoring import as_inputs, probabilities, scores_and_labels
+
+FEATURES = {"amount": Number(), "country": Category()}
+CHANCE = np.random.default_rng(0)
+ROWS = pd.DataFrame(
+    {
+        "entity_id": [f"order-{n}" for n in range(60)],
+        "country": pd.Series(CHANCE.choice(["kr", "us", None], 60), dtype="object"),
+        "amount": CHANCE.uniform(0, 100, 60).round(1),
+    }
+)
+TWO = (ROWS["amount"] > 50).to_numpy().astype(int)
+THREE = np.array(["low", "middle", "high"])[(ROWS["amount"] // 34).astype(int)]
+
+
+def _encoded(estimator):
+    one_hot = OneHotEncoder(handle_unknown="ignore")
+    columns = make_column_transformer((one_hot, ["country"]), remainder="passthrough")
+    return make_pipeline(columns, estimator)
+
+
+def _boosted():
+    return HistGradientBoostingClassifier(categorical_features="from_dtype", max_iter=5)
+
+
+FITTED = {
+    "binary": _encoded(LogisticRegression(C=0.01, max_iter=1000)).fit(
+        as_inputs(ROWS, FEATURES), TWO
+    ),
+    "multiclass": _encoded(LogisticRegression(C=0.01, max_iter=1000)).fit(
+        as_inputs(ROWS, FEATURES), THREE
+    ),
+    "regression": _encoded(LinearRegression()).fit(as_inputs(ROWS, FEATURES), ROWS["amount"]),
+    "forest": _encoded(RandomForestRegressor(5)).fit(as_inputs(ROWS, FEATURES), ROWS["amount"]),
+    "boosting": _boosted().fit(as_inputs(ROWS, FEATURES), TWO),
+}
+
+
+def _scored(estimator, rows):
+    scores, labels = scores_and_labels(
+        estimator, probabilities(estimator, as_inputs(rows, FEATURES))
+    )
+    return dict(zip(rows["entity_id"], zip(scores.tolist(), labels, strict=True), strict=True))
+
+
+@pytest.mark.parametrize("kind", FITTED)
+@pytest.mark.parametrize("size", [1, 7, 59])
+def test_scores_do_not_depend_on_the_chunk(kind, size):
+    """One row at a time, seven or nearly all: the same labels, and scores but for rounding."""
+    whole = _scored(FITTED[kind], ROWS)
+    pieces = {}
+    for at in range(0, len(ROWS), size):
+        pieces |= _scored(FITTED[kind], ROWS[at : at + size])
+    assert {key: label for key, (_, label) in pieces.items()} == {
+        key: label for key, (_, label) in whole.items()
+    }
+    assert [score for score, _ in pieces.values()] == pytest.approx(
+        [score for score, _ in whole.values()], rel=1e-14, abs=1e-14
+    )
+
+
+@pytest.mark.parametrize("kind", FITTED)
+def test_scores_do_not_depend_on_the_order(kind):
+    """Shuffled rows keep their scores."""
+    shuffled = ROWS.sample(frac=1, random_state=1)
+    assert _scored(FITTED[kind], shuffled) == _scored(FITTED[kind], ROWS)
+
+
+@pytest.mark.parametrize("kind", FITTED)
+def test_the_order_of_columns_does_not_matter(kind):
+    """The estimator gets the features by name, in declared order."""
+    assert _scored(FITTED[kind], ROWS[ROWS.columns[::-1]]) == _scored(FITTED[kind], ROWS)
+
+
+@pytest.mark.parametrize("kind", FITTED)
+def test_a_category_that_was_never_seen_is_scored_alone_as_in_company(kind):
+    """A chunk may hold nothing but an unknown category, or nothing but NULL."""
+    for country in ("de", None):
+        rows = ROWS.assign(country=pd.Series([country] * len(ROWS), dtype="object"))
+        assert _scored(FITTED[kind], rows[:1])["order-0"] == pytest.approx(
+            _scored(FITTED[kind], rows)["order-0"]
+        )
+
+
+def test_the_score_of_two_classes_is_the_probability_of_the_second():
+    """Also where the first is predicted; the label is the predicted class as text."""
+    inputs = as_inputs(ROWS, FEATURES)
+    scores, labels = scores_and_labels(FITTED["binary"], probabilities(FITTED["binary"], inputs))
+    assert scores.tolist() == FITTED["binary"].predict_proba(inputs)[:, 1].tolist()
+    assert labels == ["1" if score > 0.5 else "0" for score in scores]
+
+
+def test_the_score_of_more_classes_is_the_probability_of_the_predicted_one():
+    """And the label says which one that is."""
+    estimator, inputs = FITTED["multiclass"], as_inputs(ROWS, FEATURES)
+    scores, labels = scores_and_labels(estimator, probabilities(estimator, inputs))
+    assert scores.tolist() == estimator.predict_proba(inputs).max(axis=1).tolist()
+    assert labels == estimator.predict(inputs).tolist()
+
+
+def test_the_score_of_a_regression_is_its_value_and_has_no_label():
+    """There is no class to name."""
+    estimator, inputs = FITTED["regression"], as_inputs(ROWS, FEATURES)
+    scores, labels = scores_and_labels(estimator, probabilities(estimator, inputs))
+    assert scores.tolist() == estimator.predict(inputs).tolist()
+    assert set(labels) == {None}
+
+
+class Short(LinearRegression):
+    """An estimator that loses a row."""
+
+    def predict(self, X):
+        return super().predict(X)[1:]
+
+
+def test_an_estimator_that_loses_a_row_is_found_out():
+    """Otherwise every score would belong to another key."""
+    numbers = as_inputs(ROWS, {"amount": Number()})
+    short = Short().fit(numbers, TWO)
+    with pytest.raises(ContractError, match="estimator: answered 59 rows where it was given 60"):
+        probabilities(short, numbers)
