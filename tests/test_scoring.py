@@ -123,6 +123,7 @@ class Short(LinearRegression):
     """An estimator that loses a row."""
 
     def predict(self, X):
+        """All but the first."""
         return super().predict(X)[1:]
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from batch_jobs.errors import TrainingDataError
+from batch_jobs.errors import ModelFileError, TrainingDataError
 from batch_jobs.model import BatchModel
 from batch_jobs.scoring import as_inputs, probabilities
 
@@ -68,6 +68,7 @@ def fit(model: BatchModel, rows: pd.DataFrame) -> Any:
 
     Raises:
         TrainingDataError: a classifier would see fewer than two classes.
+        ModelFileError: the classifier gives no probabilities.
     """
     from sklearn.base import is_classifier
 
@@ -75,9 +76,17 @@ def fit(model: BatchModel, rows: pd.DataFrame) -> Any:
     if is_classifier(estimator) and rows["label"].nunique() < 2:
         raise TrainingDataError(
             f"{model.name}: all {len(rows):,} rows to learn from have the label "
-            f"{rows['label'].iloc[0]!r}; a classifier needs two classes; the champion stays"
+            f"{rows['label'].tolist()[0]!r}; a classifier needs two classes; the champion stays"
         )
-    return estimator.fit(as_inputs(rows, model.features), rows["label"])
+    fitted = estimator.fit(as_inputs(rows, model.features), rows["label"])
+    if is_classifier(fitted) and not hasattr(fitted, "predict_proba"):
+        name = type(estimator).__name__
+        problem = (
+            f"estimator: {name} gives no probabilities; return "
+            f"sklearn.calibration.CalibratedClassifierCV({name}())"
+        )
+        raise ModelFileError(f"model file {model.name}.py", [problem])
+    return fitted
 
 
 @dataclass(frozen=True)
@@ -128,11 +137,18 @@ def measure(
         classes: the classes in the order of the columns; None for a regression.
 
     Raises:
-        TrainingDataError: no row, or only one class, to judge a classifier on.
+        TrainingDataError: no row, or only one class, to judge a classifier on, or an answer that is
+            no finite number.
     """
     import numpy as np
     from sklearn import metrics
 
+    wild = len(answer) - int(np.isfinite(answer).all(axis=1).sum())
+    if wild:
+        raise TrainingDataError(
+            f"the estimator answered nan or inf for {wild:,} of {len(answer):,} rows to judge on; "
+            f"the champion stays"
+        )
     if classes is None:
         errors = answer[:, 0] - labels.astype("float64")
         return Judgement(
@@ -142,7 +158,7 @@ def measure(
     found = np.unique(labels)
     if len(found) < 2:
         raise TrainingDataError(
-            f"all {len(labels):,} rows to judge on have the label {found[0]!r}; "
+            f"all {len(labels):,} rows to judge on have the label {found.tolist()[0]!r}; "
             f"two classes are needed; the champion stays"
         )
     position = {label: column for column, label in enumerate(classes)}
@@ -157,6 +173,7 @@ def measure(
         "accuracy": float((answer.argmax(axis=1) == column).mean()),
     }
     if len(classes) == 2:
-        summary["roc_auc"] = float(metrics.roc_auc_score(truth[:, 1], answer[:, 1]))
         summary["base_rate"] = float(truth[:, 1].mean())
+        if 0 < summary["base_rate"] < 1:
+            summary["roc_auc"] = float(metrics.roc_auc_score(truth[:, 1], answer[:, 1]))
     return Judgement(losses, summary)

@@ -1,0 +1,208 @@
+"""Training sees what was known at its moment, learns before the cut and judges after it."""
+
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn import metrics
+from sklearn.dummy import DummyClassifier, DummyRegressor
+from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.svm import LinearSVC
+
+from batch_jobs import BatchModel, Gate, Number
+from batch_jobs.errors import ModelFileError, TrainingDataError
+from batch_jobs.training import baseline, fit, judge, measure, split_by_time
+
+NOW = datetime(2024, 3, 1, tzinfo=UTC)
+CUT = NOW - timedelta(days=2)
+HOUR = timedelta(hours=1)
+
+
+def _model(estimator=LogisticRegression, **changed):
+    fields = {
+        "name": "orders",
+        "description": "Which orders come back?",
+        "features_query": ":start :end",
+        "labels_query": ":start :end",
+        "features": {"amount": Number()},
+        "estimator": estimator,
+        "history": timedelta(days=10),
+        "holdout": timedelta(days=2),
+        "gate": Gate(min_rows=1),
+    }
+    return BatchModel(**fields | changed)
+
+
+def _rows(count, first=NOW - timedelta(days=10), step=HOUR, known_after=HOUR):
+    """Features and labels of one order a step; every other one comes back."""
+    as_of = pd.Series([pd.Timestamp(first + n * step) for n in range(count)])
+    keys = [f"order-{n}" for n in range(count)]
+    numbers = np.arange(count)
+    features = pd.DataFrame({"entity_id": keys, "as_of": as_of, "amount": numbers.astype(float)})
+    labels = pd.DataFrame(
+        {"entity_id": keys, "label": numbers % 2, "known_at": as_of + known_after}
+    )
+    return features, labels
+
+
+def _labelled(count):
+    features, labels = _rows(count)
+    return features.merge(labels)
+
+
+def test_nothing_is_learnt_that_was_scored_or_known_after_the_cut():
+    """The hold-out judges a model that cannot have seen any of it."""
+    split = split_by_time(_model(), *_rows(240, known_after=timedelta(hours=3)), NOW)
+    assert split.cut == CUT
+    assert split.fit["as_of"].max() == CUT - timedelta(hours=3)
+    assert split.fit["known_at"].max() == CUT
+    assert split.judge["as_of"].min() == CUT
+
+
+def test_a_label_that_is_not_known_yet_does_not_exist():
+    """Known at the very moment counts, a microsecond later does not."""
+    features, labels = _rows(240)
+    labels.loc[238, "known_at"] = NOW
+    labels.loc[239, "known_at"] = NOW + timedelta(microseconds=1)
+    judged = split_by_time(_model(), features, labels, NOW).judge["entity_id"].tolist()
+    assert judged[-1] == "order-238"
+
+
+def test_labels_of_the_future_change_nothing():
+    """Training as of a moment gives the same split today and a year later."""
+    features, labels = _rows(240, known_after=timedelta(hours=5))
+    then = labels[labels["known_at"] <= NOW]
+    ripe, now = (
+        split_by_time(_model(), features, labels, NOW),
+        split_by_time(_model(), features, then, NOW),
+    )
+    pd.testing.assert_frame_equal(ripe.fit, now.fit)
+    pd.testing.assert_frame_equal(ripe.judge, now.judge)
+
+
+def test_coverage_is_the_share_of_recent_rows_whose_label_is_known():
+    """Half of the two days are labelled within a day."""
+    split = split_by_time(_model(), *_rows(240, known_after=timedelta(days=1)), NOW)
+    assert split.coverage == pytest.approx(25 / 48)
+
+
+def test_a_population_is_labelled_at_each_snapshot():
+    """Where labels have an `as_of`, a customer's label of today is not that of last week."""
+    features, labels = _rows(240)
+    features["entity_id"] = labels["entity_id"] = "customer-1"
+    split = split_by_time(_model(), features, labels.assign(as_of=features["as_of"]), NOW)
+    assert split.judge["label"].tolist() == [0, 1] * 24
+
+
+@pytest.mark.parametrize(
+    ("count", "gate", "expected"),
+    [
+        (2, Gate(min_rows=1), "0 labelled rows to judge on, at least 1 are needed"),
+        (0, Gate(min_rows=1), "0 labelled rows to learn from, at least 2 are needed"),
+        (240, Gate(min_rows=49), "48 labelled rows to judge on, at least 49 are needed"),
+    ],
+)
+def test_too_few_rows_stop_the_training(count, gate, expected):
+    """The message says how many there are and how many it takes; the champion stays."""
+    with pytest.raises(TrainingDataError, match=expected):
+        split_by_time(_model(gate=gate), *_rows(count), NOW)
+
+
+def test_a_single_class_stops_the_training_of_a_classifier():
+    """The message names the class; the champion stays."""
+    rows = _labelled(10).assign(label="kept")
+    with pytest.raises(TrainingDataError, match="all 10 rows to learn from have the label 'kept'"):
+        fit(_model(), rows)
+
+
+def test_a_regressor_may_learn_a_constant():
+    """Only classifiers need two classes."""
+    fitted = fit(_model(DummyRegressor), _labelled(10).assign(label=7.0))
+    assert fitted.predict([[1.0]]) == [7.0]
+
+
+def test_a_classifier_without_probabilities_is_told_how_to_get_them():
+    """The message shows the code to write."""
+    with pytest.raises(ModelFileError, match=r"CalibratedClassifierCV\(LinearSVC\(\)\)"):
+        fit(_model(lambda: LinearSVC(C=1e-9)), _labelled(10))
+
+
+def test_the_metrics_of_two_classes_are_those_of_scikit_learn():
+    """Computed once from the same probabilities."""
+    truth = np.array([0, 1, 1, 0, 1, 0])
+    answer = np.array([0.1, 0.8, 0.4, 0.6, 0.9, 0.2])
+    judged = measure(truth, np.column_stack([1 - answer, answer]), np.array([0, 1]))
+    assert judged.metrics == pytest.approx(
+        {
+            "log_loss": metrics.log_loss(truth, answer),
+            "brier": metrics.brier_score_loss(truth, answer),
+            "accuracy": metrics.accuracy_score(truth, answer > 0.5),
+            "roc_auc": metrics.roc_auc_score(truth, answer),
+            "base_rate": 0.5,
+        }
+    )
+    assert judged.losses.mean() == pytest.approx(metrics.log_loss(truth, answer))
+
+
+def test_the_metrics_of_three_classes_are_those_of_scikit_learn():
+    """Without the area under a curve that only two classes have."""
+    classes = np.array(["a", "b", "c"])
+    truth = np.array(["a", "b", "c", "b"])
+    answer = np.array([[0.7, 0.2, 0.1], [0.2, 0.5, 0.3], [0.4, 0.4, 0.2], [0.1, 0.8, 0.1]])
+    judged = measure(truth, answer, classes)
+    assert judged.metrics == pytest.approx(
+        {
+            "log_loss": metrics.log_loss(truth, answer),
+            "brier": metrics.brier_score_loss(truth, answer, scale_by_half=False),
+            "accuracy": 0.75,
+        }
+    )
+
+
+def test_the_metrics_of_a_regression_are_those_of_scikit_learn():
+    """The loss is the squared error."""
+    truth, answer = np.array([1.0, 2.0, 4.0]), np.array([1.5, 2.0, 3.0])
+    judged = measure(truth, answer.reshape(-1, 1), None)
+    assert judged.metrics == pytest.approx(
+        {
+            "mae": metrics.mean_absolute_error(truth, answer),
+            "rmse": metrics.root_mean_squared_error(truth, answer),
+        }
+    )
+    assert judged.losses.tolist() == [0.25, 0.0, 1.0]
+
+
+def test_a_class_that_was_never_learnt_is_a_bounded_loss():
+    """A new class in the hold-out counts as a miss, not as an infinite loss."""
+    judged = measure(np.array(["a", "new"]), np.array([[0.9, 0.1]] * 2), np.array(["a", "b"]))
+    assert judged.losses.tolist() == pytest.approx([-np.log(0.9), -np.log(1e-15)])
+    assert judged.metrics["accuracy"] == 0.5
+
+
+@pytest.mark.parametrize("wild", [np.nan, np.inf])
+@pytest.mark.parametrize("classes", [None, np.array([0])])
+def test_an_estimator_that_answers_no_number_cannot_be_judged(wild, classes):
+    """Otherwise its NaN loss would compare as not worse than any other."""
+    with pytest.raises(TrainingDataError, match=r"answered nan or inf for 1 of 2 rows to judge on"):
+        measure(np.array([0, 1]), np.array([[0.5], [wild]]), classes)
+
+
+def test_one_class_to_judge_on_is_too_few():
+    """No area under the curve can be told."""
+    with pytest.raises(TrainingDataError, match="all 3 rows to judge on have the label 0"):
+        measure(np.zeros(3, dtype=int), np.full((3, 2), 0.5), np.array([0, 1]))
+
+
+@pytest.mark.parametrize(
+    ("estimator", "constant"),
+    [(LogisticRegression, DummyClassifier(strategy="prior")), (LinearRegression, DummyRegressor())],
+)
+def test_the_baseline_is_the_best_constant_of_the_rows_learnt_from(estimator, constant):
+    """The same as scikit-learn's dummy estimators."""
+    rows = _labelled(40).assign(label=lambda frame: (frame["amount"] % 3 == 0).astype(int))
+    learnt, judged = rows[:30], rows[30:]
+    constant.fit(learnt[["amount"]], learnt["label"])
+    model = _model(estimator)
+    got = baseline(fit(model, learnt), learnt, judged)
+    assert got.losses.tolist() == pytest.approx(judge(model, constant, judged).losses.tolist())
