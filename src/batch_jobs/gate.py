@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from batch_jobs.training import Judgement
 
 REPLICATES = 2_000
+FEWEST_DAYS = 5
 
 
 @dataclass(frozen=True)
@@ -71,26 +72,28 @@ def decide(
 
     Args:
         gate: the rule.
-        as_of: when each hold-out row was scored; its UTC days are the bootstrap's blocks.
+        as_of: when each hold-out row was scored; the bootstrap's blocks are its UTC days, or
+            twentieths of the rows by time if there are fewer than five days.
         challenger: the new version on those rows.
         baseline: a constant answer on those rows.
         champion: the version that serves, if one does.
         champion_judged: the champion on those rows; None if it cannot be loaded or score them.
     """
-    days = as_of.dt.floor("D").astype("int64").to_numpy()
-    to_baseline = paired_difference(challenger, baseline, days, gate.confidence)
+    blocks = _blocks(as_of)
+    to_baseline = paired_difference(challenger, baseline, blocks, gate.confidence)
     against: list[str] = []
     grounds: list[str] = []
-    if to_baseline.mean >= 0:
+    # All comparisons are written so that a NaN speaks against the challenger.
+    if not to_baseline.mean < 0:
         against.append(
             f"its loss {challenger.losses.mean():.4f} is no better than the baseline's "
             f"{baseline.losses.mean():.4f}"
         )
     for metric, bound in gate.at_least.items():
-        if challenger.metrics.get(metric, float("-inf")) < bound:
+        if not challenger.metrics.get(metric, float("-inf")) >= bound:
             against.append(f"{metric} {challenger.metrics.get(metric)} is below {bound}")
     for metric, bound in gate.at_most.items():
-        if challenger.metrics.get(metric, float("inf")) > bound:
+        if not challenger.metrics.get(metric, float("inf")) <= bound:
             against.append(f"{metric} {challenger.metrics.get(metric)} is above {bound}")
     to_champion = None
     if champion is None:
@@ -98,16 +101,16 @@ def decide(
     elif champion_judged is None:
         grounds.append(f"the champion {champion} cannot score these rows")
     else:
-        to_champion = paired_difference(challenger, champion_judged, days, gate.confidence)
+        to_champion = paired_difference(challenger, champion_judged, blocks, gate.confidence)
         span = f"{to_champion.mean:+.4f} [{to_champion.low:+.4f}, {to_champion.high:+.4f}]"
-        if to_champion.low > 0:
+        if not to_champion.low <= 0:
             against.append(f"its loss is shown to be worse than that of {champion}: {span}")
         else:
             grounds.append(f"its loss is not shown to be worse than that of {champion}: {span}")
     return GateReport(
         promote=not against,
         reasons=against or grounds,
-        rows=len(days),
+        rows=len(blocks),
         champion=champion,
         to_champion=to_champion,
         to_baseline=to_baseline,
@@ -117,6 +120,21 @@ def decide(
             **({"champion": champion_judged.metrics} if champion_judged else {}),
         },
     )
+
+
+def _blocks(as_of: pd.Series[Any]) -> NDArray[np.int64]:
+    """The UTC day of each row, or a twentieth of all rows by time where days are too few.
+
+    One day resampled is always that day: its interval would be a point, and any noise a proof.
+    """
+    import numpy as np
+
+    days: NDArray[np.int64] = as_of.dt.floor("D").astype("int64").to_numpy()
+    if len(np.unique(days)) >= FEWEST_DAYS:
+        return days
+    blocks = np.empty(len(as_of), dtype="int64")
+    blocks[np.argsort(as_of, kind="stable")] = np.arange(len(as_of)) * 20 // len(as_of)
+    return blocks
 
 
 def paired_difference(

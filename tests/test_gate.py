@@ -1,0 +1,157 @@
+"""A challenger is promoted unless it is shown to be worse, or is no better than a guess."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from batch_jobs import Gate
+from batch_jobs.gate import decide, paired_difference
+from batch_jobs.training import Judgement
+
+DAYS = 14
+PER_DAY = 50
+AS_OF = pd.Series(pd.date_range("2024-03-01", periods=DAYS * PER_DAY, freq="28.8min", tz="UTC"))
+CHANCE = np.random.default_rng(0)
+NOISE = CHANCE.normal(0, 0.3, len(AS_OF))
+
+
+def _judged(loss, noise=0.0, **metrics):
+    return Judgement(np.full(len(AS_OF), loss) + noise, {"log_loss": loss, **metrics})
+
+
+def _decide(challenger, champion=None, gate=None):
+    return decide(
+        gate or Gate(),
+        AS_OF,
+        challenger=challenger,
+        baseline=_judged(0.9),
+        champion=champion and "v1",
+        champion_judged=champion,
+    )
+
+
+def test_the_first_challenger_is_promoted():
+    """There is nobody to compare with, but the baseline is beaten."""
+    report = _decide(_judged(0.5))
+    assert (report.promote, report.reasons) == (True, ["there is no champion to compare with"])
+    assert (report.rows, report.champion, report.to_champion) == (len(AS_OF), None, None)
+
+
+def test_a_better_challenger_is_promoted():
+    """Its interval lies below zero."""
+    report = _decide(_judged(0.4, NOISE), _judged(0.5))
+    assert report.promote
+    assert report.to_champion.high < 0
+
+
+def test_a_challenger_that_is_shown_to_be_worse_is_kept_out():
+    """The reason tells the difference and its interval."""
+    report = _decide(_judged(0.6, NOISE), _judged(0.5))
+    assert not report.promote
+    assert report.to_champion.low > 0
+    assert report.reasons[0].startswith("its loss is shown to be worse than that of v1: +0.0")
+
+
+@pytest.mark.parametrize("mean", [0.495, 0.505])
+def test_a_challenger_that_differs_by_noise_is_promoted(mean):
+    """The newer data wins a draw."""
+    report = _decide(_judged(mean, NOISE - NOISE.mean()), _judged(0.5))
+    assert report.promote
+    assert report.to_champion.low < 0 < report.to_champion.high
+
+
+def test_a_bad_day_alone_shows_nothing():
+    """Errors within a day go together, so one bad day of fourteen is not many bad rows."""
+    bad_day = np.where(np.arange(len(AS_OF)) < PER_DAY, 1.0, 0.0)
+    report = _decide(_judged(0.5, bad_day - 0.03), _judged(0.5))
+    assert report.to_champion.mean > 0
+    assert report.promote
+
+
+@pytest.mark.parametrize("span", ["1s", "1min"])
+def test_a_hold_out_of_few_days_is_judged_all_the_same(span):
+    """One day is no sample of days: noise within it may not keep a challenger out."""
+    as_of = pd.Series(pd.date_range("2024-03-01", periods=len(AS_OF), freq=span, tz="UTC"))
+    noisy, worse = _judged(0.501, NOISE - NOISE.mean()), _judged(0.6, NOISE)
+    champion, gate = _judged(0.5), Gate()
+    fixed = {"baseline": _judged(0.9), "champion": "v1", "champion_judged": champion}
+    assert decide(gate, as_of, challenger=noisy, **fixed).promote
+    assert not decide(gate, as_of, challenger=worse, **fixed).promote
+
+
+def test_a_challenger_no_better_than_a_guess_is_kept_out():
+    """Also where there is no champion: nothing is better than a constant."""
+    for loss in (0.9, 0.95):
+        report = _decide(_judged(loss))
+        assert not report.promote
+        assert "no better than the baseline's 0.9000" in report.reasons[0]
+
+
+@pytest.mark.parametrize(
+    ("gate", "reason"),
+    [
+        (Gate(at_least={"roc_auc": 0.71}), "roc_auc 0.7 is below 0.71"),
+        (Gate(at_most={"brier": 0.19}), "brier 0.2 is above 0.19"),
+        (Gate(at_least={"accuracy": 0.5}), "accuracy None is below 0.5"),
+        (Gate(at_most={"rmse": 1}), "rmse None is above 1.0"),
+    ],
+)
+def test_a_challenger_must_reach_the_floors(gate, reason):
+    """A metric that was not measured is not reached."""
+    report = _decide(_judged(0.5, roc_auc=0.7, brier=0.2), gate=gate)
+    assert (report.promote, report.reasons) == (False, [reason])
+
+
+def test_a_floor_that_is_met_exactly_is_met():
+    """At least means at least."""
+    gate = Gate(at_least={"roc_auc": 0.7}, at_most={"brier": 0.2})
+    assert _decide(_judged(0.5, roc_auc=0.7, brier=0.2), gate=gate).promote
+
+
+def test_all_grounds_are_told():
+    """Below the floor, worse than a guess and worse than the champion: three reasons."""
+    gate = Gate(at_least={"roc_auc": 0.7})
+    assert len(_decide(_judged(1.0), _judged(0.5), gate).reasons) == 3
+
+
+def test_a_loss_that_is_no_number_is_never_good_enough():
+    """NaN compares as neither worse nor better, and must not slip through."""
+    report = _decide(
+        _judged(float("nan"), roc_auc=float("nan")), gate=Gate(at_least={"roc_auc": 0})
+    )
+    assert not report.promote
+    assert len(report.reasons) == 2
+
+
+def test_a_champion_that_cannot_score_the_rows_is_replaced():
+    """Nothing speaks for it, and the report says why."""
+    report = decide(Gate(), AS_OF, challenger=_judged(0.5), baseline=_judged(0.9), champion="v1")
+    assert report.reasons == ["the champion v1 cannot score these rows"]
+    assert report.promote
+
+
+def test_the_same_rows_always_give_the_same_verdict():
+    """The bootstrap's seed is fixed, so a retried task does not change its mind."""
+    challenger, champion = _judged(0.5, NOISE), _judged(0.5)
+    assert _decide(challenger, champion) == _decide(challenger, champion)
+
+
+def test_the_report_is_plain_json():
+    """It is stored with the version."""
+    report = _decide(_judged(0.5, NOISE), _judged(0.5)).as_dict()
+    assert json.loads(json.dumps(report, allow_nan=False)) == report
+
+
+def test_the_interval_covers_the_true_difference_about_as_often_as_it_says():
+    """On 300 simulated fortnights with good and bad days, 90 % intervals cover 80 to 96 %."""
+    blocks = np.repeat(np.arange(DAYS), PER_DAY)
+    covered = []
+    for seed in range(300):
+        chance = np.random.default_rng(seed)
+        by_day = chance.normal(0.1, 0.3, DAYS)[blocks]
+        one = Judgement(by_day + chance.normal(0, 0.5, len(blocks)), {})
+        got = paired_difference(one, Judgement(np.zeros(len(blocks)), {}), blocks, 0.9)
+        covered.append(got.low <= 0.1 <= got.high)
+    assert 0.80 <= np.mean(covered) <= 0.96
