@@ -44,7 +44,7 @@ class Warehouse:
     def __init__(self, url: str) -> None:
         try:
             self._url = make_url(url)
-        except ArgumentError:
+        except (ArgumentError, ValueError):  # ValueError: a port that is no number
             # The URL itself may hold a password, so the message must not.
             raise ConfigurationError(
                 "the warehouse URL is not a SQLAlchemy URL, such as sqlite:////srv/batch/w.db"
@@ -109,21 +109,29 @@ class Warehouse:
     def require_query(self, subject: str, query: str, values: Mapping[str, Any]) -> None:
         """Let the database compile a query without running it.
 
+        It must be one that can stand inside another, so it only reads.
+
         Raises:
-            ContractError: an unknown table or column, or a syntax error; the database's own words.
+            ContractError: an unknown table or column, a syntax error, or not a SELECT; the
+                database's own words.
         """
         try:
             with self.read() as connection:
-                connection.execute(text(f"EXPLAIN {query}"), values)
+                # By itself first, for the database then points at the right word.
+                for form in (query, f"SELECT * FROM (\n{query}\n) AS q"):  # noqa: S608
+                    connection.execute(text(f"EXPLAIN {form}"), values)
         except DatabaseError as error:
             raise ContractError(subject, [str(error.orig)]) from error
+        except sqlite3.Warning as error:  # Python 3.11's word for a second statement
+            raise ContractError(subject, [str(error)]) from error
 
     def stream(
         self, query: str, values: Mapping[str, Any], chunk_rows: int
     ) -> Iterator[pd.DataFrame]:
         """The rows of a query in chunks, all from one snapshot.
 
-        A query without rows gives one empty frame, so that its columns are known.
+        A query without rows gives one empty frame, so that its columns are known. Values stay as
+        the database gave them: a guessed type could differ from chunk to chunk.
         """
         import pandas as pd
 
@@ -132,7 +140,7 @@ class Warehouse:
             columns = list(result.keys())
             first = True
             while (rows := result.fetchmany(chunk_rows)) or first:
-                yield pd.DataFrame.from_records(rows, columns=columns)
+                yield pd.DataFrame(list(map(tuple, rows)), columns=columns, dtype="object")
                 first = False
 
     def ensure_schema(self) -> bool:
