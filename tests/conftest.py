@@ -1,8 +1,12 @@
 """Fixtures that the tests share; Airflow gets a folder of its own before it is imported."""
 
 import os
+import shutil
 import tempfile
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parent.parent
 _folder = tempfile.TemporaryDirectory(prefix="batch-jobs-airflow-")  # removed at exit
@@ -21,3 +25,51 @@ os.environ |= {
     "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{AIRFLOW_HOME}/airflow.db",
     "PYTHONPATH": str(ROOT),
 }
+
+# The shop of the example models: three weeks of orders, all in the past, with a leap day.
+OPENED = datetime(2024, 2, 10, tzinfo=UTC)
+TRAINED = OPENED + timedelta(days=20)
+
+
+@pytest.fixture
+def warehouse(tmp_path):
+    """A warehouse with its tables and views, and nothing in them."""
+    from batch_jobs.warehouse import Warehouse
+
+    made = Warehouse(f"sqlite:///{tmp_path}/warehouse.db")
+    made.ensure_schema()
+    return made
+
+
+@pytest.fixture(scope="session")
+def _trained_shop(tmp_path_factory):
+    from batch_jobs import lifecycle
+    from batch_jobs.warehouse import Warehouse
+    from tests.example_models._tables import make_tables
+
+    folder = tmp_path_factory.mktemp("shop")
+    warehouse = Warehouse(_settings_in(folder).warehouse)
+    warehouse.ensure_schema()
+    with warehouse.write() as connection:
+        make_tables(connection, OPENED, TRAINED + timedelta(days=1))
+    for name in ("orders", "customers"):
+        lifecycle.train(_settings_in(folder), name, TRAINED)
+        lifecycle.promote(_settings_in(folder), name, actor="tests")
+    return folder
+
+
+@pytest.fixture
+def shop(tmp_path, _trained_shop):
+    """Settings of a deployment whose two example models have a champion and predicted nothing."""
+    shutil.copytree(_trained_shop, tmp_path / "shop")
+    return _settings_in(tmp_path / "shop")
+
+
+def _settings_in(folder):
+    from batch_jobs.settings import Settings
+
+    return Settings(
+        warehouse=f"sqlite:///{folder}/warehouse.db",
+        model_store=str(folder / "models"),
+        models=("tests.example_models",),
+    )
