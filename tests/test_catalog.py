@@ -103,7 +103,7 @@ def test_all_problems_of_a_model_file_are_told_at_once(package):
 )
 def test_a_file_that_does_not_define_a_model_says_why(package, content, expected):
     """Whatever the file raises is a finding about the file, not a crash of ours."""
-    with pytest.raises(ModelFileError, match="^model file broken[.]py: ") as caught:
+    with pytest.raises(ModelFileError, match=r"^model file broken\.py: ") as caught:
         load_model("broken", [package("team_broken", broken=content)])
     assert expected in str(caught.value)
 
