@@ -330,11 +330,14 @@ def _task_try(context: Context) -> TaskTry | None:
     from batch_jobs.outbox import TaskTry
 
     ti = _task_instance(context)
-    task_id, map_index, number = (_get(ti, n) for n in ("task_id", "map_index", "try_number"))
+    task_id = _get(ti, "task_id")
     if not task_id:
         return None
-    index = -1 if map_index is None else int(map_index)
-    return TaskTry(_dag_id(context), _run_id(context), str(task_id), index, int(number or 0))
+    map_index, number = (
+        found if isinstance(found := _get(ti, name), int) else unknown
+        for name, unknown in (("map_index", -1), ("try_number", 0))
+    )
+    return TaskTry(_dag_id(context), _run_id(context), str(task_id), map_index, number)
 
 
 def _name(task: TaskTry) -> str:
@@ -362,6 +365,7 @@ def _model(dag_id: str) -> str | None:
 def _attempt(context: Context) -> tuple[int, int] | None:
     ti = _task_instance(context)
     number, most = _get(ti, "try_number"), _get(ti, "max_tries")
+    # A DAG's callback finds no max_tries in the task instance, but the task.
     retries = _get(context.get("task") or _get(ti, "task"), "retries")
     if not isinstance(number, int):
         return None
