@@ -10,6 +10,7 @@ the pointer, forward only. The pattern is write-audit-publish with a fencing tok
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
@@ -18,8 +19,8 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, text
 
-from batch_jobs.errors import FencedError, IncompleteError
-from batch_jobs.interval import Interval, due_between
+from batch_jobs.errors import ConfigurationError, FencedError, IncompleteError
+from batch_jobs.interval import Interval, due_between, floor_to_grid
 from batch_jobs.warehouse import Warehouse, loaded_time, stored_time
 
 
@@ -79,10 +80,12 @@ def claim(
 
     Raises:
         FencedError: an attempt with a higher token has claimed the interval.
+        ConfigurationError: the model has been published in the other mode.
     """
     now = stored_time(datetime.now(UTC))
     key = span(model, interval)
     with warehouse.write() as connection:
+        _require_mode(connection, model, mode)
         claimed = connection.execute(
             text("""
                 INSERT INTO fences (model, interval_start, interval_end, token, claimed_at)
@@ -131,6 +134,17 @@ def claim(
                 ],
             )
         return load_run(connection, run_id)
+
+
+def _require_mode(connection: Connection, model: str, mode: str) -> None:
+    served = connection.scalar(
+        text("SELECT mode FROM serving_heads WHERE model = :model"), {"model": model}
+    )
+    if served not in (None, mode):
+        raise ConfigurationError(
+            f"{model} has been published in {served} mode and its model file now says {mode}; "
+            f"readers would see both kinds of rows: give the model file another name"
+        )
 
 
 def open_part(warehouse: Warehouse, run_id: int, part: int, token: str) -> tuple[Run, Part]:
@@ -197,10 +211,22 @@ def stage(
                 "INSERT INTO rejected_rows (run_id, part, model, entity_id, reason, payload) "
                 "VALUES (?, ?, ?, ?, ?, ?)",
                 [
-                    (part.run_id, part.part, run.model, key, reason, json.dumps(row, default=str))
+                    (part.run_id, part.part, run.model, key, reason, _payload(row))
                     for key, reason, row in rejected
                 ],
             )
+
+
+def _payload(row: Mapping[Hashable, Any]) -> str:
+    """A row as JSON, which knows neither NaN nor infinity nor numpy's numbers."""
+    return json.dumps({str(name): _plain(value) for name, value in row.items()}, default=str)
+
+
+def _plain(value: Any) -> Any:
+    plain = value.item() if hasattr(value, "item") else value
+    if isinstance(plain, float) and not math.isfinite(plain):
+        return None if math.isnan(plain) else str(plain)
+    return plain
 
 
 def close_part(warehouse: Warehouse, part: Part, token: str, counts: Counts) -> None:
@@ -289,7 +315,8 @@ def gaps(
 ) -> list[Interval]:
     """Due intervals that no published run covers, oldest first.
 
-    An interval is due from the first one ever published on; before that there is no gap.
+    An interval is due from the first one ever published on; before that there is no gap. If only
+    a part of that one was published, its whole is due.
 
     Args:
         warehouse: where the ledger is.
@@ -304,7 +331,7 @@ def gaps(
         )
         if due_from is None:
             return []
-        left = max(filter(None, (loaded_time(due_from), since)))
+        left = max(filter(None, (floor_to_grid(schedule, loaded_time(due_from)), since)))
         spans = [
             (loaded_time(row.interval_start), loaded_time(row.interval_end))
             for row in connection.execute(

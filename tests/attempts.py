@@ -1,0 +1,83 @@
+"""The steps of a prediction run on the bare ledger, for tests that need no model and no rows."""
+
+from datetime import UTC, datetime, timedelta
+
+from sqlalchemy import text
+
+from batch_jobs import ledger, publication, registry
+from batch_jobs.interval import Interval
+from batch_jobs.ledger import Counts
+from batch_jobs.registry import ModelVersion
+from batch_jobs.serving import new_token
+
+MIDNIGHT = datetime(2024, 3, 1, tzinfo=UTC)
+EVERYTHING = ((None, None),)
+
+
+def span(start, end):
+    """The interval between two minutes after midnight."""
+    return Interval(MIDNIGHT + timedelta(minutes=start), MIDNIGHT + timedelta(minutes=end))
+
+
+def tick(number):
+    """The interval of ten minutes of that number."""
+    return span(10 * number, 10 * number + 10)
+
+
+def claim(warehouse, interval, token=None, *, mode="merge", model="orders", ranges=EVERYTHING):
+    """Claim an interval for a version that is registered as far as the ledger can see."""
+    version = ModelVersion(model, "v1", "", "0" * 64, {"size_bytes": 0}, {}, {})
+    registry.register(warehouse, version)
+    return ledger.claim(
+        warehouse,
+        model=model,
+        interval=interval,
+        token=token or new_token(),
+        model_version="v1",
+        mode=mode,
+        key_ranges=ranges,
+    )
+
+
+def score(warehouse, run, rows, part=0, token=None, rejected=()):
+    """Stage `{entity: score}` as one part of a run."""
+    token = token or run.token
+    _, opened = ledger.open_part(warehouse, run.run_id, part, token)
+    ledger.stage(
+        warehouse, opened, token, [(key, value, None) for key, value in rows.items()], rejected
+    )
+    counts = Counts(len(rows) + len(rejected), len(rows), len(rejected))
+    ledger.close_part(warehouse, opened, token, counts)
+
+
+def publish(warehouse, interval, rows, *, mode="merge", model="orders"):
+    """Claim, stage and publish `{entity: score}` for an interval."""
+    run = claim(warehouse, interval, mode=mode, model=model)
+    score(warehouse, run, rows)
+    return publication.publish(warehouse, run.run_id)
+
+
+def ask(warehouse, sql, **values):
+    """Rows of a query as tuples."""
+    with warehouse.read() as connection:
+        return [tuple(row) for row in connection.execute(text(sql), values)]
+
+
+def seen(warehouse):
+    """What an app reads now: `{entity: score}`."""
+    return dict(ask(warehouse, "SELECT entity_id, score FROM current_predictions"))
+
+
+def head(warehouse, model="orders"):
+    """Run, end and watermark of what serves, as minutes after midnight."""
+    ((run_id, end, fresh),) = ask(
+        warehouse,
+        "SELECT run_id, interval_end, fresh_until FROM serving_status WHERE model = :model",
+        model=model,
+    )
+    return run_id, minute(end), minute(fresh)
+
+
+def minute(stored):
+    """Minutes after midnight of a stored time."""
+    return (datetime.fromisoformat(stored) - MIDNIGHT) // timedelta(minutes=1)
