@@ -26,7 +26,7 @@ from typing import Any
 from batch_jobs.errors import ArtifactError, ConfigurationError
 from batch_jobs.registry import ModelVersion
 
-VERSION_PATTERN = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+VERSION_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 LIBRARIES = ("joblib", "numpy", "pandas", "scikit-learn")
 ARTIFACT = "model.joblib"
 MANIFEST = "manifest.json"
@@ -105,7 +105,7 @@ class ModelStore:
         return content
 
     def _folder(self, model: str, version: str) -> Path:
-        if not VERSION_PATTERN.match(version):
+        if not VERSION_PATTERN.fullmatch(version):
             raise ArtifactError(f"{version!r} is not a model version")
         return self._root / model / version
 
@@ -139,7 +139,8 @@ def deserialize(content: bytes, version: ModelVersion) -> Any:
     """The estimator in verified bytes.
 
     Raises:
-        ArtifactError: other library versions wrote it; loading those is unsupported.
+        ArtifactError: other library versions wrote it, whose loading is unsupported, or it does not
+            load any more.
     """
     import joblib
     from sklearn.exceptions import InconsistentVersionWarning
@@ -161,6 +162,11 @@ def deserialize(content: bytes, version: ModelVersion) -> Any:
             return joblib.load(io.BytesIO(content))
         except InconsistentVersionWarning as warning:
             raise ArtifactError(f"{version.model} {version.version}: {warning}") from warning
+        except Exception as error:  # unpickling imports the user's modules, which may have moved
+            raise ArtifactError(
+                f"{version.model} {version.version} cannot be loaded: {type(error).__name__}: "
+                f"{error}; train again"
+            ) from error
 
 
 def libraries() -> dict[str, str]:

@@ -1,0 +1,188 @@
+"""No byte of a stored model is deserialised before its hash holds; no half file has a name."""
+
+import hashlib
+import pickle
+import random
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import pytest
+from sklearn.linear_model import LinearRegression
+
+from batch_jobs.artifacts import ModelStore, deserialize, libraries, name_version, serialize
+from batch_jobs.errors import ArtifactError, ConfigurationError
+from batch_jobs.registry import ModelVersion
+
+GOOD = serialize(LinearRegression().fit([[0.0], [1.0]], [0.0, 2.0]))
+
+
+@pytest.fixture
+def store(tmp_path):
+    """An empty model store."""
+    return ModelStore(str(tmp_path / "models"))
+
+
+def _version(content=GOOD, name="v1", **manifest):
+    digest = hashlib.sha256(content).hexdigest()
+    return ModelVersion("orders", name, "", digest, {"libraries": libraries()} | manifest, {}, {})
+
+
+def _kept(store, tmp_path, content):
+    """Write a good version, then put other bytes in its place."""
+    store.write("orders", "v1", GOOD, {})
+    (tmp_path / "models/orders/v1/model.joblib").write_bytes(content)
+
+
+def _files(tmp_path):
+    return sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
+
+
+def test_what_is_written_is_read_and_predicts(store):
+    """The round trip of an estimator."""
+    store.write("orders", "v1", GOOD, {"model": "orders"})
+    loaded = deserialize(store.read(_version()), _version())
+    assert loaded.predict([[3.0]]) == pytest.approx([6.0])
+
+
+def test_every_flipped_byte_is_found(store, tmp_path):
+    """One changed bit in a tree can change predictions silently, so none is let through."""
+    for place in sorted(random.Random(0).sample(range(len(GOOD)), 60)):
+        _kept(store, tmp_path, GOOD[:place] + bytes([GOOD[place] ^ 1]) + GOOD[place + 1 :])
+        with pytest.raises(ArtifactError, match="has changed: sha256"):
+            store.read(_version())
+
+
+@pytest.mark.parametrize(
+    "content", [b"", GOOD[:-1], GOOD[: len(GOOD) // 2], GOOD + b"\0", b"<html>502</html>"]
+)
+def test_other_bytes_than_those_recorded_are_refused(store, tmp_path, content):
+    """Truncated, empty, longer, or what a proxy sent instead; the error says what to do."""
+    _kept(store, tmp_path, content)
+    with pytest.raises(ArtifactError, match="restore the file, or roll back") as caught:
+        store.read(_version())
+    assert caught.value.exit_code == 2
+
+
+class Hostile:
+    """Unpickling it runs code."""
+
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return (open, (self.marker, "w"))
+
+
+def test_a_hostile_file_is_never_unpickled(store, tmp_path):
+    """Its code would leave a marker; the same bytes with the right hash show that it would run."""
+    marker = tmp_path / "marker"
+    hostile = pickle.dumps(Hostile(str(marker)))
+    _kept(store, tmp_path, hostile)
+    with pytest.raises(ArtifactError, match="has changed"):
+        deserialize(store.read(_version()), _version())
+    assert not marker.exists()
+    deserialize(hostile, _version(hostile)).close()
+    assert marker.exists()
+
+
+def test_a_file_that_is_missing_is_told_with_its_path(store):
+    """And in the words of the operating system."""
+    with pytest.raises(ArtifactError, match=r"models/orders/v1/model.joblib: No such file"):
+        store.read(_version())
+
+
+@pytest.mark.parametrize("library", ["scikit-learn", "numpy"])
+@pytest.mark.parametrize("trained", ["0.0.1", None])
+def test_a_model_of_another_library_version_is_not_loaded(library, trained):
+    """Loading it is unsupported and may predict something else; nothing is unpickled."""
+    version = _version(libraries=libraries() | {library: trained})
+    with pytest.raises(ArtifactError, match=f"was trained with {library} {trained} .here .*train"):
+        deserialize(b"not even a pickle", version)
+
+
+def test_bytes_that_hold_no_estimator_any_more_are_an_error_of_the_artifact():
+    """The class of a user's own transformer may have moved since."""
+    gone = b"cno_such_module\nThing\n."
+    with pytest.raises(ArtifactError, match="cannot be loaded: ModuleNotFoundError"):
+        deserialize(gone, _version(gone))
+
+
+def test_the_same_version_twice_keeps_the_first(store, tmp_path):
+    """A version never changes once it has its name."""
+    store.write("orders", "v1", GOOD, {"first": True})
+    before = _files(tmp_path), (tmp_path / "models/orders/v1/manifest.json").read_bytes()
+    store.write("orders", "v1", b"other", {"first": False})
+    after = _files(tmp_path), (tmp_path / "models/orders/v1/manifest.json").read_bytes()
+    assert before == after
+    assert store.read(_version()) == GOOD
+
+
+@pytest.mark.parametrize("step", ["fsync", "rename"])
+def test_a_write_that_fails_leaves_no_file_under_any_name(store, tmp_path, monkeypatch, step):
+    """A full disk half-way: nothing to tidy up, and nothing half to load."""
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pathlib.Path.rename" if step == "rename" else "os.fsync", full)
+        with pytest.raises(ConfigurationError, match="cannot be written: No space left on device"):
+            store.write("orders", "v1", GOOD, {})
+    assert _files(tmp_path) == []
+    store.write("orders", "v1", GOOD, {})
+    assert store.read(_version()) == GOOD
+
+
+def test_a_store_that_cannot_be_written_is_found_out_beforehand(tmp_path):
+    """Training for an hour and then losing the result helps nobody; exit 2."""
+    (tmp_path / "file").touch()
+    store = ModelStore(str(tmp_path / "file" / "models"))
+    with pytest.raises(ConfigurationError, match="file/models cannot be written: Not a directory"):
+        store.require_writable()
+    with pytest.raises(ConfigurationError, match="cannot be written: Not a directory"):
+        store.write("orders", "v1", GOOD, {})
+
+
+def test_finding_out_leaves_nothing_behind(store, tmp_path):
+    """But the folder, which is made."""
+    store.require_writable()
+    store.require_writable()
+    assert [path.name for path in tmp_path.rglob("*")] == ["models"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../v1", "..", ".", "", "/etc/passwd", "a/b", "a\\b", ".hidden", "v1\n", "v\0", "x" * 65],
+)
+def test_a_version_name_cannot_lead_out_of_the_store(store, tmp_path, name):
+    """Neither to read nor to write."""
+    with pytest.raises(ArtifactError, match="is not a model version"):
+        store.read(_version(name=name))
+    with pytest.raises(ArtifactError, match="is not a model version"):
+        store.write("orders", name, GOOD, {})
+    assert _files(tmp_path) == []
+
+
+def test_a_version_is_named_by_its_moment_and_its_bytes():
+    """So that two trainings of one minute differ if their results do."""
+    moment = datetime(2024, 2, 29, 3, 5, tzinfo=UTC)
+    assert name_version(moment, b"") == "20240229T0305-e3b0c442"
+    assert name_version(moment, GOOD) != name_version(moment, GOOD + b"\0")
+
+
+def test_the_files_are_not_for_everybody(store, tmp_path):
+    """Owner and group may read; others may not."""
+    store.write("orders", "v1", GOOD, {})
+    folder = tmp_path / "models/orders/v1"
+    modes = [path.stat().st_mode & 0o007 for path in (folder, *folder.iterdir())]
+    assert modes == [0, 0, 0]
+
+
+def test_a_changed_manifest_does_not_change_what_is_checked(store, tmp_path):
+    """The hash in the warehouse counts, not the one beside the file."""
+    _kept(store, tmp_path, b"other")
+    (tmp_path / "models/orders/v1/manifest.json").write_text(
+        f'{{"sha256": "{hashlib.sha256(b"other").hexdigest()}"}}'
+    )
+    with pytest.raises(ArtifactError, match="has changed"):
+        store.read(replace(_version(), manifest={}))
