@@ -24,7 +24,11 @@ from utils.local import LocalAirflow
 TRAIN, PREDICT = "train_flight_delay", "predict_flight_delay"
 STEP = timedelta(minutes=10)
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [
+    pytest.mark.timeout(600),
+    # A process that is stopped in the middle of a request leaves its socket to the collector.
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 
 @pytest.fixture(scope="module")

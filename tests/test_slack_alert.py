@@ -658,3 +658,33 @@ def test_many_callbacks_at_once_tell_each_run_once(slack):
     assert sorted(message.split("*")[1] for message in slack.texts) == [
         f"predict_m{n}" for n in range(4)
     ]
+
+
+def test_a_failed_run_is_told_by_the_task_that_failed_first(slack, clock):
+    """Airflow's context has the last task that failed, which often only echoes an earlier one."""
+    first = dag_context()
+    first["task_instance"] = SimpleNamespace(
+        **{**vars(first["task_instance"]), "task_id": "plan", "map_index": -1, "try_number": 1}
+    )
+    record_error({**first, "exception": ContractError("features_query", ["has no entity_id"])})
+    clock.now += timedelta(seconds=5)
+    record_error({**dag_context(), "exception": ValueError("nothing was planned")})
+    fail_alert(dag_context(start_date=START))
+    [told] = slack.texts
+    assert "task *plan*" in told
+    assert "has no entity_id" in told
+    assert "/tasks/plan?try_number=1" in told
+
+
+def test_the_errors_of_a_run_before_it_was_cleared_are_not_told_again(slack, clock):
+    """A cleared run starts anew, and so does the search for what failed first."""
+    before = dag_context()
+    before["task_instance"] = SimpleNamespace(
+        **{**vars(before["task_instance"]), "task_id": "plan", "map_index": -1}
+    )
+    record_error({**before, "exception": ContractError("features_query", ["is old"])})
+    clock.now += timedelta(hours=1)
+    fail_alert(dag_context(start_date=clock.now))
+    [told] = slack.texts
+    assert "task *score[2]*" in told
+    assert "is old" not in told

@@ -28,6 +28,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from functools import wraps
 from threading import Thread
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar
 from urllib.parse import quote, urlsplit
 from uuid import uuid4
@@ -148,15 +149,16 @@ def record_failure(context: Context) -> None:
     """Put a failed run into the outbox, without sending; if there is no outbox, send at once."""
     from batch_jobs import messages, outbox
 
-    task, run, exception = _task_try(context), _run_key(context), context.get("exception")
+    run, exception = _run_key(context), context.get("exception")
 
     def put(warehouse: Warehouse, now: datetime) -> None:
-        error = None
+        told = _of_the_first(context, warehouse)
+        task, error = _task_try(told), None
         if task is not None and exception is not None:
             error = _remember(warehouse, task, exception)
         elif task is not None:
             error = outbox.recall_error(warehouse, task)
-        cause, failed = _describe(context, error)
+        cause, failed = _describe(told, error)
         readers = _readers(warehouse, failed.model, now)
         outbox.record_failure(
             warehouse,
@@ -360,6 +362,23 @@ def _span(context: Context) -> tuple[datetime, datetime] | None:
 def _model(dag_id: str) -> str | None:
     kind, _, model = dag_id.partition("_")
     return model if kind in {"predict", "train"} and model else None
+
+
+def _of_the_first(context: Context, warehouse: Warehouse) -> Context:
+    """A DAG's context about the task that failed first; the last one often only echoes it."""
+    from batch_jobs import outbox
+
+    last, task = _task_instance(context), _task_try(context)
+    if context.get("reason") != "task_failure" or task is None:
+        return context
+    first = outbox.first_failed(warehouse, task, _get(context.get("dag_run"), "start_date"))
+    if first is None or _name(first) == _name(task):
+        return context
+    path = quote(first.task_id) + (f"/mapped/{first.map_index}" if first.map_index >= 0 else "")
+    log_url = str(_get(last, "log_url") or "").rpartition("/tasks/")[0]
+    log_url = log_url and f"{log_url}/tasks/{path}?try_number={first.try_number}"
+    known = {"log_url": log_url, "task": _get(last, "task")}
+    return {**context, "ti": SimpleNamespace(**vars(first), **known), "task_instance": None}
 
 
 def _attempt(context: Context) -> tuple[int, int] | None:

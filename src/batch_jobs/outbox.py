@@ -261,6 +261,26 @@ def recall_error(warehouse: Warehouse, task: TaskTry) -> str | None:
     return None if found is None else str(found)
 
 
+def first_failed(warehouse: Warehouse, task: TaskTry, since: datetime | None) -> TaskTry | None:
+    """The task of the same run that failed first, of those that left an exception.
+
+    Args:
+        warehouse: where the errors are kept.
+        task: a task of the run.
+        since: when the run started, anew if it was cleared.
+    """
+    with warehouse.read() as connection:
+        row = connection.execute(
+            text("""
+                SELECT dag_id, run_id, task_id, map_index, try_number FROM task_errors
+                WHERE dag_id = :dag_id AND run_id = :run_id AND recorded_at >= :since
+                ORDER BY recorded_at LIMIT 1
+            """),
+            {**vars(task), "since": stored_time(since) if since else ""},
+        ).one_or_none()
+    return None if row is None else TaskTry(*row)
+
+
 def served(warehouse: Warehouse, model: str) -> Served | None:
     """What readers of a model's predictions see now; None if nothing was ever published."""
     with warehouse.read() as connection:
