@@ -331,6 +331,13 @@ def test_the_columns_of_labels_are_required():
         check_labels(MODEL, pd.DataFrame({"entity_id": ["order-1"]}))
 
 
+def test_labels_of_a_population_say_of_which_moment_they_are():
+    """Otherwise a customer's label of one snapshot would be joined to all of them."""
+    population = MODEL.model_copy(update={"mode": "replace"})
+    with pytest.raises(ContractError, match="does not return as_of"):
+        check_labels(population, _labels({}))
+
+
 def test_two_labels_for_one_key_are_refused():
     """Nobody could say which of them is true."""
     with pytest.raises(ContractError, match="duplicated in 2 of 2 rows"):

@@ -83,7 +83,9 @@ def check_labels(model: BatchModel, frame: pd.DataFrame) -> pd.DataFrame:
         ContractError: a column is missing, a key is bad, a label is null or a time unreadable.
     """
     subject = f"labels_query of {model.name}"
-    _require_columns(subject, frame, ["entity_id", "label", "known_at"])
+    # A population is labelled at each snapshot: by key alone, one would get another's label.
+    moment = ["as_of"] if model.mode == "replace" else []
+    _require_columns(subject, frame, ["entity_id", *moment, "label", "known_at"])
     moments = [name for name in ("as_of", "known_at") if name in frame]
     frame = frame.reset_index(drop=True)
     frame = frame.assign(

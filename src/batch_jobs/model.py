@@ -117,7 +117,7 @@ class BatchModel(_Frozen):
             `[start, end)`. Uses nothing that was not known at `as_of`, and is additive: a long
             interval returns exactly the union of its parts.
         labels_query: SQL with `:start` and `:end` over the same `as_of`; returns `entity_id`,
-            `label` and `known_at` (when the outcome became known).
+            `label` and `known_at` (when the outcome became known), and in `replace` mode `as_of`.
         features: name and kind of every feature, in the order the estimator sees them.
         estimator: function that returns an unfitted scikit-learn estimator. Heavy imports
             belong inside it: Airflow reads this file every 30 seconds.
