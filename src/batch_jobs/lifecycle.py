@@ -247,8 +247,8 @@ def _judge_against(
     if serving is not None:
         try:
             judged = training.judge(model, load_estimator(store, model, serving), split.judge)
-        except ArtifactError as error:
-            log.warning("the champion cannot be judged: %s", error)
+        except Exception as error:  # noqa: BLE001 - whatever ails it, it may not stop its successor
+            log.warning("the champion cannot be judged: %s: %s", type(error).__name__, error)
     return gate.decide(
         model.gate,
         split.judge["as_of"],

@@ -1,0 +1,285 @@
+"""A version is trained, judged and promoted; whatever goes wrong, the champion goes on serving."""
+
+import hashlib
+import json
+import shutil
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from batch_jobs import Number, lifecycle, registry
+from batch_jobs.artifacts import ModelStore, serialize
+from batch_jobs.catalog import load_model
+from batch_jobs.errors import (
+    ArtifactError,
+    ConfigurationError,
+    ContractError,
+    IntervalError,
+    NoChampionError,
+    TrainingDataError,
+    UnknownModelError,
+)
+from batch_jobs.warehouse import Warehouse
+from tests.attempts import ask
+
+TRAINED = datetime(2024, 3, 1, tzinfo=UTC)
+EARLIER = TRAINED - timedelta(hours=6)
+
+
+def _change(settings, sql):
+    with Warehouse(settings.warehouse).write() as connection:
+        return connection.execute(text(sql))
+
+
+def _champion(settings, name="orders"):
+    return registry.champion(Warehouse(settings.warehouse), name)
+
+
+def _artifact(settings, version):
+    return Path(settings.model_store) / version.model / version.version / "model.joblib"
+
+
+def _recorded(settings):
+    return ask(
+        Warehouse(settings.warehouse),
+        "SELECT version, action, reason FROM promotions "
+        "WHERE model = 'orders' ORDER BY promotion_id",
+    )[1:]
+
+
+@pytest.fixture
+def challenger(shop):
+    """A second version of `orders`, trained on six hours less, and not promoted."""
+    return lifecycle.train(shop, "orders", EARLIER)
+
+
+@pytest.fixture
+def refused(shop):
+    """A version that learnt from turned labels, so that the gate keeps it out."""
+    _change(shop, "UPDATE orders SET returned = 1 - returned WHERE placed_at < '2024-02-26'")
+    return lifecycle.train(shop, "orders", TRAINED)
+
+
+def test_training_registers_a_version_and_promotes_nobody(shop, challenger):
+    """The manifest says what it was made of and from."""
+    assert _champion(shop).version != challenger.version
+    manifest = json.loads((_artifact(shop, challenger).parent / "manifest.json").read_text())
+    assert manifest == challenger.manifest
+    assert manifest["features"] == {"amount": "number", "country": "category"}
+    assert (manifest["as_of"], manifest["cut"]) == (
+        "2024-02-29T18:00:00+00:00",
+        "2024-02-25T18:00:00+00:00",
+    )
+
+
+def test_a_challenger_is_judged_against_the_champion_on_the_same_rows(shop, challenger):
+    """The report names the champion and has the metrics of all three."""
+    assert challenger.gate["champion"] == _champion(shop).version
+    assert set(challenger.gate["metrics"]) == {"challenger", "champion", "baseline"}
+    assert challenger.gate["rows"] == challenger.manifest["rows_judged"]
+
+
+def test_training_as_of_the_same_moment_gives_the_same_version(shop):
+    """What happened since changes nothing: neither new rows nor labels that ripened."""
+    champion = _champion(shop)
+    _change(shop, "UPDATE orders SET returned = 1 - returned WHERE settled_at > '2024-03-01T00'")
+    assert lifecycle.train(shop, "orders", TRAINED).version == champion.version
+
+
+@pytest.mark.parametrize(
+    ("as_of", "error"),
+    [
+        (datetime.now(UTC) + timedelta(hours=1), "that is in the future"),
+        (datetime(2024, 3, 1), "has no UTC offset"),
+    ],
+)
+def test_training_as_of_the_future_or_of_no_certain_time_is_refused(shop, as_of, error):
+    """Nobody knows yet what will be known then."""
+    with pytest.raises(IntervalError, match=error):
+        lifecycle.train(shop, "orders", as_of)
+
+
+def test_an_unknown_model_is_told_the_known_ones(shop):
+    """Before anything else is looked at."""
+    with pytest.raises(UnknownModelError, match="known models: customers, orders"):
+        lifecycle.train(shop, "order", TRAINED)
+
+
+@pytest.mark.parametrize(
+    ("sql", "as_of", "error", "words"),
+    [
+        ("SELECT 1", datetime(2023, 1, 1, tzinfo=UTC), TrainingDataError, "0 labelled rows"),
+        ("UPDATE orders SET returned = 1", TRAINED, TrainingDataError, "needs two classes"),
+        ("DROP TABLE orders", TRAINED, ContractError, "no such table: orders"),
+        ("UPDATE orders SET entity_id = 'x'", TRAINED, ContractError, "is duplicated in 2,880 of"),
+        ("UPDATE orders SET settled_at = NULL", TRAINED, ContractError, "known_at is null"),
+    ],
+)
+def test_a_training_that_fails_registers_nothing(shop, sql, as_of, error, words):
+    """Neither in the ledger nor in the store; the champion stays."""
+    champion, files = _champion(shop), sorted(Path(shop.model_store).rglob("*"))
+    _change(shop, sql)
+    with pytest.raises(error, match=words):
+        lifecycle.train(shop, "orders", as_of)
+    assert (_champion(shop), sorted(Path(shop.model_store).rglob("*"))) == (champion, files)
+
+
+def test_an_unwritable_store_is_found_out_before_training(shop, tmp_path):
+    """Even before it is found out that there is nothing to learn from."""
+    (tmp_path / "file").touch()
+    settings = replace(shop, model_store=str(tmp_path / "file" / "models"))
+    with pytest.raises(ConfigurationError, match=r"model store .* cannot be written: Not a dir"):
+        lifecycle.train(settings, "orders", datetime(2023, 1, 1, tzinfo=UTC))
+
+
+def test_rows_that_do_not_fit_are_left_out_and_told(shop, caplog):
+    """A few bad rows of weeks do not stop the training."""
+    _change(shop, "UPDATE orders SET amount = -1 WHERE entity_id IN ('order-00007', 'order-00008')")
+    lifecycle.train(shop, "orders", TRAINED)
+    assert (
+        "2 rows do not fit the contract and are left out, e.g. order-00007: amount" in caplog.text
+    )
+
+
+@pytest.mark.parametrize("harm", ["flip", "remove", "not an estimator"])
+def test_a_champion_that_cannot_be_judged_does_not_stop_training(shop, harm):
+    """The report says so; its successor is judged by the baseline alone."""
+    champion = _champion(shop)
+    path = _artifact(shop, champion)
+    if harm == "remove":
+        path.unlink()
+    elif harm == "flip":
+        path.write_bytes(path.read_bytes()[:-1] + b"x")
+    else:
+        _become_champion(shop, serialize("not an estimator"))
+    gate = lifecycle.train(shop, "orders", EARLIER).gate
+    assert gate["reasons"] == [f"the champion {_champion(shop).version} cannot score these rows"]
+    assert gate["promote"]
+
+
+def _become_champion(settings, artifact):
+    """Register and promote bytes as they are."""
+    before = _champion(settings)
+    odd = replace(before, version="odd", sha256=hashlib.sha256(artifact).hexdigest())
+    ModelStore(settings.model_store).write("orders", "odd", artifact, {})
+    warehouse = Warehouse(settings.warehouse)
+    registry.register(warehouse, odd)
+    registry.promote(
+        warehouse, odd, expected=before.version, action="promote", actor="tests", reason="odd"
+    )
+
+
+def test_the_newest_version_is_promoted_if_its_gate_says_so(shop, challenger):
+    """With the gate's reason as the reason, and the one before it kept on record."""
+    answer = lifecycle.promote(shop, "orders", actor="ann")
+    assert (answer.outcome, answer.champion) == ("promoted", challenger.version)
+    assert _champion(shop) == challenger
+    assert _recorded(shop) == [(challenger.version, "promote", answer.reason)]
+
+
+def test_promoting_the_champion_changes_nothing(shop):
+    """A repeated task writes no second row."""
+    answer = lifecycle.promote(shop, "orders", _champion(shop).version, actor="ann")
+    assert (answer.outcome, _recorded(shop)) == ("unchanged", [])
+
+
+def test_a_challenger_that_the_gate_refuses_is_kept_out(shop, refused):
+    """The answer tells all its reasons, and who goes on serving."""
+    champion = _champion(shop)
+    answer = lifecycle.promote(shop, "orders", actor="ann")
+    assert (answer.outcome, answer.champion) == ("kept", champion.version)
+    assert "shown to be worse" in answer.reason
+    assert (_champion(shop), _recorded(shop)) == (champion, [])
+
+
+def test_a_reason_overrules_the_gate_and_is_recorded(shop, refused):
+    """Somebody answers for it by name."""
+    lifecycle.promote(shop, "orders", actor="ann", reason="the labels were turned")
+    assert _champion(shop) == refused
+    assert _recorded(shop) == [(refused.version, "promote", "the labels were turned")]
+
+
+def test_a_challenger_judged_against_somebody_else_is_not_promoted(shop, challenger):
+    """Of two challengers of one champion, the second must be judged again."""
+    second = lifecycle.train(shop, "orders", EARLIER - timedelta(hours=6))
+    lifecycle.promote(shop, "orders", challenger.version, actor="ann")
+    with pytest.raises(ArtifactError, match=f"but {challenger.version} serves now; train again"):
+        lifecycle.promote(shop, "orders", second.version, actor="bob")
+    assert _champion(shop) == challenger
+
+
+def test_a_model_without_a_version_has_nothing_to_promote(shop):
+    """The error says what to run."""
+    _change(shop, "DROP TRIGGER promotions_keep_delete")
+    _change(shop, "DELETE FROM promotions")
+    _change(shop, "DELETE FROM model_versions")
+    with pytest.raises(
+        ArtifactError, match="no trained version yet; run `batch-jobs train orders`"
+    ):
+        lifecycle.promote(shop, "orders", actor="ann")
+    with pytest.raises(NoChampionError, match="train orders --as-of TIME"):
+        lifecycle.require_champion(Warehouse(shop.warehouse), "orders")
+
+
+def test_a_rollback_makes_an_earlier_version_serve_again(shop, challenger):
+    """It is recorded as what it is; doing it twice changes nothing."""
+    first = _champion(shop)
+    lifecycle.promote(shop, "orders", actor="ann")
+    for outcome in ("promoted", "unchanged"):
+        answer = lifecycle.rollback(shop, "orders", first.version, actor="bob", reason="too eager")
+        assert answer.outcome == outcome
+    assert _champion(shop) == first
+    assert _recorded(shop)[1:] == [(first.version, "rollback", "too eager")]
+
+
+@pytest.mark.parametrize("act", [lifecycle.promote, lifecycle.rollback])
+@pytest.mark.parametrize(
+    ("harm", "words"),
+    [
+        (lambda path: path.write_bytes(b"<html>"), "has changed"),
+        (lambda path: shutil.rmtree(path.parent), "cannot be read"),
+    ],
+)
+def test_a_version_that_does_not_load_never_becomes_the_champion(
+    shop, challenger, act, harm, words
+):
+    """It is loaded to prove it, before anything is written."""
+    champion = _champion(shop)
+    harm(_artifact(shop, challenger))
+    with pytest.raises(ArtifactError, match=words):
+        act(shop, "orders", challenger.version, actor="ann", reason="hope")
+    assert (_champion(shop), _recorded(shop)) == (champion, [])
+
+
+@pytest.mark.parametrize("version", ["20990101T0000-00000000", "../orders/v1", ""])
+def test_an_unknown_version_is_refused(shop, version):
+    """Whatever it looks like."""
+    with pytest.raises(ArtifactError, match="orders has no version"):
+        lifecycle.rollback(shop, "orders", version, actor="ann", reason="typo")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda features: {"amount": features["amount"]},
+        lambda features: {**features, "country": Number()},
+        lambda features: dict(reversed(features.items())),
+    ],
+)
+def test_a_version_trained_on_other_features_does_not_score(shop, change):
+    """Fewer, of another kind or in another order: the error lists both and says to train."""
+    model = load_model("orders", shop.models)
+    changed = model.model_copy(update={"features": change(model.features)})
+    with pytest.raises(
+        ArtifactError, match=r"trained with .*amount \(number\), country .* now declares .* train"
+    ):
+        lifecycle.load_estimator(ModelStore(shop.model_store), changed, _champion(shop))
+
+
+def test_a_population_is_trained_on_snapshots_spread_over_its_history(shop):
+    """Each of the eight has all fifty customers; half of them judge."""
+    manifest = _champion(shop, "customers").manifest
+    assert (manifest["rows_fit"], manifest["rows_judged"]) == (200, 200)
