@@ -246,6 +246,20 @@ def close_part(warehouse: Warehouse, part: Part, token: str, counts: Counts) -> 
         )
 
 
+def has_doubled_reject(warehouse: Warehouse, run_id: int) -> bool:
+    """Whether an entity was rejected twice, or rejected and scored, in different chunks."""
+    with warehouse.read() as connection:
+        found = connection.scalar(
+            text("""
+                SELECT 1 FROM (SELECT entity_id, count(*) AS times FROM rejected_rows
+                               WHERE run_id = :run_id GROUP BY entity_id) AS r
+                LEFT JOIN predictions AS p ON p.run_id = :run_id AND p.entity_id = r.entity_id
+                WHERE r.times > 1 OR p.entity_id IS NOT NULL LIMIT 1"""),
+            {"run_id": run_id},
+        )
+        return found is not None
+
+
 def fail(warehouse: Warehouse, run_id: int, error: str) -> None:
     """Give up a run that is still staging; the reason stays in the ledger."""
     with warehouse.write() as connection:

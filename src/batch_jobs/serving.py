@@ -115,7 +115,13 @@ def plan_due(settings: Settings, name: str, newest: Interval, token: str) -> lis
         missed = [gap for gap in missed if gap not in busy]
     if missed:
         log.info("%d missed intervals are published first, from %s on", len(missed), missed[0])
-    return [plan(settings, name, interval, token) for interval in [*missed, newest]]
+    runs = []
+    for gap in missed:
+        try:
+            runs.append(plan(settings, name, gap, token))
+        except FencedError as error:
+            log.info("left to a newer attempt: %s", error)
+    return [*runs, plan(settings, name, newest, token)]
 
 
 def score(
@@ -148,6 +154,8 @@ def score(
             counts += _score_chunk(warehouse, model, estimator, run, opened, token, chunk)
             if progress:
                 progress(len(chunk))
+        if counts.rejected and ledger.has_doubled_reject(warehouse, run_id):
+            raise _duplicates(warehouse, model, run.interval)
         ledger.close_part(warehouse, opened, token, counts)
     except FencedError:
         raise
@@ -244,7 +252,7 @@ def _key_ranges(
             text(f"""
                 SELECT min(entity_id) FROM (
                   SELECT entity_id, ntile(:parts) OVER (ORDER BY entity_id) AS part
-                  FROM ({model.features_query}) AS f) AS ranked
+                  FROM (\n{model.features_query}\n) AS f) AS ranked
                 WHERE part > 1 GROUP BY part ORDER BY part"""),  # noqa: S608
             {**bounds(interval), "parts": parts},
         ).all()
@@ -258,11 +266,17 @@ def _read(
     warehouse: Warehouse, model: BatchModel, interval: Interval, part: Part
 ) -> Iterator[pd.DataFrame]:
     query, values = model.features_query, dict(bounds(interval))
-    edges = (("key_from", ">=", part.key_from), ("key_to", "<", part.key_to))
-    wanted = [f"entity_id {sign} :{name}" for name, sign, key in edges if key is not None]
+    wanted = {}
+    if part.key_from is not None:
+        wanted["key_from"] = (part.key_from, "entity_id >= :key_from")
+    if part.key_to is not None:
+        # A key that is NULL belongs to the first range: it must be read to be refused.
+        null = " OR entity_id IS NULL" if part.key_from is None else ""
+        wanted["key_to"] = (part.key_to, f"(entity_id < :key_to{null})")
     if wanted:
-        query = f"SELECT * FROM ({query}) AS f WHERE {' AND '.join(wanted)}"  # noqa: S608
-        values |= {name: key for name, _, key in edges if key is not None}
+        condition = " AND ".join(sql for _, sql in wanted.values())
+        query = f"SELECT * FROM (\n{query}\n) AS f WHERE {condition}"  # noqa: S608
+        values |= {name: key for name, (key, _) in wanted.items()}
     return warehouse.stream(query, values, model.chunk_rows)
 
 
@@ -305,7 +319,7 @@ def _duplicates(warehouse: Warehouse, model: BatchModel, interval: Interval) -> 
     with warehouse.read() as connection:
         found = connection.execute(
             text(f"""
-                SELECT entity_id, count(*) AS times FROM ({model.features_query}) AS f
+                SELECT entity_id, count(*) AS times FROM (\n{model.features_query}\n) AS f
                 GROUP BY entity_id HAVING count(*) > 1 ORDER BY entity_id"""),  # noqa: S608
             bounds(interval),
         ).all()
