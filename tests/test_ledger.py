@@ -246,6 +246,19 @@ def test_a_long_run_covers_several_intervals_and_two_may_share_one(warehouse):
     assert _gaps(warehouse, tick(6).end) == [str(tick(5)), str(tick(6))]
 
 
+def test_in_replace_mode_gaps_are_told_though_readers_do_not_feel_them(warehouse):
+    """The newest population is fresh, whatever was missed before it."""
+    publish(warehouse, tick(0), {"a": 0.1}, mode="replace")
+    publish(warehouse, tick(2), {"a": 0.1}, mode="replace")
+    assert _gaps(warehouse, tick(2).end) == [str(tick(1))]
+    assert ledger.fresh_until(warehouse, "orders") == tick(2).end
+
+
+def test_before_the_first_publication_nothing_is_fresh(warehouse):
+    """There is no watermark yet."""
+    assert ledger.fresh_until(warehouse, "orders") is None
+
+
 def test_an_interval_that_was_published_in_part_is_a_gap(warehouse):
     """Also the very first one: the watermark waits for its other half."""
     publish(warehouse, span(3, 7), {})

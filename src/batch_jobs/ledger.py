@@ -14,7 +14,6 @@ import math
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
-from itertools import islice
 from typing import Any
 
 from sqlalchemy import Connection, Row, text
@@ -340,12 +339,16 @@ def gaps(
         since: leave out intervals that start before this moment.
     """
     with warehouse.read() as connection:
-        due_from = connection.scalar(
-            text("SELECT due_from FROM serving_heads WHERE model = :model"), {"model": model}
+        # Up to the watermark nothing is missing, so years of history need no second look.
+        complete_until = connection.scalar(
+            text("""
+                SELECT CASE mode WHEN 'merge' THEN fresh_until ELSE due_from END
+                FROM serving_heads WHERE model = :model"""),
+            {"model": model},
         )
-        if due_from is None:
+        if complete_until is None:
             return []
-        left = max(filter(None, (floor_to_grid(schedule, loaded_time(due_from)), since)))
+        left = max(filter(None, (floor_to_grid(schedule, loaded_time(complete_until)), since)))
         spans = [
             (loaded_time(row.interval_start), loaded_time(row.interval_end))
             for row in connection.execute(
@@ -368,12 +371,22 @@ def _uncovered(
         while position < len(spans) and spans[position][1] <= interval.start:
             position += 1
         reached = interval.start
-        for start, end in islice(spans, position, None):
+        for place in range(position, len(spans)):
+            start, end = spans[place]
             if start > reached or reached >= interval.end:
                 break
             reached = max(reached, end)
         if reached < interval.end:
             yield interval
+
+
+def fresh_until(warehouse: Warehouse, model: str) -> datetime | None:
+    """The end of the newest interval up to which every due one is published, if any ever was."""
+    with warehouse.read() as connection:
+        stored = connection.scalar(
+            text("SELECT fresh_until FROM serving_heads WHERE model = :model"), {"model": model}
+        )
+        return None if stored is None else loaded_time(stored)
 
 
 def being_staged(warehouse: Warehouse, model: str, since: datetime) -> set[Interval]:

@@ -98,18 +98,18 @@ def plan_due(settings: Settings, name: str, newest: Interval, token: str) -> lis
     warehouse.require_schema()
     missed: list[Interval] = []
     if model.mode == "merge":
-        every = ledger.gaps(warehouse, name, model.schedule, newest.start)
-        missed = [gap for gap in every if gap.start >= newest.start - model.look_back]
-        if len(missed) < len(every):
+        oldest = newest.start - model.look_back
+        missed = ledger.gaps(warehouse, name, model.schedule, newest.start, since=oldest)
+        fresh = ledger.fresh_until(warehouse, name)
+        if fresh is not None and fresh < oldest:
             log.warning(
-                "%d due intervals from %s on are older than the look-back of %s and stay "
+                "due intervals from %s on are older than the look-back of %s and stay "
                 "unpublished; publish them with `batch-jobs backfill %s --start %s --end %s`",
-                len(every) - len(missed),
-                every[0],
+                fresh.isoformat(),
                 model.look_back,
                 name,
-                every[0].start.isoformat(),
-                (newest.start - model.look_back).isoformat(),
+                fresh.isoformat(),
+                oldest.isoformat(),
             )
         busy = ledger.being_staged(warehouse, name, datetime.now(UTC) - ABANDONED_AFTER)
         missed = [gap for gap in missed if gap not in busy]
