@@ -115,7 +115,7 @@ def test_intervals_are_not_of_zero_length(bag):
     """A plain cron string would give start == end in Airflow 3."""
     predict, train = bag.dags["predict_flight_delay"], bag.dags["train_flight_delay"]
     assert isinstance(predict.timetable, CronDataIntervalTimetable)
-    assert (predict.timetable.expression, str(predict.timetable.timezone.name)) == (
+    assert (predict.timetable.expression, str(predict.timetable.timezone)) == (
         "*/10 * * * *",
         "UTC",
     )
@@ -142,6 +142,7 @@ def test_a_promotion_announces_the_champion_that_predictions_read(bag):
     ("name", "value"),
     [
         ("interval_start", "yesterday; rm -rf /"),
+        ("interval_start", "2026-11-22T15:00:00"),
         ("interval_end", 20261122),
         ("force", "yes"),
     ],

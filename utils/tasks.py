@@ -50,18 +50,22 @@ Done = TypeVar("Done")
 WAREHOUSE_CONNECTION_ID = "warehouse"
 # How Airflow's connection types are spelled in a SQLAlchemy URL.
 DRIVERS = {"postgres": "postgresql+psycopg", "postgresql": "postgresql+psycopg"}
+# JSON schema's own date-time format is not enforced, so the pattern is.
+_TIME: dict[str, Any] = {
+    "type": ["null", "string"],
+    "format": "date-time",
+    "pattern": r"^\d{4}-\d\d-\d\dT\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:\d\d)$",
+}
 SPAN_PARAMS = {
     "interval_start": Param(
         None,
-        type=["null", "string"],
-        format="date-time",
+        **_TIME,
         title="Interval start",
         description="Score this interval instead of the newest due one; needs an end too.",
     ),
     "interval_end": Param(
         None,
-        type=["null", "string"],
-        format="date-time",
+        **_TIME,
         title="Interval end",
         description="Not included; must lie in the past.",
     ),
