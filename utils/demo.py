@@ -180,9 +180,9 @@ class Demo:
             run_id=run.run_id,
         )
         span = f"{_clock(run.interval_start)}-{_clock(run.interval_end)} UTC"
-        more = f"; the {ROWS_SHOWN} most likely to be late" if len(rows) > ROWS_SHOWN else ""
+        more = f" The {ROWS_SHOWN} likeliest:" if len(rows) > ROWS_SHOWN else ""
         table = Table(
-            title=f"{len(rows)} flights due for a prediction at {span}{more}",
+            title=f"{len(rows)} flights, {span}: will they arrive over 15 minutes late?{more}",
             title_justify="left",
             box=None,
             pad_edge=False,
@@ -377,8 +377,8 @@ def _summary(run: Row[Any]) -> str:
 def _bar(score: float) -> Text:
     filled = round(score * BAR)
     colour = "red" if score >= LIKELY else "yellow" if score >= LIKELY / 2 else "green"
-    bar = Text("█" * filled, style=colour)
-    return bar.append("░" * (BAR - filled), style="dim").append(f" {score:4.0%}", style=colour)
+    bar, rest = ("█" * filled, colour), ("░" * (BAR - filled), "dim")
+    return Text.assemble(bar, rest, (f" {score:4.0%}", colour))
 
 
 def _time(value: str) -> datetime:
