@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -27,10 +27,12 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 from rich.table import Table
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from batch_jobs import catalog, lifecycle, serving
 from batch_jobs.errors import BatchJobsError
 from batch_jobs.interval import Interval, parse_time
+from batch_jobs.redaction import first_line
 from batch_jobs.settings import Settings, model_packages
 from batch_jobs.warehouse import Warehouse
 
@@ -51,14 +53,22 @@ Force = Annotated[bool, typer.Option(help="Score again what is published already
 
 
 def main() -> None:
-    """Run the command line; our own errors become one line and an exit code."""
+    """Run the command line; our own errors and the database's become one line and an exit code."""
     try:
         app(standalone_mode=True)
     except BatchJobsError as error:
-        Console(stderr=True, soft_wrap=True, highlight=False).print(
-            f"error: {error}", style="bold red", markup=False
-        )
-        sys.exit(error.exit_code)
+        _fail(str(error), error.exit_code)
+    except SQLAlchemyError as error:
+        # Its own text shows the statement and the values bound to it.
+        cause = error.orig if isinstance(error, DBAPIError) else None
+        _fail(first_line(cause or error), BatchJobsError.exit_code)
+
+
+def _fail(line: str, exit_code: int) -> NoReturn:
+    Console(stderr=True, soft_wrap=True, highlight=False).print(
+        f"error: {line}", style="bold red", markup=False
+    )
+    sys.exit(exit_code)
 
 
 @app.callback()
