@@ -65,6 +65,19 @@ def shop(tmp_path, _trained_shop):
     return _settings_in(tmp_path / "shop")
 
 
+@pytest.fixture(scope="session")
+def flights_2013(tmp_path_factory):
+    """A warehouse with the real flights and weather of 2013, not moved; only to be read."""
+    from batch_jobs.samples import load_flights
+    from batch_jobs.warehouse import Warehouse
+
+    made = Warehouse(f"sqlite:///{tmp_path_factory.mktemp('flights')}/warehouse.db")
+    made.ensure_schema()
+    with made.write() as connection:
+        load_flights(connection, datetime(2013, 11, 1, tzinfo=UTC))
+    return made
+
+
 def _settings_in(folder):
     from batch_jobs.settings import Settings
 
