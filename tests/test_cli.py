@@ -283,34 +283,27 @@ def test_a_url_with_a_password_is_refused_without_it(run, monkeypatch, tmp_path)
         assert "hunter2" not in done.err
 
 
-def _process(*arguments, **environ):
-    return subprocess.run(
-        [sys.executable, "-m", "batch_jobs", *arguments],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join([".", "src"])} | environ,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def test_help_lists_every_command_and_says_what_each_does(run, monkeypatch):
+    """A person who types nothing but --help finds the way."""
+    monkeypatch.setenv("COLUMNS", "120")
+    done = run("--help")
+    for command in cli.app.registered_commands:
+        assert f" {command.name or command.callback.__name__} " in done.out
+        assert command.callback.__doc__
+    assert done.exit_code == 0
 
 
 def test_it_is_a_program(shop):
     """A process of its own, with its streams and its exit codes."""
-    environ = {
+    environ = os.environ | {
         "BATCH_JOBS_WAREHOUSE": shop.warehouse,
         "BATCH_JOBS_MODEL_STORE": shop.model_store,
-        "BATCH_JOBS_MODELS": ",".join(shop.models),
+        "PYTHONPATH": "src",
     }
-    done = _process("predict", "orders", *SPAN, "--json", **environ)
-    assert (done.returncode, json.loads(done.stdout)["state"]) == (0, "published")
-    wrong = _process("predict", "orders", *SPAN[:3], "2024-03-01", **environ)
-    assert (wrong.returncode, wrong.stdout, wrong.stderr.count("\n")) == (2, "", 1)
-
-
-def test_help_lists_every_command_and_says_what_each_does():
-    """Of the program, as a person types it."""
-    done = _process("--help", NO_COLOR="1", COLUMNS="120")
-    for command in cli.app.registered_commands:
-        name = command.name or command.callback.__name__
-        assert f" {name} " in done.stdout
-        assert command.callback.__doc__
-    assert done.returncode == 0
+    for arguments, expected in (
+        (["status", "--json"], (0, "[]\n", 0)),
+        (["gaps", "x"], (2, "", 1)),
+    ):
+        command = [sys.executable, "-m", "batch_jobs", *arguments]
+        done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == expected
