@@ -242,6 +242,7 @@ def test_a_rollback_makes_an_earlier_version_serve_again(shop, challenger):
         (lambda path: path.write_bytes(b"<html>"), "has changed"),
         (lambda path: shutil.rmtree(path.parent), "cannot be read"),
     ],
+    ids=["changed", "missing"],
 )
 def test_a_version_that_does_not_load_never_becomes_the_champion(
     shop, challenger, act, harm, words
@@ -268,6 +269,7 @@ def test_an_unknown_version_is_refused(shop, version):
         lambda features: {**features, "country": Number()},
         lambda features: dict(reversed(features.items())),
     ],
+    ids=["fewer", "another kind", "another order"],
 )
 def test_a_version_trained_on_other_features_does_not_score(shop, change):
     """Fewer, of another kind or in another order: the error lists both and says to train."""
