@@ -27,35 +27,33 @@ WITH bounds AS (
     WHERE as_of >= :start AND as_of < :end
 ),
 events AS (
-    -- the flights to score, and those that leave within half an hour of them
+    -- the flights to score
     SELECT
-        entity_id, as_of, as_of_minute AS minute, carrier, origin, dest,
-        CAST(NULL AS INTEGER) AS dep_delay, CAST(NULL AS INTEGER) AS made_up,
-        0 AS waiting, 0 AS scheduled_minute
-    FROM flights, bounds
-    WHERE as_of_minute BETWEEN earliest - 30 AND latest + 30
+        entity_id, as_of_minute AS minute, carrier, origin, dest,
+        CAST(NULL AS INTEGER) AS dep_delay, CAST(NULL AS INTEGER) AS made_up, 0 AS waiting
+    FROM flights
+    WHERE as_of >= :start AND as_of < :end
     UNION ALL
     -- departures, when they happen
-    SELECT NULL, NULL, departed_minute, carrier, origin, dest, dep_delay, NULL, 0, 0
+    SELECT NULL, departed_minute, carrier, origin, dest, dep_delay, NULL, 0
     FROM flights, bounds
     WHERE departed_minute BETWEEN earliest - 360 AND latest
     UNION ALL
-    -- landings, when they happen, with the minutes made up between the gates
-    SELECT NULL, NULL, landed_minute, carrier, origin, dest, NULL, dep_delay - arr_delay, 0, 0
+    -- landings, when they happen, with the minutes made up on the way
+    SELECT NULL, landed_minute, carrier, origin, dest, NULL, dep_delay - arr_delay, 0
     FROM flights, bounds
     WHERE landed_minute BETWEEN earliest - 720 AND latest
     UNION ALL
-    -- a flight that did not leave on time joins the queue of its airport at its scheduled time
-    SELECT
-        NULL, NULL, as_of_minute + 120, carrier, origin, dest, NULL, NULL, 1, as_of_minute + 120
+    -- a flight that does not leave on time joins the queue of its airport at its scheduled time
+    SELECT NULL, as_of_minute + 120, carrier, origin, dest, NULL, NULL, 1
     FROM flights, bounds
     WHERE as_of_minute BETWEEN earliest - 480 AND latest - 120
         AND (dep_delay > 0 OR dep_delay IS NULL)
     UNION ALL
     -- and quits it when it leaves, or after six hours
     SELECT
-        NULL, NULL, as_of_minute + 120 + CASE WHEN dep_delay < 360 THEN dep_delay ELSE 360 END,
-        carrier, origin, dest, NULL, NULL, -1, as_of_minute + 120
+        NULL, as_of_minute + 120 + CASE WHEN dep_delay < 360 THEN dep_delay ELSE 360 END,
+        carrier, origin, dest, NULL, NULL, -1
     FROM flights, bounds
     WHERE as_of_minute BETWEEN earliest - 480 AND latest - 120
         AND (dep_delay > 0 OR dep_delay IS NULL)
@@ -63,57 +61,34 @@ events AS (
 recent AS (
     SELECT
         entity_id,
-        as_of,
-        COUNT(entity_id) OVER around AS departures_around,
         SUM(waiting) OVER queue AS waiting,
-        minute * SUM(waiting) OVER queue
-            - SUM(waiting * scheduled_minute) OVER queue AS waiting_minutes,
-        CAST(SUM(dep_delay) OVER origin_2h AS DOUBLE PRECISION)
-            / COUNT(dep_delay) OVER origin_2h AS origin_delay_2h,
         CAST(SUM(dep_delay) OVER origin_6h AS DOUBLE PRECISION)
             / COUNT(dep_delay) OVER origin_6h AS origin_delay_6h,
         CAST(SUM(made_up) OVER origin_6h AS DOUBLE PRECISION)
             / COUNT(made_up) OVER origin_6h AS origin_made_up_6h,
         CAST(SUM(dep_delay) OVER carrier_3h AS DOUBLE PRECISION)
             / COUNT(dep_delay) OVER carrier_3h AS carrier_delay_3h,
-        CAST(SUM(made_up) OVER carrier_3h AS DOUBLE PRECISION)
-            / COUNT(made_up) OVER carrier_3h AS carrier_made_up_3h,
-        CAST(SUM(dep_delay) OVER carrier_origin_4h AS DOUBLE PRECISION)
-            / COUNT(dep_delay) OVER carrier_origin_4h AS carrier_origin_delay_4h,
-        CAST(SUM(dep_delay) OVER dest_6h AS DOUBLE PRECISION)
-            / COUNT(dep_delay) OVER dest_6h AS dest_delay_6h,
         CAST(SUM(made_up) OVER dest_12h AS DOUBLE PRECISION)
             / COUNT(made_up) OVER dest_12h AS dest_made_up_12h
     FROM events
     WINDOW
-        around AS (
-            PARTITION BY origin ORDER BY minute RANGE BETWEEN 30 PRECEDING AND 30 FOLLOWING
-        ),
         queue AS (PARTITION BY origin ORDER BY minute RANGE UNBOUNDED PRECEDING),
-        origin_2h AS (PARTITION BY origin ORDER BY minute RANGE 120 PRECEDING),
         origin_6h AS (PARTITION BY origin ORDER BY minute RANGE 360 PRECEDING),
         carrier_3h AS (PARTITION BY carrier ORDER BY minute RANGE 180 PRECEDING),
-        carrier_origin_4h AS (PARTITION BY carrier, origin ORDER BY minute RANGE 240 PRECEDING),
-        dest_6h AS (PARTITION BY dest ORDER BY minute RANGE 360 PRECEDING),
         dest_12h AS (PARTITION BY dest ORDER BY minute RANGE 720 PRECEDING)
 )
 SELECT
     flight.entity_id, flight.as_of, flight.carrier, flight.origin, flight.dest, flight.distance,
-    flight.scheduled_elapsed,
-    CAST(flight.distance AS DOUBLE PRECISION) / flight.scheduled_elapsed AS scheduled_speed,
+    flight.scheduled_elapsed, flight.local_weekday AS weekday,
     flight.local_hour * 60 + flight.local_minute AS minute_of_day,
-    flight.local_weekday AS weekday,
     weather.temp, weather.dewp, weather.humid, weather.wind_dir, weather.wind_speed,
     weather.wind_gust, weather.precip, weather.pressure, weather.visib,
-    recent.departures_around, recent.waiting, recent.waiting_minutes,
-    recent.origin_delay_2h, recent.origin_delay_6h, recent.origin_made_up_6h,
-    recent.carrier_delay_3h, recent.carrier_made_up_3h, recent.carrier_origin_delay_4h,
-    recent.dest_delay_6h, recent.dest_made_up_12h
+    recent.waiting, recent.origin_delay_6h, recent.origin_made_up_6h, recent.carrier_delay_3h,
+    recent.dest_made_up_12h
 FROM recent
 JOIN flights AS flight ON flight.entity_id = recent.entity_id
 LEFT JOIN weather
     ON weather.origin = flight.origin AND weather.minute = flight.as_of_minute / 60 * 60
-WHERE recent.as_of >= :start AND recent.as_of < :end
 """
 
 LABELS_QUERY = """
@@ -123,16 +98,14 @@ WHERE as_of >= :start AND as_of < :end AND arr_delay IS NOT NULL
 """
 
 FEATURES = {
-    # timetable and route: miles, minutes, miles a minute, minute and day of New York's week
+    # timetable and route: miles, minutes, day and minute of New York's week
     "carrier": Category(nullable=False),
     "origin": Category(one_of=("EWR", "JFK", "LGA"), nullable=False),
     "dest": Category(nullable=False),
     "distance": Number(ge=0, nullable=False),
     "scheduled_elapsed": Number(ge=0, nullable=False),
-    "scheduled_speed": Number(ge=0, nullable=False),
-    "minute_of_day": Number(ge=0, le=1439, nullable=False),
     "weekday": Number(ge=1, le=7, nullable=False),
-    "departures_around": Number(ge=1, nullable=False),
+    "minute_of_day": Number(ge=0, le=1439, nullable=False),
     # weather at the origin: Fahrenheit, percent, degrees, mph, inches, millibars, miles
     "temp": Number(),
     "dewp": Number(),
@@ -143,17 +116,12 @@ FEATURES = {
     "precip": Number(ge=0),
     "pressure": Number(),
     "visib": Number(ge=0),
-    # flights that should have left the origin and have not, and how long they have waited in all
+    # flights that should have left the origin in the last six hours and have not
     "waiting": Number(ge=0, nullable=False),
-    "waiting_minutes": Number(ge=0, nullable=False),
-    # mean minutes late at departure, and made up between the gates; none if no flight was seen
-    "origin_delay_2h": Number(),
+    # mean minutes late at departure, and made up on the way; none if no flight was seen
     "origin_delay_6h": Number(),
     "origin_made_up_6h": Number(),
     "carrier_delay_3h": Number(),
-    "carrier_made_up_3h": Number(),
-    "carrier_origin_delay_4h": Number(),
-    "dest_delay_6h": Number(),
     "dest_made_up_12h": Number(),
 }
 
@@ -163,8 +131,8 @@ def estimator() -> HistGradientBoostingClassifier:
     from sklearn.ensemble import HistGradientBoostingClassifier
 
     return HistGradientBoostingClassifier(
-        learning_rate=0.08,
-        max_iter=100,
+        learning_rate=0.1,
+        max_iter=60,
         max_leaf_nodes=15,
         min_samples_leaf=50,
         l2_regularization=1.0,
@@ -180,7 +148,7 @@ model = BatchModel(
     labels_query=LABELS_QUERY,
     features=FEATURES,
     estimator=estimator,
-    history=timedelta(weeks=12),
+    history=timedelta(weeks=8),
     holdout=timedelta(weeks=1),
     gate=Gate(min_rows=1000, at_least={"roc_auc": 0.6}),
     tags=("sample",),
