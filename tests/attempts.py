@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import text
 
-from batch_jobs import ledger, publication, registry
+from batch_jobs import publication, registry, staging
 from batch_jobs.interval import Interval
 from batch_jobs.ledger import Counts
 from batch_jobs.registry import ModelVersion
@@ -28,7 +28,7 @@ def claim(warehouse, interval, token=None, *, mode="merge", model="orders", rang
     """Claim an interval for a version that is registered as far as the ledger can see."""
     version = ModelVersion(model, "v1", "", "0" * 64, {"size_bytes": 0}, {}, {})
     registry.register(warehouse, version)
-    return ledger.claim(
+    return staging.claim(
         warehouse,
         model=model,
         interval=interval,
@@ -42,12 +42,12 @@ def claim(warehouse, interval, token=None, *, mode="merge", model="orders", rang
 def score(warehouse, run, rows, part=0, token=None, rejected=()):
     """Stage `{entity: score}` as one part of a run."""
     token = token or run.token
-    _, opened = ledger.open_part(warehouse, run.run_id, part, token)
-    ledger.stage(
+    _, opened = staging.open_part(warehouse, run.run_id, part, token)
+    staging.stage(
         warehouse, opened, token, [(key, value, None) for key, value in rows.items()], rejected
     )
     counts = Counts(len(rows) + len(rejected), len(rows), len(rejected))
-    ledger.close_part(warehouse, opened, token, counts)
+    staging.close_part(warehouse, opened, token, counts)
 
 
 def publish(warehouse, interval, rows, *, mode="merge", model="orders"):

@@ -16,7 +16,7 @@ ROOMS = {
     "words": {"errors", "interval", "model", "settings", "catalog", "redaction", "messages"},
     "pure": {"contract", "scoring", "training", "gate"},
     "stores": {
-        *("warehouse", "ledger", "publication", "registry", "artifacts", "outbox"),
+        *("warehouse", "ledger", "staging", "publication", "registry", "artifacts", "outbox"),
         "slack_webhook",
     },
     "doors": {"lifecycle", "serving", "samples", "cli", "__init__", "__main__"},

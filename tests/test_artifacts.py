@@ -109,11 +109,20 @@ def test_bytes_that_hold_no_estimator_any_more_are_an_error_of_the_artifact():
 
 def test_the_same_version_twice_keeps_the_first(store, tmp_path):
     """A version never changes once it has its name."""
-    store.write("orders", "v1", GOOD, {"first": True})
+    store.write("orders", "v1", GOOD, _version().manifest | {"sha256": _version().sha256})
     before = _files(tmp_path), (tmp_path / "models/orders/v1/manifest.json").read_bytes()
     store.write("orders", "v1", b"other", {"first": False})
     after = _files(tmp_path), (tmp_path / "models/orders/v1/manifest.json").read_bytes()
     assert before == after
+    assert store.read(_version()) == GOOD
+
+
+def test_training_a_version_again_mends_its_damaged_file(store, tmp_path):
+    """The same data give the same bytes, so the version can come back."""
+    manifest = {"sha256": _version().sha256}
+    store.write("orders", "v1", GOOD, manifest)
+    (tmp_path / "models/orders/v1/model.joblib").write_bytes(GOOD[:-1])
+    store.write("orders", "v1", GOOD, manifest)
     assert store.read(_version()) == GOOD
 
 

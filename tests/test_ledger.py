@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batch_jobs import ledger, publication
+from batch_jobs import ledger, publication, staging
 from batch_jobs.errors import ConfigurationError, FencedError, IncompleteError
 from batch_jobs.interval import due_between
 from batch_jobs.ledger import Counts
@@ -65,12 +65,12 @@ def test_other_intervals_and_other_models_are_not_fenced(warehouse):
 def test_a_fenced_attempt_is_stopped_at_every_later_step(warehouse):
     """Opening a part, staging, closing and publishing: nothing of it is seen."""
     run = claim(warehouse, tick(0), OLD)
-    _, part = ledger.open_part(warehouse, run.run_id, 0, OLD)
+    _, part = staging.open_part(warehouse, run.run_id, 0, OLD)
     claim(warehouse, tick(0), NEW)
     for act in (
-        lambda: ledger.open_part(warehouse, run.run_id, 0, OLD),
-        lambda: ledger.stage(warehouse, part, OLD, [("a", 0.5, None)]),
-        lambda: ledger.close_part(warehouse, part, OLD, Counts()),
+        lambda: staging.open_part(warehouse, run.run_id, 0, OLD),
+        lambda: staging.stage(warehouse, part, OLD, [("a", 0.5, None)]),
+        lambda: staging.close_part(warehouse, part, OLD, Counts()),
         lambda: publication.publish(warehouse, run.run_id),
     ):
         with pytest.raises(FencedError):
@@ -99,8 +99,8 @@ def test_staged_rows_are_invisible(warehouse):
 def test_a_part_that_is_opened_again_begins_anew(warehouse):
     """What the try before left half staged is gone, so nothing is counted twice."""
     run = claim(warehouse, tick(0), OLD)
-    _, part = ledger.open_part(warehouse, run.run_id, 0, NEW)
-    ledger.stage(warehouse, part, NEW, [("a", 0.1, None)], [("b", "bad", {})])
+    _, part = staging.open_part(warehouse, run.run_id, 0, NEW)
+    staging.stage(warehouse, part, NEW, [("a", 0.1, None)], [("b", "bad", {})])
     score(warehouse, run, {"a": 0.2, "c": 0.3}, token=NEWER)
     assert _staged(warehouse) == [("a", 0.2), ("c", 0.3)]
     assert ask(warehouse, "SELECT * FROM rejected_rows") == []
@@ -109,12 +109,12 @@ def test_a_part_that_is_opened_again_begins_anew(warehouse):
 def test_an_older_try_of_a_part_is_fenced_off_once_a_newer_one_opened_it(warehouse):
     """At opening, staging and closing."""
     run = claim(warehouse, tick(0), OLD)
-    _, part = ledger.open_part(warehouse, run.run_id, 0, NEW)
-    ledger.open_part(warehouse, run.run_id, 0, NEWER)
+    _, part = staging.open_part(warehouse, run.run_id, 0, NEW)
+    staging.open_part(warehouse, run.run_id, 0, NEWER)
     for act in (
-        lambda: ledger.open_part(warehouse, run.run_id, 0, NEW),
-        lambda: ledger.stage(warehouse, part, NEW, [("a", 0.1, None)]),
-        lambda: ledger.close_part(warehouse, part, NEW, Counts()),
+        lambda: staging.open_part(warehouse, run.run_id, 0, NEW),
+        lambda: staging.stage(warehouse, part, NEW, [("a", 0.1, None)]),
+        lambda: staging.close_part(warehouse, part, NEW, Counts()),
     ):
         with pytest.raises(FencedError, match="part 0: a newer try is scoring this part"):
             act()
@@ -125,7 +125,7 @@ def test_a_part_that_is_staged_already_is_left_alone(warehouse):
     """Whoever opens it again is told so, with its counts."""
     run = claim(warehouse, tick(0), OLD)
     score(warehouse, run, {"a": 0.1})
-    _, part = ledger.open_part(warehouse, run.run_id, 0, NEWER)
+    _, part = staging.open_part(warehouse, run.run_id, 0, NEWER)
     assert (part.staged, part.counts) == (True, Counts(1, 1))
     assert _staged(warehouse) == [("a", 0.1)]
 
@@ -143,9 +143,9 @@ def test_parts_do_not_disturb_each_other(warehouse):
 def test_a_failed_run_is_not_revived(warehouse):
     """Only a new attempt can score the interval; the error says how to start one."""
     run = claim(warehouse, tick(0), OLD)
-    ledger.fail(warehouse, run.run_id, "no reason")
+    staging.fail(warehouse, run.run_id, "no reason")
     with pytest.raises(IncompleteError, match=r"has failed: no reason; only a new attempt"):
-        ledger.open_part(warehouse, run.run_id, 0, OLD)
+        staging.open_part(warehouse, run.run_id, 0, OLD)
     assert claim(warehouse, tick(0), OLD).state == "failed"
     assert claim(warehouse, tick(0), NEW).state == "staging"
 
@@ -153,7 +153,7 @@ def test_a_failed_run_is_not_revived(warehouse):
 def test_a_published_run_cannot_be_failed(warehouse):
     """A late failure of a task does not take away what readers see."""
     run = publish(warehouse, tick(0), {"a": 0.5})
-    ledger.fail(warehouse, run.run_id, "too late")
+    staging.fail(warehouse, run.run_id, "too late")
     assert ledger.find_run(warehouse, run.run_id).state == "published"
 
 
@@ -204,10 +204,10 @@ def test_what_failed_runs_left_behind_is_swept(warehouse):
     score(warehouse, claim(warehouse, tick(0), model="other"), {"c": 0.5})
     left = claim(warehouse, tick(2))
     score(warehouse, left, {"d": 0.5, "e": 0.5})
-    ledger.fail(warehouse, left.run_id, "killed")
-    assert ledger.sweep(warehouse, "orders") == 2
+    staging.fail(warehouse, left.run_id, "killed")
+    assert staging.sweep(warehouse, "orders") == 2
     assert [key for key, _ in _staged(warehouse)] == ["a", "b", "c"]
-    assert ledger.sweep(warehouse, "orders") == 0
+    assert staging.sweep(warehouse, "orders") == 0
 
 
 def test_a_model_keeps_its_mode(warehouse):
@@ -289,7 +289,7 @@ def test_intervals_that_another_attempt_is_scoring_are_known(warehouse):
     for number in range(3):
         claim(warehouse, tick(number), OLD)
     publish(warehouse, tick(0), {})
-    ledger.fail(warehouse, claim(warehouse, tick(1), NEW).run_id, "")
+    staging.fail(warehouse, claim(warehouse, tick(1), NEW).run_id, "")
     now = ask(warehouse, "SELECT max(claimed_at) FROM prediction_runs")[0][0]
     later = pd.Timestamp(now).to_pydatetime() + timedelta(seconds=1)
     assert ledger.being_staged(warehouse, "orders", MIDNIGHT) == {tick(2)}

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batch_jobs import ledger, publication
+from batch_jobs import ledger, publication, staging
 from batch_jobs.errors import IncompleteError
 from batch_jobs.ledger import Counts
 from batch_jobs.warehouse import Warehouse
@@ -79,9 +79,9 @@ def test_counts_that_do_not_add_up_hold_the_run_back(warehouse, counts):
     """One row is stored; whatever else is reported is an error, and the last good rows stay."""
     publish(warehouse, tick(0), {"a": 0.1})
     run = claim(warehouse, tick(1))
-    _, part = ledger.open_part(warehouse, run.run_id, 0, run.token)
-    ledger.stage(warehouse, part, run.token, [("a", 0.9, None)])
-    ledger.close_part(warehouse, part, run.token, counts)
+    _, part = staging.open_part(warehouse, run.run_id, 0, run.token)
+    staging.stage(warehouse, part, run.token, [("a", 0.9, None)])
+    staging.close_part(warehouse, part, run.token, counts)
     with pytest.raises(IncompleteError, match="were reported, but 1 scored and 0 rejected rows"):
         publication.publish(warehouse, run.run_id)
     assert seen(warehouse) == {"a": 0.1}
@@ -101,7 +101,7 @@ def test_a_failed_run_is_not_published(warehouse):
     """Also if all of it is staged."""
     run = claim(warehouse, tick(0))
     score(warehouse, run, {"a": 0.1})
-    ledger.fail(warehouse, run.run_id, "no reason")
+    staging.fail(warehouse, run.run_id, "no reason")
     with pytest.raises(IncompleteError, match="has failed"):
         publication.publish(warehouse, run.run_id)
 
@@ -281,14 +281,14 @@ def test_a_reader_beside_many_publications_sees_only_whole_states(warehouse, mod
 
 KILLED = """
     import os, signal, sys
-    from batch_jobs import ledger, publication
+    from batch_jobs import publication, staging
     from batch_jobs.warehouse import Warehouse
     from tests.attempts import claim, score, tick
 
     point, warehouse = sys.argv[2], Warehouse(sys.argv[1])
     die = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
     if point == "mid-stage":
-        ledger._require_part = die
+        staging._require_part = die
     if point == "mid-publish":
         publication._advance_watermark = die
     run = claim(warehouse, tick(1))

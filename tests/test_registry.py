@@ -35,10 +35,17 @@ def test_a_version_is_found_as_it_was_registered(versions):
     assert registry.find_version(versions, "orders", "v2") == _version("v2", promote=True)
 
 
-def test_registering_a_version_again_keeps_the_first(versions):
-    """A repeated training answers with what is recorded, whatever it found this time."""
+def test_registering_other_bytes_under_a_name_keeps_the_first(versions):
+    """A promoted version cannot be swapped under its name."""
     again = registry.register(versions, _version("v2", digest="f" * 64, promote=False))
     assert again == _version("v2", promote=True)
+
+
+def test_training_the_same_bytes_again_takes_the_new_judgement(versions):
+    """The champion may have changed since, and with it the verdict."""
+    again = registry.register(versions, _version("v2", promote=False))
+    assert again == _version("v2", promote=False)
+    assert registry.newest_version(versions, "orders") == again
 
 
 def test_an_unknown_version_is_told(versions):

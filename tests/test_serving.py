@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from sqlalchemy import text
 
-from batch_jobs import ledger, lifecycle, registry, serving
+from batch_jobs import ledger, lifecycle, registry, serving, staging
 from batch_jobs.artifacts import ModelStore
 from batch_jobs.catalog import load_model
 from batch_jobs.errors import (
@@ -414,7 +414,7 @@ def test_a_missed_interval_that_a_newer_attempt_has_claimed_does_not_stop_the_ne
     early = new_token()
     serving.predict(shop, "orders", tick(0))
     by_hand = serving.plan(shop, "orders", tick(1), new_token())
-    ledger.fail(Warehouse(shop.warehouse), by_hand.run_id, "given up")
+    staging.fail(Warehouse(shop.warehouse), by_hand.run_id, "given up")
     runs = serving.plan_due(shop, "orders", tick(2), early)
     assert [run.interval for run in runs] == [tick(2)]
 

@@ -59,7 +59,7 @@ class ModelStore:
             ) from error
 
     def write(self, model: str, version: str, artifact: bytes, manifest: Mapping[str, Any]) -> None:
-        """Keep one version; writing the same version again keeps the first.
+        """Keep one version; writing it again changes nothing, unless its file was damaged.
 
         Raises:
             ConfigurationError: the store cannot be written, or its disk is full.
@@ -74,6 +74,10 @@ class ModelStore:
             if not final.exists():
                 temporary.rename(final)
                 _sync_folder(final.parent)
+            elif not _is_whole(final):
+                for name in (MANIFEST, ARTIFACT):
+                    (temporary / name).replace(final / name)
+                _sync_folder(final)
         except OSError as error:
             raise ConfigurationError(
                 f"the model store {self._root} cannot be written: {error.strerror}"
@@ -108,6 +112,16 @@ class ModelStore:
         if not VERSION_PATTERN.fullmatch(version):
             raise ArtifactError(f"{version!r} is not a model version")
         return self._root / model / version
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether the artifact is the one that its own manifest tells of."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_bytes())
+        content = (folder / ARTIFACT).read_bytes()
+    except (OSError, ValueError):
+        return False
+    return bool(manifest["sha256"] == hashlib.sha256(content).hexdigest())
 
 
 def _write_synced(path: Path, content: bytes) -> None:

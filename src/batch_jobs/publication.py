@@ -9,7 +9,8 @@ from typing import Any
 from sqlalchemy import Connection, Row, text
 
 from batch_jobs.errors import IncompleteError
-from batch_jobs.ledger import Counts, Run, counts_of, load_run, require_owner, span
+from batch_jobs.ledger import Counts, Run, counts_of, load_run, span
+from batch_jobs.staging import require_owner
 from batch_jobs.warehouse import Warehouse, stored_time
 
 

@@ -31,14 +31,19 @@ class ModelVersion:
 
 
 def register(warehouse: Warehouse, version: ModelVersion) -> ModelVersion:
-    """Record a version whose files are in the store; the same version again keeps the first."""
+    """Record a version whose files are in the store.
+
+    Training the very same bytes again keeps the version and takes the new judgement.
+    """
     with warehouse.write() as connection:
         connection.execute(
             text("""
                 INSERT INTO model_versions (model, version, as_of, created_at, sha256, size_bytes,
                   manifest, metrics, gate)
                 VALUES (:model, :version, :as_of, :now, :sha256, :size, :manifest, :metrics, :gate)
-                ON CONFLICT (model, version) DO NOTHING"""),
+                ON CONFLICT (model, version) DO UPDATE SET created_at = excluded.created_at,
+                  metrics = excluded.metrics, gate = excluded.gate
+                WHERE model_versions.sha256 = excluded.sha256"""),
             {
                 "model": version.model,
                 "version": version.version,

@@ -12,7 +12,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 from uuid6 import uuid7
 
-from batch_jobs import ledger, publication
+from batch_jobs import ledger, publication, staging
 from batch_jobs.artifacts import ModelStore
 from batch_jobs.catalog import load_model
 from batch_jobs.errors import BatchJobsError, ContractError, FencedError, IncompleteError
@@ -68,8 +68,8 @@ def plan(
     version = require_champion(warehouse, name)
     subject = f"features_query of {name}"
     warehouse.require_query(subject, model.features_query, bounds(interval))
-    ledger.sweep(warehouse, name)
-    run = ledger.claim(
+    staging.sweep(warehouse, name)
+    run = staging.claim(
         warehouse,
         model=name,
         interval=interval,
@@ -142,7 +142,7 @@ def score(
     model = load_model(name, settings.models)
     warehouse = Warehouse(settings.warehouse)
     warehouse.require_schema()
-    run, opened = ledger.open_part(warehouse, run_id, part, token)
+    run, opened = staging.open_part(warehouse, run_id, part, token)
     if opened.staged or run.state == "published":
         log.info("run %d part %d is staged already", run_id, part)
         return opened.counts
@@ -154,13 +154,13 @@ def score(
             counts += _score_chunk(warehouse, model, estimator, run, opened, token, chunk)
             if progress:
                 progress(len(chunk))
-        if counts.rejected and ledger.has_doubled_reject(warehouse, run_id):
+        if counts.rejected and staging.has_doubled_reject(warehouse, run_id):
             raise _duplicates(warehouse, model, run.interval)
-        ledger.close_part(warehouse, opened, token, counts)
+        staging.close_part(warehouse, opened, token, counts)
     except FencedError:
         raise
     except BatchJobsError as error:
-        ledger.fail(warehouse, run_id, str(error))
+        staging.fail(warehouse, run_id, str(error))
         raise
     log.info("run %d part %d: %s", run_id, part, counts)
     return counts
@@ -173,7 +173,7 @@ def publish(settings: Settings, run_id: int) -> Run:
     try:
         run = publication.publish(warehouse, run_id)
     except IncompleteError as error:
-        ledger.fail(warehouse, run_id, str(error))
+        staging.fail(warehouse, run_id, str(error))
         raise
     log.info("published %s %s as run %d", run.model, run.interval, run.run_id)
     return run
@@ -309,7 +309,7 @@ def _score_chunk(
             for place in np.flatnonzero(~finite)
         ]
     try:
-        ledger.stage(warehouse, part, token, scored, rejected)
+        staging.stage(warehouse, part, token, scored, rejected)
     except IntegrityError as error:
         raise _duplicates(warehouse, model, run.interval) from error
     return Counts(read=len(chunk), scored=len(scored), rejected=len(rejected))
