@@ -121,7 +121,7 @@ def _is_whole(folder: Path) -> bool:
         content = (folder / ARTIFACT).read_bytes()
     except (OSError, ValueError):
         return False
-    return bool(manifest["sha256"] == hashlib.sha256(content).hexdigest())
+    return bool(manifest.get("sha256") == hashlib.sha256(content).hexdigest())
 
 
 def _write_synced(path: Path, content: bytes) -> None:
