@@ -134,6 +134,7 @@ def estimator() -> HistGradientBoostingClassifier:
         learning_rate=0.1,
         max_iter=60,
         max_leaf_nodes=15,
+        max_features=0.5,
         min_samples_leaf=50,
         l2_regularization=1.0,
         categorical_features="from_dtype",
