@@ -244,7 +244,7 @@ def _flights(folder: Path, shift: timedelta) -> pd.DataFrame:
             "scheduled_arrival": _iso(scheduled + elapsed),
             "scheduled_elapsed": elapsed.dt.total_seconds().astype("int64") // 60,
             "local_month": local.dt.month,
-            "local_weekday": local.dt.weekday + 1,
+            "local_weekday": local.dt.day_of_week + 1,
             "local_hour": local.dt.hour,
             "local_minute": local.dt.minute,
             "as_of": _iso(scheduled - NOTICE),
