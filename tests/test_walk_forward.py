@@ -34,16 +34,19 @@ def year(flights_2013):
     return checked.rows, check_labels(MODEL, read(MODEL.labels_query))
 
 
-def _between(features, start, end):
-    return features[(features["as_of"] >= start) & (features["as_of"] < end)]
+def _between(rows, start, end, column="as_of"):
+    return rows[(rows[column] >= start) & (rows[column] < end)]
+
+
+def _split(features, labels, monday):
+    begin = monday - MODEL.history
+    seen = _between(labels, begin, monday + WEEK, "known_at")  # the library leaves out what is new
+    return split_by_time(MODEL, _between(features, begin, monday), seen, monday)
 
 
 def _trained_weekly(features, labels):
     """What the library fits every Monday, each on one core."""
-    splits = (
-        split_by_time(MODEL, _between(features, monday - MODEL.history, monday), labels, monday)
-        for monday in MONDAYS
-    )
+    splits = (_split(features, labels, monday) for monday in MONDAYS)
     return Parallel(n_jobs=2)(delayed(fit)(MODEL, split.fit) for split in splits)
 
 
