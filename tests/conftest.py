@@ -24,6 +24,7 @@ os.environ |= {
     "AIRFLOW__CORE__UNIT_TEST_MODE": "False",
     "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{AIRFLOW_HOME}/airflow.db",
     "PYTHONPATH": str(ROOT),
+    "OMP_WAIT_POLICY": "passive",
 }
 
 # The shop of the example models: three weeks of orders, all in the past, with a leap day.

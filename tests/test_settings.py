@@ -3,7 +3,7 @@
 import pytest
 
 from batch_jobs.errors import ConfigurationError
-from batch_jobs.settings import BUNDLED_MODELS, Settings, model_packages
+from batch_jobs.settings import BUNDLED_MODELS, Settings, let_threads_sleep, model_packages
 
 SECRET = "postgresql://writer:hunter2@db/serving"
 ENVIRON = {"BATCH_JOBS_WAREHOUSE": SECRET, "BATCH_JOBS_MODEL_STORE": "/srv/models"}
@@ -55,3 +55,11 @@ def test_the_warehouse_is_never_shown():
 def test_the_bundled_models_come_last(value, expected):
     """So that a user's model hides a bundled one of the same name."""
     assert model_packages({"BATCH_JOBS_MODELS": value}) == (*expected, BUNDLED_MODELS)
+
+
+def test_idle_threads_sleep_unless_the_environment_says_otherwise():
+    """Spinning threads take the processors from whatever else runs on the machine."""
+    default, chosen = {}, {"OMP_WAIT_POLICY": "active"}
+    let_threads_sleep(default)
+    let_threads_sleep(chosen)
+    assert (default, chosen) == ({"OMP_WAIT_POLICY": "passive"}, {"OMP_WAIT_POLICY": "active"})

@@ -38,7 +38,7 @@ from batch_jobs.errors import (
 )
 from batch_jobs.interval import Interval, newest_due
 from batch_jobs.model import BatchModel
-from batch_jobs.settings import Settings, model_packages
+from batch_jobs.settings import Settings, let_threads_sleep, model_packages
 from utils.slack_alert import fail_alert, flush_alerts, record_error, recovery_alert
 
 if TYPE_CHECKING:
@@ -130,6 +130,7 @@ def champion_asset(model: BatchModel) -> Asset:
 
 def airflow_settings() -> Settings:
     """The deployment's settings; Airflow's connection `warehouse` wins over the environment."""
+    let_threads_sleep()
     return Settings.from_environ(os.environ, warehouse=_connection_url())
 
 

@@ -33,7 +33,7 @@ from batch_jobs import catalog, lifecycle, serving
 from batch_jobs.errors import BatchJobsError
 from batch_jobs.interval import Interval, parse_time
 from batch_jobs.redaction import first_line
-from batch_jobs.settings import Settings, model_packages
+from batch_jobs.settings import Settings, let_threads_sleep, model_packages
 from batch_jobs.warehouse import Warehouse
 
 app = typer.Typer(
@@ -54,6 +54,7 @@ Force = Annotated[bool, typer.Option(help="Score again what is published already
 
 def main() -> None:
     """Run the command line; our own errors and the database's become one line and an exit code."""
+    let_threads_sleep()
     try:
         app(standalone_mode=True)
     except BatchJobsError as error:
