@@ -10,7 +10,7 @@ import getpass
 import json
 import logging
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from datetime import UTC, datetime
@@ -117,7 +117,7 @@ def models(*, as_json: AsJson = False) -> None:
             rows.append({"model": name, "mode": model.mode, "about": model.description})
         except BatchJobsError as error:
             rows.append({"model": name, "mode": "", "about": str(error)})
-    _tell(rows, as_json)
+    _tell(rows, as_json, rows)
 
 
 @app.command()
@@ -183,7 +183,13 @@ def predict(
     settings, interval = Settings.from_environ(), Interval.parse(start, end)
     with _bar(f"{model}: rows scored") as advance:
         run = serving.predict(settings, model, interval, parts=parts, force=force, progress=advance)
-    _tell(run, as_json, f"{model} {run.interval} is published as run {run.run_id}")
+    scored, rejected = (run.counts.scored, run.counts.rejected) if run.counts else (0, 0)
+    _tell(
+        run.as_dict(),
+        as_json,
+        f"{model} {run.interval} is published as run {run.run_id}: "
+        f"{scored:,} rows scored, {rejected:,} rejected",
+    )
 
 
 @app.command()
@@ -194,7 +200,8 @@ def backfill(
     settings, span = Settings.from_environ(), Interval.parse(start, end)
     with _bar(f"{model}: intervals published") as advance:
         runs = serving.backfill(settings, model, span, force=force, progress=lambda _: advance(1))
-    _tell(runs, as_json, f"{len(runs)} intervals of {model} are published")
+    answer = [run.as_dict() for run in runs]
+    _tell(answer, as_json, f"{len(runs)} intervals of {model} are published")
 
 
 @app.command()
@@ -202,7 +209,7 @@ def gaps(model: Model, *, as_json: AsJson = False) -> None:
     """List the due intervals that were never published."""
     found = serving.gaps(Settings.from_environ(), model)
     rows = [{"start": gap.start.isoformat(), "end": gap.end.isoformat()} for gap in found]
-    _tell(rows, as_json, None if rows else f"{model} has no gap")
+    _tell(rows, as_json, _joined(found) or f"{model} has no gap")
 
 
 @app.command()
@@ -213,7 +220,18 @@ def status(
 ) -> None:
     """Show what readers see: version, interval, rows and freshness."""
     rows = serving.status(Settings.from_environ(), model)
-    _tell(rows, as_json, None if rows else "nothing is published yet")
+    shown = [
+        {
+            "model": row["model"],
+            "version": row["model_version"],
+            "rows": f"{row['row_count']:,}",
+            "newest interval": f"{_minute(row['interval_start'])} to {row['interval_end'][11:16]}",
+            "published": _minute(row["published_at"]),
+            "fresh until": _minute(row["fresh_until"]),
+        }
+        for row in rows
+    ]
+    _tell(rows, as_json, shown or "nothing is published yet")
 
 
 @contextmanager
@@ -232,17 +250,32 @@ def _tell_promotion(answer: lifecycle.Promotion, as_json: bool) -> None:
     _tell(answer, as_json, f"{name} {said}: {answer.reason}")
 
 
-def _tell(answer: Any, as_json: bool, line: str | None = None) -> None:
+def _joined(gaps: Sequence[Interval]) -> list[dict[str, str]]:
+    """Gaps for a person: those that touch make one row."""
+    rows: list[dict[str, str]] = []
+    for gap in gaps:
+        start, end = _minute(gap.start.isoformat()), _minute(gap.end.isoformat())
+        if rows and rows[-1]["to"] == start:
+            rows[-1] |= {"to": end, "intervals": str(int(rows[-1]["intervals"]) + 1)}
+        else:
+            rows.append({"from": start, "to": end, "intervals": "1"})
+    return rows
+
+
+def _minute(stored: str) -> str:
+    return f"{stored[:10]} {stored[11:16]}Z"
+
+
+def _tell(answer: Any, as_json: bool, shown: str | Sequence[Mapping[str, str]]) -> None:
+    """Print the answer: as JSON for a program, or as a line or a table for a person."""
     if as_json:
         sys.stdout.write(json.dumps(answer, default=_plain) + "\n")
-    elif line is not None:
-        out.print(line, markup=False, highlight=False, soft_wrap=True)
-    elif isinstance(answer, Sequence):
-        table = Table()
-        for column in answer[0]:
-            table.add_column(column, overflow="fold")
-        for row in answer:
-            table.add_row(*("" if value is None else str(value) for value in row.values()))
+    elif isinstance(shown, str):
+        out.print(shown, markup=False, highlight=False, soft_wrap=True)
+    else:
+        table = Table(*shown[0])
+        for row in shown:
+            table.add_row(*row.values())
         out.print(table)
 
 

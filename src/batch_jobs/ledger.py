@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from typing import Any
 
@@ -29,7 +29,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class Run:
-    """One attempt at one interval of one model."""
+    """One attempt at one interval of one model; counts are None until it is published."""
 
     run_id: int
     model: str
@@ -39,6 +39,27 @@ class Run:
     state: str
     token: str
     error: str | None = None
+    counts: Counts | None = None
+    published_at: datetime | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The run as its row of the ledger: plain values under the names of `prediction_runs`."""
+        plain = {
+            "run_id": self.run_id,
+            "model": self.model,
+            "interval_start": self.interval.start.isoformat(),
+            "interval_end": self.interval.end.isoformat(),
+            "state": self.state,
+            "model_version": self.model_version,
+        }
+        counts = {} if self.counts is None else asdict(self.counts)
+        published = self.published_at and self.published_at.isoformat()
+        return {
+            **plain,
+            **{f"rows_{name}": count for name, count in counts.items()},
+            "published_at": published,
+            "error": self.error,
+        }
 
 
 @dataclass(frozen=True)
@@ -177,6 +198,8 @@ def load_run(connection: Connection, run_id: int) -> Run:
         state=row.state,
         token=row.token,
         error=row.error,
+        counts=None if row.published_at is None else counts_of(row),
+        published_at=None if row.published_at is None else loaded_time(row.published_at),
     )
 
 
