@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, NoReturn
 
 import typer
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import (
@@ -225,7 +226,7 @@ def status(
             "model": row["model"],
             "version": row["model_version"],
             "rows": f"{row['row_count']:,}",
-            "newest interval": f"{_minute(row['interval_start'])} to {row['interval_end'][11:16]}",
+            "newest until": _minute(row["interval_end"]),
             "published": _minute(row["published_at"]),
             "fresh until": _minute(row["fresh_until"]),
         }
@@ -273,7 +274,10 @@ def _tell(answer: Any, as_json: bool, shown: str | Sequence[Mapping[str, str]]) 
     elif isinstance(shown, str):
         out.print(shown, markup=False, highlight=False, soft_wrap=True)
     else:
-        table = Table(*shown[0])
+        table = Table(box=SIMPLE, pad_edge=False)
+        for column in shown[0]:
+            # What a person copies stays whole.
+            table.add_column(column, no_wrap=column in {"model", "version"}, overflow="fold")
         for row in shown:
             table.add_row(*row.values())
         out.print(table)
