@@ -10,9 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-import httpx
 import pytest
 from sqlalchemy import text
 
@@ -152,7 +150,7 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     }
     with listening() as slack:
         airflow = LocalAirflow(root, folder / "airflow", _free_port(), environment)
-        with airflow._client, airflow:
+        with airflow:
             airflow.wait_healthy()
             _fail_in_every_way(airflow, slack, Warehouse(url), root / "dags" / "breaks.py")
         texts = list(slack.texts)
@@ -171,7 +169,7 @@ def _fail_in_every_way(
         "host": slack.base,
         "password": f"/{CANARY}",
     }
-    _call(airflow, "POST", "/connections", connection)
+    airflow.api("POST", "/connections", connection)
     dags = {f"predict_{name}" for name in [*TOLD, "file_breaks"]}
     _until(lambda: {dag["dag_id"] for dag in airflow.api("GET", "/dags")["dags"]} == dags)
     slack.mode = "close"
@@ -189,7 +187,7 @@ def _fail_in_every_way(
     ):
         task = f"{runs[name]}/taskInstances/act"
         _until(lambda task=task: airflow.api("GET", task)["state"] == "running")
-        _call(airflow, "PATCH", runs[name] + what, body)
+        airflow.api("PATCH", runs[name] + what, body)
 
     _until(lambda: _count(warehouse, "subject IS NOT NULL") >= len(TOLD) + 1)
     # After a refusal nobody asks Slack for 30 seconds; then any run sends what waits.
@@ -206,24 +204,8 @@ def _fail_in_every_way(
 def _trigger(airflow: LocalAirflow, name: str, conf: dict[str, bool] | None = None) -> str:
     """Start a run; answers its path in the REST API."""
     path = f"/dags/predict_{name}/dagRuns"
-    run = _call(airflow, "POST", path, {"logical_date": None, "conf": conf or {}})
+    run = airflow.api("POST", path, {"logical_date": None, "conf": conf or {}})
     return f"{path}/{run['dag_run_id']}"
-
-
-def _call(airflow: LocalAirflow, method: str, path: str, body: dict[str, Any]) -> Any:
-    """Call the REST API, again if Airflow gave up because its SQLite was busy for 5 seconds."""
-    answers: list[Any] = []
-
-    def is_answered() -> bool:
-        try:
-            answers.append(airflow.api(method, path, body))
-        except httpx.HTTPStatusError as error:
-            if error.response.status_code != httpx.codes.INTERNAL_SERVER_ERROR:
-                raise
-        return bool(answers)
-
-    _until(is_answered)
-    return answers[0]
 
 
 def _count(warehouse: Warehouse, condition: str) -> int:

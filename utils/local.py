@@ -36,6 +36,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_PORT = 8080
 ADMIN = "admin"
 MARKER = "BATCH_JOBS_LOCAL_AIRFLOW"
+BUSY_SECONDS = 60
 COMPONENTS = {
     "api-server": ("api-server",),
     "scheduler": ("scheduler", "--skip-serve-logs"),
@@ -156,7 +157,7 @@ class LocalAirflow:
         self.logs = home.parent / "logs"
         self.url = f"http://127.0.0.1:{port}"
         self._extra_env = dict(extra_env or {})
-        self._client = httpx.Client(base_url=self.url, timeout=10, trust_env=False)
+        self._client = self._new_client()
         self._lock: IO[bytes] | None = None
         self._launcher: subprocess.Popen[bytes] | None = None
         self._started = datetime.now(UTC)
@@ -307,8 +308,18 @@ class LocalAirflow:
             login = {"username": ADMIN, "password": self.password}
             token = self._client.post("/auth/token", json=login).raise_for_status().json()
             self._client.headers["Authorization"] = f"Bearer {token['access_token']}"
-        answer = self._client.request(method, f"/api/v2{path}", json=json).raise_for_status()
-        return answer.json() if answer.content else None
+        deadline = time.monotonic() + BUSY_SECONDS
+        while True:
+            answer = self._client.request(method, f"/api/v2{path}", json=json)
+            # With SQLite a call answers 500 after 5 seconds, with nothing done, while a request of
+            # a task holds the write lock in the event loop that the call blocks.
+            busy = answer.status_code == httpx.codes.INTERNAL_SERVER_ERROR
+            if not busy or time.monotonic() > deadline:
+                answer.raise_for_status()
+                return answer.json() if answer.content else None
+
+    def _new_client(self) -> httpx.Client:
+        return httpx.Client(base_url=self.url, timeout=30, trust_env=False)
 
     def stop(self, patience: float = 6) -> None:
         """End every process that was started and whatever those started.
@@ -330,7 +341,8 @@ class LocalAirflow:
             if self._launcher is not None:
                 self._launcher.wait()
             self._launcher, self._warm = None, False
-            self._client.headers.pop("Authorization", None)
+            self._client.close()
+            self._client = self._new_client()
             self._lock.close()
             self._lock = None
 
