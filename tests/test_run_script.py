@@ -42,11 +42,9 @@ def run(*command, **options):
     return subprocess.run(command, capture_output=True, text=True, check=False, **options)
 
 
-@pytest.mark.parametrize("shell", ["sh", "dash", "bash"])
+@pytest.mark.parametrize("shell", ["sh", *filter(shutil.which, ("dash", "bash"))])
 def test_any_posix_shell_reads_it(shell):
-    """No shell finds a mistake in its grammar."""
-    if shutil.which(shell) is None:
-        pytest.skip(f"no {shell} here")
+    """No shell that is here finds a mistake in its grammar."""
     assert run(shell, "-n", ROOT / "run").returncode == 0
 
 
