@@ -121,6 +121,17 @@ def test_an_older_try_of_a_part_is_fenced_off_once_a_newer_one_opened_it(warehou
     assert _staged(warehouse) == []
 
 
+def test_an_older_try_of_a_part_cannot_fail_the_run_of_a_newer_one(warehouse):
+    """The newer try reads the source again, and may find it mended."""
+    run = claim(warehouse, tick(0), OLD)
+    _, part = staging.open_part(warehouse, run.run_id, 0, NEW)
+    staging.open_part(warehouse, run.run_id, 0, NEWER)
+    staging.fail_part(warehouse, part, NEW, "bad rows")
+    assert ledger.find_run(warehouse, run.run_id).state == "staging"
+    staging.fail_part(warehouse, part, NEWER, "bad rows")
+    assert ledger.find_run(warehouse, run.run_id).state == "failed"
+
+
 def test_a_part_that_is_staged_already_is_left_alone(warehouse):
     """Whoever opens it again is told so, with its counts."""
     run = claim(warehouse, tick(0), OLD)

@@ -160,7 +160,7 @@ def score(
     except FencedError:
         raise
     except BatchJobsError as error:
-        staging.fail(warehouse, run_id, str(error))
+        staging.fail_part(warehouse, opened, token, str(error))
         raise
     log.info("run %d part %d: %s", run_id, part, counts)
     return counts

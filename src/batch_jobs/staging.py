@@ -222,12 +222,23 @@ def has_doubled_reject(warehouse: Warehouse, run_id: int) -> bool:
 def fail(warehouse: Warehouse, run_id: int, error: str) -> None:
     """Give up a run that is still staging; the reason stays in the ledger."""
     with warehouse.write() as connection:
-        connection.execute(
-            text("""
-                UPDATE prediction_runs SET state = 'failed', error = :error
-                WHERE run_id = :run_id AND state = 'staging'"""),
-            {"run_id": run_id, "error": error[:1000]},
-        )
+        _fail(connection, run_id, error)
+
+
+def fail_part(warehouse: Warehouse, part: Part, token: str, error: str) -> None:
+    """Give up the run of a part, unless a newer try is scoring the part and may fare better."""
+    with warehouse.write() as connection:
+        if _owner(connection, part) == token:
+            _fail(connection, part.run_id, error)
+
+
+def _fail(connection: Connection, run_id: int, error: str) -> None:
+    connection.execute(
+        text("""
+            UPDATE prediction_runs SET state = 'failed', error = :error
+            WHERE run_id = :run_id AND state = 'staging'"""),
+        {"run_id": run_id, "error": error[:1000]},
+    )
 
 
 def sweep(warehouse: Warehouse, model: str) -> int:
@@ -285,10 +296,14 @@ def require_owner(connection: Connection, run_id: int) -> Run:
 
 def _require_part(connection: Connection, part: Part, token: str) -> Run:
     run = require_owner(connection, part.run_id)
-    owner = connection.scalar(
+    if _owner(connection, part) != token:
+        raise FencedError(f"run {part.run_id} part {part.part}: a newer try is scoring this part")
+    return run
+
+
+def _owner(connection: Connection, part: Part) -> str | None:
+    token: str | None = connection.scalar(
         text("SELECT token FROM run_parts WHERE run_id = :run_id AND part = :part"),
         {"run_id": part.run_id, "part": part.part},
     )
-    if owner != token:
-        raise FencedError(f"run {part.run_id} part {part.part}: a newer try is scoring this part")
-    return run
+    return token
