@@ -6,7 +6,7 @@ from sqlalchemy import text
 
 from batch_jobs import publication, registry, staging
 from batch_jobs.interval import Interval
-from batch_jobs.ledger import Counts
+from batch_jobs.ledger import Counts, load_run
 from batch_jobs.registry import ModelVersion
 from batch_jobs.serving import new_token
 
@@ -22,6 +22,12 @@ def span(start, end):
 def tick(number):
     """The interval of ten minutes of that number."""
     return span(10 * number, 10 * number + 10)
+
+
+def find_run(warehouse, run_id):
+    """The run of that id, as the ledger has it now."""
+    with warehouse.read() as connection:
+        return load_run(connection, run_id)
 
 
 def claim(warehouse, interval, token=None, *, mode="merge", model="orders", ranges=EVERYTHING):

@@ -15,7 +15,7 @@ from batch_jobs import ledger, publication, staging
 from batch_jobs.errors import ConfigurationError, FencedError, IncompleteError
 from batch_jobs.interval import due_between
 from batch_jobs.ledger import Counts
-from tests.attempts import MIDNIGHT, ask, claim, publish, score, seen, span, tick
+from tests.attempts import MIDNIGHT, ask, claim, find_run, publish, score, seen, span, tick
 
 OLD, NEW, NEWER = "01a-old", "01b-new", "01c-newer"
 TEN = "*/10 * * * *"
@@ -127,9 +127,9 @@ def test_an_older_try_of_a_part_cannot_fail_the_run_of_a_newer_one(warehouse):
     _, part = staging.open_part(warehouse, run.run_id, 0, NEW)
     staging.open_part(warehouse, run.run_id, 0, NEWER)
     staging.fail_part(warehouse, part, NEW, "bad rows")
-    assert ledger.find_run(warehouse, run.run_id).state == "staging"
+    assert find_run(warehouse, run.run_id).state == "staging"
     staging.fail_part(warehouse, part, NEWER, "bad rows")
-    assert ledger.find_run(warehouse, run.run_id).state == "failed"
+    assert find_run(warehouse, run.run_id).state == "failed"
 
 
 def test_a_part_that_is_staged_already_is_left_alone(warehouse):
@@ -165,13 +165,13 @@ def test_a_published_run_cannot_be_failed(warehouse):
     """A late failure of a task does not take away what readers see."""
     run = publish(warehouse, tick(0), {"a": 0.5})
     staging.fail(warehouse, run.run_id, "too late")
-    assert ledger.find_run(warehouse, run.run_id).state == "published"
+    assert find_run(warehouse, run.run_id).state == "published"
 
 
 def test_a_run_that_never_was_is_told_so(warehouse):
     """Instead of an empty answer."""
     with pytest.raises(IncompleteError, match="the ledger has no run 7"):
-        ledger.find_run(warehouse, 7)
+        find_run(warehouse, 7)
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from batch_jobs.errors import (
 from batch_jobs.interval import Interval
 from batch_jobs.serving import new_token
 from batch_jobs.warehouse import Warehouse, bounds
-from tests.attempts import ask, seen
+from tests.attempts import ask, find_run, seen
 
 TRAINED = datetime(2024, 3, 1, tzinfo=UTC)
 FIRST_ORDER = 20 * 144  # the shop takes an order every ten minutes, and this is the first after
@@ -406,7 +406,7 @@ def test_intervals_that_another_attempt_is_scoring_are_left_to_it(shop):
     _change(shop, "UPDATE prediction_runs SET claimed_at = '2024-03-01' WHERE state = 'staging'")
     runs = serving.plan_due(shop, "orders", tick(3), new_token())
     assert [run.interval for run in runs] == [tick(1), tick(2), tick(3)]
-    assert ledger.find_run(Warehouse(shop.warehouse), other.run_id).state == "failed"
+    assert find_run(Warehouse(shop.warehouse), other.run_id).state == "failed"
 
 
 def test_a_missed_interval_that_a_newer_attempt_has_claimed_does_not_stop_the_newest(shop):

@@ -74,16 +74,6 @@ class Part:
     counts: Counts
 
 
-def find_run(warehouse: Warehouse, run_id: int) -> Run:
-    """The run of that id.
-
-    Raises:
-        IncompleteError: the ledger has no such run.
-    """
-    with warehouse.read() as connection:
-        return load_run(connection, run_id)
-
-
 def published_run(warehouse: Warehouse, model: str, interval: Interval) -> Run | None:
     """The published run of exactly this interval, if there is one."""
     with warehouse.read() as connection:

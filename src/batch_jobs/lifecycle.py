@@ -60,8 +60,7 @@ def train(settings: Settings, name: str, as_of: datetime) -> ModelVersion:
     if as_of > datetime.now(UTC):
         raise IntervalError(f"cannot train as of {as_of.isoformat()}: that is in the future")
     model = load_model(name, settings.models)
-    warehouse = Warehouse(settings.warehouse)
-    warehouse.require_schema()
+    warehouse = Warehouse.existing(settings.warehouse)
     store = ModelStore(settings.model_store)
     store.require_writable()
     split = _read_split(warehouse, model, as_of)
@@ -104,8 +103,7 @@ def promote(
             since the version was judged.
     """
     model = load_model(name, settings.models)
-    warehouse = Warehouse(settings.warehouse)
-    warehouse.require_schema()
+    warehouse = Warehouse.existing(settings.warehouse)
     if version:
         wanted: ModelVersion | None = registry.find_version(warehouse, name, version)
     else:
@@ -138,8 +136,7 @@ def rollback(settings: Settings, name: str, to: str, *, actor: str, reason: str)
         ArtifactError: no such version, or its file is missing, changed or unfit.
     """
     model = load_model(name, settings.models)
-    warehouse = Warehouse(settings.warehouse)
-    warehouse.require_schema()
+    warehouse = Warehouse.existing(settings.warehouse)
     wanted = registry.find_version(warehouse, name, to)
     serving = registry.champion(warehouse, name)
     if serving is not None and serving.version == to:
@@ -176,7 +173,7 @@ def load_estimator(store: ModelStore, model: BatchModel, version: ModelVersion) 
             other features than the version was trained with.
     """
     trained = version.manifest["features"]
-    declared = {name: feature.kind for name, feature in model.features.items()}
+    declared = _kinds(model)
     if list(trained.items()) != list(declared.items()):
         raise ArtifactError(
             f"{model.name} {version.version} was trained with the features {_listed(trained)}, "
@@ -269,13 +266,17 @@ def _manifest(
         "sha256": hashlib.sha256(artifact).hexdigest(),
         "size_bytes": len(artifact),
         "libraries": libraries(),
-        "features": {name: feature.kind for name, feature in model.features.items()},
+        "features": _kinds(model),
         "history_start": (as_of - model.history).isoformat(),
         "cut": split.cut.isoformat(),
         "rows_fit": len(split.fit),
         "rows_judged": len(split.judge),
         "label_coverage": round(split.coverage, 4),
     }
+
+
+def _kinds(model: BatchModel) -> dict[str, str]:
+    return {name: feature.kind for name, feature in model.features.items()}
 
 
 def _listed(features: Mapping[str, str]) -> str:

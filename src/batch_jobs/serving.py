@@ -50,8 +50,8 @@ def plan(
 ) -> Run:
     """Claim one interval for scoring by the champion.
 
-    An interval that is published already is left alone, unless forced: then the run that answers
-    is the published one.
+    An interval that is published already is left alone, and its published run is the answer,
+    unless a new attempt is forced.
 
     Raises:
         InputError: unknown model, future interval, no champion, or a query that does not compile.
@@ -59,8 +59,7 @@ def plan(
     """
     model = load_model(name, settings.models)
     interval.require_past(datetime.now(UTC))
-    warehouse = Warehouse(settings.warehouse)
-    warehouse.require_schema()
+    warehouse = Warehouse.existing(settings.warehouse)
     published = ledger.published_run(warehouse, name, interval)
     if published is not None and not force:
         log.info("%s %s is already published as run %d", name, interval, published.run_id)
@@ -94,8 +93,7 @@ def plan_due(settings: Settings, name: str, newest: Interval, token: str) -> lis
     """
     model = load_model(name, settings.models)
     newest.require_past(datetime.now(UTC))
-    warehouse = Warehouse(settings.warehouse)
-    warehouse.require_schema()
+    warehouse = Warehouse.existing(settings.warehouse)
     missed: list[Interval] = []
     if model.mode == "merge":
         oldest = newest.start - model.look_back
@@ -140,8 +138,7 @@ def score(
         FencedError: a newer attempt has claimed the interval, or a newer try the part.
     """
     model = load_model(name, settings.models)
-    warehouse = Warehouse(settings.warehouse)
-    warehouse.require_schema()
+    warehouse = Warehouse.existing(settings.warehouse)
     run, opened = staging.open_part(warehouse, run_id, part, token)
     if opened.staged or run.state == "published":
         log.info("run %d part %d is staged already", run_id, part)
@@ -168,8 +165,7 @@ def score(
 
 def publish(settings: Settings, run_id: int) -> Run:
     """Make a staged run visible to readers in one transaction; see `publication.publish`."""
-    warehouse = Warehouse(settings.warehouse)
-    warehouse.require_schema()
+    warehouse = Warehouse.existing(settings.warehouse)
     try:
         run = publication.publish(warehouse, run_id)
     except IncompleteError as error:
@@ -225,16 +221,14 @@ def backfill(
 def gaps(settings: Settings, name: str) -> list[Interval]:
     """The due intervals of a model that were never published, oldest first."""
     model = load_model(name, settings.models)
-    warehouse = Warehouse(settings.warehouse)
-    warehouse.require_schema()
+    warehouse = Warehouse.existing(settings.warehouse)
     newest = newest_due(model.schedule, datetime.now(UTC))
     return ledger.gaps(warehouse, name, model.schedule, newest.end)
 
 
 def status(settings: Settings, name: str | None = None) -> list[dict[str, Any]]:
     """What readers see of each model: the rows of the view `serving_status`."""
-    warehouse = Warehouse(settings.warehouse)
-    warehouse.require_schema()
+    warehouse = Warehouse.existing(settings.warehouse)
     names = [load_model(name, settings.models).name] if name else None
     with warehouse.read() as connection:
         rows = connection.execute(text("SELECT * FROM serving_status ORDER BY model")).mappings()

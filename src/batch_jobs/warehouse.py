@@ -58,6 +58,13 @@ class Warehouse:
             raise ConfigurationError("the warehouse URL must name a file: sqlite:////path.db")
         self._path = Path(self._url.database)
 
+    @classmethod
+    def existing(cls, url: str) -> Warehouse:
+        """The warehouse at a URL, known to be there and of this release; see `require_schema`."""
+        warehouse = cls(url)
+        warehouse.require_schema()
+        return warehouse
+
     def __str__(self) -> str:
         return self._url.render_as_string(hide_password=True)
 
