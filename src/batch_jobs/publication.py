@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, text
 
 from batch_jobs.errors import IncompleteError
+from batch_jobs.failpoints import failpoint
 from batch_jobs.ledger import Counts, Run, counts_of, load_run, span
 from batch_jobs.staging import require_owner
 from batch_jobs.warehouse import Warehouse, stored_time
@@ -30,7 +31,9 @@ def publish(warehouse: Warehouse, run_id: int) -> Run:
         run = require_owner(connection, run_id)
         if run.state != "staging":
             return run
+        failpoint("publish.locked")
         counts = _audit(connection, run)
+        failpoint("publish.audited")
         now = _after_the_last(connection, run.model)
         key = {**span(run.model, run.interval), "run_id": run_id, "now": now}
         connection.execute(
@@ -51,7 +54,9 @@ def publish(warehouse: Warehouse, run_id: int) -> Run:
         )
         if run.mode == "merge":
             _merge_rows(connection, key)
+        failpoint("publish.before_pointer")
         _move_head(connection, run, key)
+        failpoint("publish.before_commit")
         return load_run(connection, run_id)
 
 

@@ -16,6 +16,7 @@ from batch_jobs import ledger, publication, staging
 from batch_jobs.artifacts import ModelStore
 from batch_jobs.catalog import load_model
 from batch_jobs.errors import BatchJobsError, ContractError, FencedError, IncompleteError
+from batch_jobs.failpoints import failpoint
 from batch_jobs.interval import Interval, due_between, newest_due
 from batch_jobs.ledger import Counts, Part, Run
 from batch_jobs.lifecycle import load_estimator, require_champion
@@ -68,6 +69,7 @@ def plan(
     subject = f"features_query of {name}"
     warehouse.require_query(subject, model.features_query, bounds(interval))
     staging.sweep(warehouse, name)
+    failpoint("plan.before_claim")
     run = staging.claim(
         warehouse,
         model=name,
@@ -77,6 +79,7 @@ def plan(
         mode=model.mode,
         key_ranges=_key_ranges(warehouse, model, interval, parts or model.parts),
     )
+    failpoint("plan.claimed")
     log.info("claimed %s %s as run %d for %s", name, interval, run.run_id, version.version)
     return run
 
@@ -143,17 +146,22 @@ def score(
     if opened.staged or run.state == "published":
         log.info("run %d part %d is staged already", run_id, part)
         return opened.counts
+    failpoint("score.opened")
     try:
         version = find_version(warehouse, name, run.model_version)
         estimator = load_estimator(ModelStore(settings.model_store), model, version)
         counts = Counts()
         for chunk in _read(warehouse, model, run.interval, opened):
+            failpoint("score.before_chunk")
             counts += _score_chunk(warehouse, model, estimator, run, opened, token, chunk)
+            failpoint("score.chunk_staged")
             if progress:
                 progress(len(chunk))
         if counts.rejected and staging.has_doubled_reject(warehouse, run_id):
             raise _duplicates(warehouse, model, run.interval)
+        failpoint("score.all_staged")
         staging.close_part(warehouse, opened, token, counts)
+        failpoint("score.closed")
     except FencedError:
         raise
     except BatchJobsError as error:
@@ -171,6 +179,7 @@ def publish(settings: Settings, run_id: int) -> Run:
     except IncompleteError as error:
         staging.fail(warehouse, run_id, str(error))
         raise
+    failpoint("publish.committed")
     log.info("published %s %s as run %d", run.model, run.interval, run.run_id)
     return run
 
