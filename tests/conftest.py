@@ -5,6 +5,7 @@ import shutil
 import tempfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
@@ -77,6 +78,24 @@ def flights_2013(tmp_path_factory):
     with made.write() as connection:
         load_flights(connection, datetime(2013, 11, 1, tzinfo=UTC))
     return made
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    """One PostgreSQL server for all tests; databases are cheap, servers are not."""
+    from tests.postgres_server import PostgresServer
+
+    with PostgresServer() as server:
+        yield server
+
+
+@pytest.fixture
+def postgres_url(postgres):
+    """A fresh and empty database of the server, dropped afterwards."""
+    name = f"test_{uuid4().hex}"
+    postgres.create_database(name)
+    yield postgres.url(name)
+    postgres.drop_database(name)
 
 
 def _settings_in(folder):
