@@ -106,3 +106,64 @@ def _settings_in(folder):
         model_store=str(folder / "models"),
         models=("tests.example_models",),
     )
+
+
+def pytest_addoption(parser):
+    """Let the soak of tests/test_soak.py run longer, or again as it ran before."""
+    parser.addoption("--soak-seconds", type=float, help="how long a soak lasts")
+    parser.addoption("--soak-seed", type=int, help="of its faults")
+
+
+@pytest.fixture(scope="session")
+def _prepared(tmp_path_factory):
+    from tests.fault_models._rows import prepare
+
+    folder = tmp_path_factory.mktemp("faults")
+    return folder, prepare(f"sqlite:///{folder}/warehouse.db", folder)
+
+
+@pytest.fixture(params=["sqlite"])
+def deployment(tmp_path, _prepared):
+    """Two models with one tick published, to try faults on; see tests/deployment.py."""
+    from dataclasses import replace
+
+    from tests.deployment import Deployment
+
+    folder, (settings, versions) = _prepared
+    shutil.copytree(folder, tmp_path / "faults")
+    url = f"sqlite:///{tmp_path}/faults/warehouse.db"
+    made = Deployment(replace(settings, warehouse=url), versions)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def attempt(deployment):
+    """Make an attempt on the deployment in a process of its own: `attempt(act, ..., order=...)`."""
+    from tests.faults import Attempt
+
+    made = []
+
+    def start(act, *arguments, settings=deployment.settings, **keywords):
+        made.append(Attempt(act, settings, *arguments, **keywords))
+        return made[-1]
+
+    yield start
+    for one in made:
+        one.close()
+
+
+@pytest.fixture
+def reader(deployment):
+    """Make a reader of the deployment that looks all the while: `reader()`."""
+    from tests.reader import Reader
+
+    made = []
+
+    def start(**options):
+        made.append(Reader(deployment.url, deployment.versions, **options))
+        return made[-1]
+
+    yield start
+    for one in made:
+        one.close()

@@ -1,0 +1,158 @@
+"""A deployment of the two models that faults are tried on, and what must hold of it."""
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from sqlalchemy import text
+
+from batch_jobs import serving
+from batch_jobs.settings import Settings
+from batch_jobs.warehouse import Warehouse
+from tests.fault_models._rows import SIZES, expected, number_of, tick
+from tests.reader import Row, Watch, open_reader, wrong_in
+
+# Rows of runs that will never be shown, in whatever table.
+LEFTOVERS = """
+    SELECT p.run_id, r.state, count(*) FROM predictions AS p
+    LEFT JOIN prediction_runs AS r ON r.run_id = p.run_id
+    WHERE r.state IS NULL OR r.state IN ('failed', 'staging')
+    GROUP BY p.run_id, r.state"""
+# A table that a run has for itself is no part of `predictions` before it is published.
+LEFT_TABLES = """
+    SELECT relname FROM pg_class WHERE relkind = 'r' AND relname LIKE 'predictions\\_r%'
+    AND NOT EXISTS (SELECT 1 FROM prediction_runs AS r
+                    WHERE 'predictions_r' || r.run_id = relname
+                    AND r.state IN ('published', 'superseded'))"""
+OLDER = """
+    SELECT r.run_id, o.run_id FROM prediction_runs AS r
+    JOIN prediction_runs AS o ON o.model = r.model AND o.interval_start = r.interval_start
+     AND o.interval_end = r.interval_end AND o.token > r.token
+    WHERE r.state = 'published' AND o.published_at IS NOT NULL"""
+UNKNOWN_CLAIM = """
+    SELECT r.run_id FROM prediction_runs AS r
+    LEFT JOIN fences AS f ON f.model = r.model AND f.interval_start = r.interval_start
+     AND f.interval_end = r.interval_end
+    WHERE f.token IS NULL OR f.token < r.token"""
+NOT_HEAD = """
+    SELECT h.model, h.interval_end, max(r.interval_end) FROM serving_heads AS h
+    JOIN prediction_runs AS r ON r.model = h.model AND r.state = 'published'
+    GROUP BY h.model, h.interval_end HAVING h.interval_end <> max(r.interval_end)"""
+STILL_SHOWN = """
+    SELECT entity_id, run_id FROM prediction_history
+    WHERE model = :model AND superseded_at IS NULL ORDER BY entity_id"""
+NOW = "SELECT entity_id, run_id FROM current_predictions WHERE model = :model ORDER BY entity_id"
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """Where the models are, and what their versions answer: `{version: shift}`."""
+
+    settings: Settings
+    versions: dict
+
+    @property
+    def url(self):
+        """Of the warehouse."""
+        return self.settings.warehouse
+
+    @property
+    def is_server(self):
+        """Whether the database is a server that can end the session of a stopped client."""
+        return self.url.startswith("postgresql")
+
+    def with_options(self, options):
+        """The same deployment with options of a PostgreSQL session; SQLite has none."""
+        if not self.is_server:
+            return self
+        return replace(
+            self, settings=replace(self.settings, warehouse=f"{self.url}?options={options}")
+        )
+
+    @cached_property
+    def _reading(self):
+        return Watch(self.versions), open_reader(self.url)
+
+    def close(self):
+        """Close the connection of the reader."""
+        if "_reading" in self.__dict__:
+            self._reading[1].close()
+
+    def predict(self, model, number, **options):
+        """Publish a tick from this process, without a fault."""
+        return serving.predict(self.settings, model, tick(number), **options)
+
+    def ask(self, sql, **values):
+        """Rows of a query as tuples."""
+        with Warehouse(self.url).read() as connection:
+            return [tuple(row) for row in connection.execute(text(sql), values)]
+
+    def seen(self, model):
+        """What an app reads now, `{entity: score}`; all the invariants are checked as well."""
+        watch, connection = self._reading
+        watch.look(connection)
+        assert not watch.seen.violations, str(watch.seen)
+        sql = "SELECT entity_id, score FROM current_predictions WHERE model = :model"
+        return {key: round(score, 3) for key, score in self.ask(sql, model=model)}
+
+    def states(self, model, number):
+        """How the runs of a tick ended, in the order of their claims."""
+        return [
+            state
+            for state, start in self.ask(
+                "SELECT state, interval_start FROM prediction_runs WHERE model = :model "
+                "ORDER BY run_id",
+                model=model,
+            )
+            if number_of(start) == number
+        ]
+
+    def leftovers(self):
+        """Rows and tables of runs that were given up."""
+        tables = self.ask(LEFT_TABLES) if self.is_server else []
+        return self.ask(LEFTOVERS) + tables
+
+    def unsound(self):
+        """All that is wrong with the whole ledger and every run that was ever published."""
+        watch = Watch(self.versions)
+        with open_reader(self.url) as connection:
+            watch.look(connection)
+        found = [str(watch.seen)] if watch.seen.violations else []
+        found += [("older token", row) for row in self.ask(OLDER)]
+        found += [("unknown claim", row) for row in self.ask(UNKNOWN_CLAIM)]
+        found += [("not the head", row) for row in self.ask(NOT_HEAD)]
+        for model in SIZES:
+            now, history = self.ask(NOW, model=model), self.ask(STILL_SHOWN, model=model)
+            if now != history:
+                found.append(("history", sorted(set(now) ^ set(history))))
+            for run, rows in self._published(model).items():
+                kinds = [kind for kind, _ in wrong_in(model, rows, self.versions)]
+                if kinds:
+                    found.append(("run", run, Counter(kinds)))
+        return found
+
+    def _published(self, model):
+        """The rows of each run of a model that readers can see or could see once."""
+        sql = """
+            SELECT p.entity_id, p.score, r.model_version, r.run_id, r.interval_start
+            FROM predictions AS p JOIN prediction_runs AS r ON r.run_id = p.run_id
+            WHERE r.model = :model AND r.state IN ('published', 'superseded')"""
+        runs = {
+            run: []
+            for (run,) in self.ask(
+                "SELECT run_id FROM prediction_runs WHERE model = :model "
+                "AND state IN ('published', 'superseded')",
+                model=model,
+            )
+        }
+        for row in self.ask(sql, model=model):
+            runs[row[3]].append(Row(*row))
+        return runs
+
+
+def shown(model, numbers, shift=0):
+    """`{entity: score}` that an app reads when these ticks are published."""
+    rows = {}
+    for number in sorted(numbers):
+        rows = (rows if model == "ticks" else {}) | expected(model, number, shift)
+    return rows

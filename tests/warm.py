@@ -1,0 +1,14 @@
+"""What the fork server does before it forks: import, and run once, all that an attempt needs."""
+
+import gc
+import tempfile
+from pathlib import Path
+
+from tests.fault_models._rows import prepare
+
+with tempfile.TemporaryDirectory() as folder:
+    prepare(f"sqlite:///{folder}/warehouse.db", Path(folder))
+
+# A collection in a child would touch, and so copy, every page of what is here.
+gc.collect()
+gc.freeze()
