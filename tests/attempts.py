@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
+import pyarrow as pa
 from sqlalchemy import text
 
 from batch_jobs import publication, registry, staging
@@ -9,6 +10,8 @@ from batch_jobs.interval import Interval
 from batch_jobs.ledger import Counts, load_run
 from batch_jobs.registry import ModelVersion
 from batch_jobs.serving import new_token
+from batch_jobs.staging import Claim
+from batch_jobs.warehouse import loaded_time, stored_time
 
 MIDNIGHT = datetime(2024, 3, 1, tzinfo=UTC)
 EVERYTHING = ((None, None),)
@@ -32,16 +35,10 @@ def find_run(warehouse, run_id):
 
 def claim(warehouse, interval, token=None, *, mode="merge", model="orders", ranges=EVERYTHING):
     """Claim an interval for a version that is registered as far as the ledger can see."""
-    version = ModelVersion(model, "v1", "", "0" * 64, {"size_bytes": 0}, {}, {})
+    version = ModelVersion(model, "v1", stored_time(MIDNIGHT), "0" * 64, {"size_bytes": 0}, {}, {})
     registry.register(warehouse, version)
     return staging.claim(
-        warehouse,
-        model=model,
-        interval=interval,
-        token=token or new_token(),
-        model_version="v1",
-        mode=mode,
-        key_ranges=ranges,
+        warehouse, Claim(model, interval, token or new_token(), "v1", mode, ranges)
     )
 
 
@@ -49,11 +46,20 @@ def score(warehouse, run, rows, part=0, token=None, rejected=()):
     """Stage `{entity: score}` as one part of a run."""
     token = token or run.token
     _, opened = staging.open_part(warehouse, run.run_id, part, token)
-    staging.stage(
-        warehouse, opened, token, [(key, value, None) for key, value in rows.items()], rejected
-    )
+    staging.stage(warehouse, opened, token, 0, scores(rows), rejected)
     counts = Counts(len(rows) + len(rejected), len(rows), len(rejected))
     staging.close_part(warehouse, opened, token, counts)
+
+
+def scores(rows):
+    """`{entity: score}` as what is staged."""
+    return pa.table(
+        {
+            "entity_id": pa.array(rows.keys(), pa.string()),
+            "score": pa.array(rows.values(), pa.float64()),
+            "label": pa.nulls(len(rows), pa.string()),
+        }
+    )
 
 
 def publish(warehouse, interval, rows, *, mode="merge", model="orders"):
@@ -86,4 +92,4 @@ def head(warehouse, model="orders"):
 
 def minute(stored):
     """Minutes after midnight of a stored time."""
-    return (datetime.fromisoformat(stored) - MIDNIGHT) // timedelta(minutes=1)
+    return (loaded_time(stored) - MIDNIGHT) // timedelta(minutes=1)

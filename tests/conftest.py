@@ -3,6 +3,7 @@
 import os
 import shutil
 import tempfile
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
@@ -33,38 +34,88 @@ OPENED = datetime(2024, 2, 10, tzinfo=UTC)
 TRAINED = OPENED + timedelta(days=20)
 
 
-@pytest.fixture
-def warehouse(tmp_path):
+@pytest.fixture(params=["sqlite", "postgresql"])
+def warehouse_url(request, tmp_path):
+    """The URL of a database with nothing in it, of either kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/warehouse.db"
+    return request.getfixturevalue("postgres_url")
+
+
+@pytest.fixture(scope="session")
+def _postgres_template(postgres):
+    """A database with our tables and views, to copy."""
+    from batch_jobs.warehouse import Warehouse
+
+    postgres.create_database("empty_warehouse")
+    Warehouse(postgres.url("empty_warehouse")).ensure_schema()
+    return "empty_warehouse"
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def warehouse(request, tmp_path):
     """A warehouse with its tables and views, and nothing in them."""
     from batch_jobs.warehouse import Warehouse
 
+    if request.param == "postgresql":
+        server = request.getfixturevalue("postgres")
+        template = request.getfixturevalue("_postgres_template")
+        with _copied(server, template) as url:
+            yield Warehouse(url)
+        return
     made = Warehouse(f"sqlite:///{tmp_path}/warehouse.db")
     made.ensure_schema()
-    return made
+    yield made
 
 
 @pytest.fixture(scope="session")
 def _trained_shop(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shop")
+    _open_shop(_settings_in(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def _trained_postgres_shop(tmp_path_factory, postgres):
+    folder = tmp_path_factory.mktemp("postgres_shop")
+    postgres.create_database("trained_shop")
+    _open_shop(_settings_in(folder, postgres.url("trained_shop")))
+    return folder
+
+
+def _open_shop(settings):
     from batch_jobs import lifecycle
     from batch_jobs.warehouse import Warehouse
     from tests.example_models._tables import make_tables
 
-    folder = tmp_path_factory.mktemp("shop")
-    warehouse = Warehouse(_settings_in(folder).warehouse)
+    warehouse = Warehouse(settings.warehouse)
     warehouse.ensure_schema()
     with warehouse.write() as connection:
         make_tables(connection, OPENED, TRAINED + timedelta(days=1))
     for name in ("orders", "customers"):
-        lifecycle.train(_settings_in(folder), name, TRAINED)
-        lifecycle.promote(_settings_in(folder), name, actor="tests")
-    return folder
+        lifecycle.train(settings, name, TRAINED)
+        lifecycle.promote(settings, name, actor="tests")
 
 
-@pytest.fixture
-def shop(tmp_path, _trained_shop):
+@pytest.fixture(params=["sqlite", "postgresql"])
+def shop(request, tmp_path):
     """Settings of a deployment whose two example models have a champion and predicted nothing."""
-    shutil.copytree(_trained_shop, tmp_path / "shop")
-    return _settings_in(tmp_path / "shop")
+    if request.param == "sqlite":
+        shutil.copytree(request.getfixturevalue("_trained_shop"), tmp_path / "shop")
+        yield _settings_in(tmp_path / "shop")
+        return
+    server = request.getfixturevalue("postgres")
+    shutil.copytree(request.getfixturevalue("_trained_postgres_shop"), tmp_path / "shop")
+    with _copied(server, "trained_shop") as url:
+        yield _settings_in(tmp_path / "shop", url)
+
+
+@contextmanager
+def _copied(server, template):
+    name = f"test_{uuid4().hex}"
+    server.create_database(name, template)
+    yield server.url(name)
+    server.drop_database(name)
 
 
 @pytest.fixture(scope="session")
@@ -98,11 +149,11 @@ def postgres_url(postgres):
     postgres.drop_database(name)
 
 
-def _settings_in(folder):
+def _settings_in(folder, warehouse=None):
     from batch_jobs.settings import Settings
 
     return Settings(
-        warehouse=f"sqlite:///{folder}/warehouse.db",
+        warehouse=warehouse or f"sqlite:///{folder}/warehouse.db",
         model_store=str(folder / "models"),
         models=("tests.example_models",),
     )

@@ -19,10 +19,10 @@ ROOMS = {
     },
     "pure": {"contract", "scoring", "training", "gate"},
     "stores": {
-        *("warehouse", "ledger", "staging", "publication", "registry", "artifacts", "outbox"),
-        "slack_webhook",
+        *("warehouse", "sqlite", "postgres", "ledger", "staging", "publication", "registry"),
+        *("artifacts", "outbox", "slack_webhook"),
     },
-    "doors": {"lifecycle", "serving", "samples", "cli", "__init__", "__main__"},
+    "doors": {"lifecycle", "serving", "streaming", "samples", "cli", "__init__", "__main__"},
 }
 HEIGHT = {module: height for height, room in enumerate(ROOMS.values()) for module in room}
 # The pure core takes frames and gives frames: no SQL, files, environment or clock.

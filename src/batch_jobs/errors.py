@@ -12,9 +12,11 @@
     │   ├── ArtifactError                stored model bytes are missing, changed or unfit to load
     │   └── WarehouseVersionError        the warehouse was made by a newer release
     ├── IncompleteError         exit 1   a run may not be published: counts do not add up
+    ├── CircuitBreakerError     exit 1   a run is complete, but not what readers should see
+    ├── WarehouseUnavailableError exit 1 the database did not answer in time
     └── FencedError             exit 3   a newer attempt owns the interval
 
-An InputError is never retried by Airflow; every other failure is.
+Airflow retries a WarehouseUnavailableError, and whatever is not in this tree; never an InputError.
 """
 
 from __future__ import annotations
@@ -93,6 +95,19 @@ class WarehouseVersionError(InputError):
 
 class IncompleteError(BatchJobsError):
     """A prediction run may not be published because its counts do not add up."""
+
+
+class CircuitBreakerError(BatchJobsError):
+    """A prediction run is complete, but looks so wrong that readers keep the one before."""
+
+    def __init__(self, subject: str, problems: Sequence[str], advice: str) -> None:
+        self.subject = subject
+        self.problems = tuple(problems)
+        super().__init__(f"{subject} is not published: {'; '.join(problems)}; {advice}")
+
+
+class WarehouseUnavailableError(BatchJobsError):
+    """The database did not answer, or let nobody through, for as long as we had patience."""
 
 
 class FencedError(BatchJobsError):

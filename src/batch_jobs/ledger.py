@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Row, text
 
 from batch_jobs.errors import IncompleteError
 from batch_jobs.interval import Interval, due_between, floor_to_grid
-from batch_jobs.warehouse import Warehouse, loaded_time, stored_time
+from batch_jobs.warehouse import Warehouse, loaded_time, repeatable, stored_time
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,9 @@ class Run:
     mode: str
     state: str
     token: str
+    rows_table: str
+    hindsight: bool = False
+    accepted: str | None = None
     error: str | None = None
     counts: Counts | None = None
     published_at: datetime | None = None
@@ -74,6 +77,7 @@ class Part:
     counts: Counts
 
 
+@repeatable
 def published_run(warehouse: Warehouse, model: str, interval: Interval) -> Run | None:
     """The published run of exactly this interval, if there is one."""
     with warehouse.read() as connection:
@@ -86,6 +90,7 @@ def published_run(warehouse: Warehouse, model: str, interval: Interval) -> Run |
         return None if run_id is None else load_run(connection, run_id)
 
 
+@repeatable
 def gaps(
     warehouse: Warehouse,
     model: str,
@@ -147,6 +152,7 @@ def _uncovered(
             yield interval
 
 
+@repeatable
 def fresh_until(warehouse: Warehouse, model: str) -> datetime | None:
     """The end of the newest interval up to which every due one is published, if any ever was."""
     with warehouse.read() as connection:
@@ -156,6 +162,7 @@ def fresh_until(warehouse: Warehouse, model: str) -> datetime | None:
         return None if stored is None else loaded_time(stored)
 
 
+@repeatable
 def being_staged(warehouse: Warehouse, model: str, since: datetime) -> set[Interval]:
     """Intervals that another attempt has claimed after `since` and not yet finished."""
     with warehouse.read() as connection:
@@ -165,7 +172,7 @@ def being_staged(warehouse: Warehouse, model: str, since: datetime) -> set[Inter
                 WHERE model = :model AND state = 'staging' AND claimed_at > :since"""),
             {"model": model, "since": stored_time(since)},
         )
-        return {Interval.parse(row.interval_start, row.interval_end) for row in rows}
+        return {_interval(row) for row in rows}
 
 
 def load_run(connection: Connection, run_id: int) -> Run:
@@ -182,15 +189,22 @@ def load_run(connection: Connection, run_id: int) -> Run:
     return Run(
         run_id=row.run_id,
         model=row.model,
-        interval=Interval.parse(row.interval_start, row.interval_end),
+        interval=_interval(row),
         model_version=row.model_version,
         mode=row.mode,
         state=row.state,
         token=row.token,
+        rows_table=row.rows_table,
+        hindsight=bool(row.hindsight),
+        accepted=row.accepted,
         error=row.error,
         counts=None if row.published_at is None else counts_of(row),
         published_at=None if row.published_at is None else loaded_time(row.published_at),
     )
+
+
+def _interval(row: Row[Any]) -> Interval:
+    return Interval(loaded_time(row.interval_start), loaded_time(row.interval_end))
 
 
 def counts_of(row: Row[Any]) -> Counts:

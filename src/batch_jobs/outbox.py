@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import bindparam, text
@@ -65,6 +65,7 @@ def record_failure(
     """
     found = {"subject": failure.subject, "cause": failure.cause}
     with warehouse.write() as connection:
+        warehouse.database.lock_model(connection, f"alerts of {failure.subject}")
         known = text("SELECT 1 FROM alerts WHERE key = :key")
         if connection.scalar(known, {"key": failure.key}) is not None:
             return False
@@ -276,7 +277,7 @@ def first_failed(warehouse: Warehouse, task: TaskTry, since: datetime | None) ->
                 WHERE dag_id = :dag_id AND run_id = :run_id AND recorded_at >= :since
                 ORDER BY recorded_at LIMIT 1
             """),
-            {**vars(task), "since": stored_time(since) if since else ""},
+            {**vars(task), "since": stored_time(since or datetime.min.replace(tzinfo=UTC))},
         ).one_or_none()
     return None if row is None else TaskTry(*row)
 

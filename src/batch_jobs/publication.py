@@ -1,41 +1,138 @@
-"""The one transaction after which readers see a run, whole, or still the one before."""
+"""Publish: audit what is staged, then one short transaction after which readers see it, whole."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, text
+from sqlalchemy import Connection, text
 
 from batch_jobs.errors import IncompleteError
 from batch_jobs.failpoints import failpoint
 from batch_jobs.ledger import Counts, Run, counts_of, load_run, span
 from batch_jobs.staging import require_owner
-from batch_jobs.warehouse import Warehouse, stored_time
+from batch_jobs.warehouse import Warehouse, loaded_time, repeatable, stored_time
 
 
-def publish(warehouse: Warehouse, run_id: int) -> Run:
+@dataclass(frozen=True)
+class Staged:
+    """What a run has staged, as its parts reported it.
+
+    Attributes:
+        counts: rows of all parts together.
+        scores: the lowest and the highest score; None if there is no row.
+    """
+
+    counts: Counts
+    scores: tuple[float, float] | None
+
+
+def publish(
+    warehouse: Warehouse, run_id: int, judge: Callable[[Run, Staged], None] | None = None
+) -> Run:
     """Make a staged run visible; publishing a published run again changes nothing.
 
-    Inside one transaction: the claim and the counts are checked once more, an earlier run of the
-    same interval is superseded, and the pointer moves, never back: rows of an older interval do
-    not replace rows of a newer one.
+    The rows are counted, and judged, before anybody is locked out. Then, inside one transaction:
+    the claim and the counts are checked once more, an earlier run of the same interval is
+    superseded, and the pointer moves, never back: rows of an older interval do not replace rows
+    of a newer one.
+
+    Args:
+        warehouse: where the run is staged.
+        run_id: which run.
+        judge: raises if what is staged should not be seen, although it is complete.
 
     Raises:
         FencedError: a newer attempt has claimed the interval.
         IncompleteError: a part is not staged, the counts do not add up, the run has failed, or it
             would replace the whole population by nothing.
+        sqlalchemy.exc.IntegrityError: an entity is in the run twice.
     """
+    run = _seal(warehouse, run_id)
+    failpoint("publish.sealed")
+    if run.state == "staging":
+        staged = _audit(warehouse, run)
+        if judge is not None:
+            judge(run, staged)
+        failpoint("publish.audited")
+        run = _publish(warehouse, run_id, staged)
+    failpoint("publish.committed")
+    return run
+
+
+@repeatable
+def _seal(warehouse: Warehouse, run_id: int) -> Run:
     with warehouse.write() as connection:
-        run = require_owner(connection, run_id)
+        run = require_owner(warehouse, connection, run_id)
+        if run.state == "staging":
+            _staged(connection, run)  # an index of half the rows would help nobody
+            warehouse.database.seal(connection, run.rows_table)
+        return run
+
+
+@repeatable
+def _audit(warehouse: Warehouse, run: Run) -> Staged:
+    with warehouse.read() as connection:
+        staged = _staged(connection, run)
+        stored = connection.execute(
+            text(f"""
+                SELECT (SELECT count(*) FROM {run.rows_table} WHERE run_id = :run_id) AS scored,
+                       (SELECT count(*) FROM rejected_rows WHERE run_id = :run_id) AS rejected"""),  # noqa: S608
+            {"run_id": run.run_id},
+        ).one()
+    counts = staged.counts
+    if (counts.scored, counts.rejected) != tuple(stored) or counts.read != (
+        counts.scored + counts.rejected + counts.skipped
+    ):
+        raise IncompleteError(
+            f"run {run.run_id} of {run.model} {run.interval}: {counts} were reported, but "
+            f"{stored.scored} scored and {stored.rejected} rejected rows are stored"
+        )
+    if run.mode == "replace" and not counts.scored:
+        raise IncompleteError(
+            f"run {run.run_id} of {run.model} {run.interval} scored no row of the population; "
+            f"readers keep the last good predictions"
+        )
+    return staged
+
+
+def _staged(connection: Connection, run: Run) -> Staged:
+    parts = connection.execute(
+        text("SELECT * FROM run_parts WHERE run_id = :run_id ORDER BY part"),
+        {"run_id": run.run_id},
+    ).all()
+    unstaged = [str(part.part) for part in parts if not part.staged]
+    if unstaged:
+        raise IncompleteError(
+            f"run {run.run_id} of {run.model} {run.interval}: part {', '.join(unstaged)} of "
+            f"{len(parts)} was not scored"
+        )
+    lows = [part.score_min for part in parts if part.score_min is not None]
+    highs = [part.score_max for part in parts if part.score_max is not None]
+    return Staged(
+        counts=sum((counts_of(part) for part in parts), Counts()),
+        scores=(min(lows), max(highs)) if lows else None,
+    )
+
+
+@repeatable
+def _publish(warehouse: Warehouse, run_id: int, audited: Staged) -> Run:
+    with warehouse.write() as connection:
+        model = load_run(connection, run_id).model
+        warehouse.database.lock_model(connection, model)
+        run = require_owner(warehouse, connection, run_id, lock=True)
+        failpoint("publish.locked")
         if run.state != "staging":
             return run
-        failpoint("publish.locked")
-        counts = _audit(connection, run)
-        failpoint("publish.audited")
+        if _staged(connection, run) != audited:
+            raise IncompleteError(
+                f"run {run_id} of {model} {run.interval} changed after it was audited"
+            )
         now = _after_the_last(connection, run.model)
         key = {**span(run.model, run.interval), "run_id": run_id, "now": now}
+        warehouse.database.attach(connection, run_id, run.rows_table)
         connection.execute(
             text("""
                 UPDATE prediction_runs
@@ -50,7 +147,7 @@ def publish(warehouse: Warehouse, run_id: int) -> Run:
                   rows_read = :read, rows_scored = :scored, rows_rejected = :rejected,
                   rows_skipped = :skipped
                 WHERE run_id = :run_id"""),
-            {**key, **vars(counts)},
+            {**key, **vars(audited.counts)},
         )
         if run.mode == "merge":
             _merge_rows(connection, key)
@@ -60,51 +157,14 @@ def publish(warehouse: Warehouse, run_id: int) -> Run:
         return load_run(connection, run_id)
 
 
-def _audit(connection: Connection, run: Run) -> Counts:
-    parts = connection.execute(
-        text("SELECT * FROM run_parts WHERE run_id = :run_id ORDER BY part"),
-        {"run_id": run.run_id},
-    ).all()
-    unstaged = [str(part.part) for part in parts if not part.staged]
-    if unstaged:
-        raise IncompleteError(
-            f"run {run.run_id} of {run.model} {run.interval}: part {', '.join(unstaged)} of "
-            f"{len(parts)} was not scored"
-        )
-    counts = sum((counts_of(part) for part in parts), Counts())
-    stored = _stored(connection, run.run_id)
-    if (counts.scored, counts.rejected) != tuple(stored) or counts.read != (
-        counts.scored + counts.rejected + counts.skipped
-    ):
-        raise IncompleteError(
-            f"run {run.run_id} of {run.model} {run.interval}: {counts} were reported, but "
-            f"{stored.scored} scored and {stored.rejected} rejected rows are stored"
-        )
-    if run.mode == "replace" and not counts.scored:
-        raise IncompleteError(
-            f"run {run.run_id} of {run.model} {run.interval} scored no row of the population; "
-            f"readers keep the last good predictions"
-        )
-    return counts
-
-
-def _stored(connection: Connection, run_id: int) -> Row[Any]:
-    return connection.execute(
-        text("""
-            SELECT (SELECT count(*) FROM predictions WHERE run_id = :run_id) AS scored,
-                   (SELECT count(*) FROM rejected_rows WHERE run_id = :run_id) AS rejected"""),
-        {"run_id": run_id},
-    ).one()
-
-
 def _after_the_last(connection: Connection, model: str) -> str:
     """Now, but never before the newest publication: the history stays in order if a clock jumps."""
-    now = stored_time(datetime.now(UTC))
+    now = datetime.now(UTC)
     last = connection.scalar(
         text("SELECT max(published_at) FROM prediction_runs WHERE model = :model"),
         {"model": model},
     )
-    return max(now, last or now)
+    return stored_time(max(now, loaded_time(last)) if last else now)
 
 
 def _merge_rows(connection: Connection, key: Mapping[str, Any]) -> None:
@@ -131,7 +191,7 @@ def _merge_rows(connection: Connection, key: Mapping[str, Any]) -> None:
     connection.execute(
         text("""
             INSERT INTO current_rows (model, entity_id, run_id)
-            SELECT :model, p.entity_id, :run_id
+            SELECT :model, p.entity_id, p.run_id
             FROM predictions AS p
             LEFT JOIN superseded_rows AS s ON s.run_id = p.run_id AND s.entity_id = p.entity_id
             WHERE p.run_id = :run_id AND s.run_id IS NULL
@@ -142,7 +202,8 @@ def _merge_rows(connection: Connection, key: Mapping[str, Any]) -> None:
 
 def _move_head(connection: Connection, run: Run, key: Mapping[str, Any]) -> None:
     head = connection.execute(text("SELECT * FROM serving_heads WHERE model = :model"), key).first()
-    if head is not None and (head.interval_end, head.interval_start) > (key["end"], key["start"]):
+    newest = head and (loaded_time(head.interval_end), loaded_time(head.interval_start))
+    if newest and newest > (run.interval.end, run.interval.start):
         if run.mode == "replace":
             _never_shown(connection, key)
     else:

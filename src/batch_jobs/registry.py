@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, text
 
 from batch_jobs.errors import ArtifactError
-from batch_jobs.warehouse import Warehouse, stored_time
+from batch_jobs.warehouse import Warehouse, loaded_time, repeatable, stored_time
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class ModelVersion:
     gate: Mapping[str, Any]
 
 
+@repeatable
 def register(warehouse: Warehouse, version: ModelVersion) -> ModelVersion:
     """Record a version whose files are in the store.
 
@@ -59,6 +60,7 @@ def register(warehouse: Warehouse, version: ModelVersion) -> ModelVersion:
         return _version(connection, version.model, version.version)
 
 
+@repeatable
 def find_version(warehouse: Warehouse, model: str, version: str) -> ModelVersion:
     """The version of that name.
 
@@ -69,18 +71,20 @@ def find_version(warehouse: Warehouse, model: str, version: str) -> ModelVersion
         return _version(connection, model, version)
 
 
+@repeatable
 def newest_version(warehouse: Warehouse, model: str) -> ModelVersion | None:
     """The version trained last, promoted or not."""
     with warehouse.read() as connection:
         row = connection.execute(
             text("""
                 SELECT * FROM model_versions WHERE model = :model
-                ORDER BY created_at DESC, rowid DESC LIMIT 1"""),
+                ORDER BY created_at DESC, version DESC LIMIT 1"""),
             {"model": model},
         ).first()
         return None if row is None else _from_row(row)
 
 
+@repeatable
 def champion(warehouse: Warehouse, model: str) -> ModelVersion | None:
     """The version that serves now."""
     with warehouse.read() as connection:
@@ -88,6 +92,20 @@ def champion(warehouse: Warehouse, model: str) -> ModelVersion | None:
         return None if name is None else _version(connection, model, name)
 
 
+@repeatable
+def champion_at(warehouse: Warehouse, model: str, moment: datetime) -> ModelVersion | None:
+    """The version that served at a moment."""
+    with warehouse.read() as connection:
+        name = connection.scalar(
+            text("""
+                SELECT version FROM promotions WHERE model = :model AND promoted_at <= :moment
+                ORDER BY promotion_id DESC LIMIT 1"""),
+            {"model": model, "moment": stored_time(moment)},
+        )
+        return None if name is None else _version(connection, model, name)
+
+
+@repeatable
 def promote(
     warehouse: Warehouse,
     version: ModelVersion,
@@ -103,7 +121,10 @@ def promote(
         ArtifactError: another version was promoted in between.
     """
     with warehouse.write() as connection:
+        warehouse.database.lock_model(connection, version.model)
         current = _champion_name(connection, version.model)
+        if current == version.version:
+            return  # by this very call, whose answer was lost
         if current != expected:
             raise ArtifactError(
                 f"{version.model}: {version.version} was judged against {expected or 'no champion'}"
@@ -151,9 +172,14 @@ def _from_row(row: Row[Any]) -> ModelVersion:
     return ModelVersion(
         model=row.model,
         version=row.version,
-        as_of=row.as_of,
+        as_of=stored_time(loaded_time(row.as_of)),
         sha256=row.sha256,
-        manifest=json.loads(row.manifest),
-        metrics=json.loads(row.metrics),
-        gate=json.loads(row.gate),
+        manifest=_from_json(row.manifest),
+        metrics=_from_json(row.metrics),
+        gate=_from_json(row.gate),
     )
+
+
+def _from_json(stored: Any) -> Any:
+    """SQLite gives the text, PostgreSQL what it says."""
+    return json.loads(stored) if isinstance(stored, str) else stored

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
@@ -15,18 +15,22 @@ from uuid6 import uuid7
 from batch_jobs import ledger, publication, staging
 from batch_jobs.artifacts import ModelStore
 from batch_jobs.catalog import load_model
-from batch_jobs.errors import BatchJobsError, ContractError, FencedError, IncompleteError
+from batch_jobs.errors import (
+    BatchJobsError,
+    ContractError,
+    FencedError,
+    IncompleteError,
+    WarehouseUnavailableError,
+)
 from batch_jobs.failpoints import failpoint
 from batch_jobs.interval import Interval, due_between, newest_due
-from batch_jobs.ledger import Counts, Part, Run
+from batch_jobs.ledger import Counts, Run
 from batch_jobs.lifecycle import load_estimator, require_champion
 from batch_jobs.model import BatchModel
 from batch_jobs.registry import find_version
 from batch_jobs.settings import Settings
-from batch_jobs.warehouse import Warehouse, bounds
-
-if TYPE_CHECKING:
-    import pandas as pd
+from batch_jobs.staging import Claim
+from batch_jobs.warehouse import Warehouse, bounds, loaded_time, repeatable, stored_time
 
 log = logging.getLogger(__name__)
 
@@ -68,10 +72,9 @@ def plan(
     version = require_champion(warehouse, name)
     subject = f"features_query of {name}"
     warehouse.require_query(subject, model.features_query, bounds(interval))
-    staging.sweep(warehouse, name)
+    staging.sweep(warehouse, name, datetime.now(UTC) - ABANDONED_AFTER)
     failpoint("plan.before_claim")
-    run = staging.claim(
-        warehouse,
+    wanted = Claim(
         model=name,
         interval=interval,
         token=token,
@@ -79,6 +82,7 @@ def plan(
         mode=model.mode,
         key_ranges=_key_ranges(warehouse, model, interval, parts or model.parts),
     )
+    run = staging.claim(warehouse, wanted)
     failpoint("plan.claimed")
     log.info("claimed %s %s as run %d for %s", name, interval, run.run_id, version.version)
     return run
@@ -143,32 +147,49 @@ def score(
     model = load_model(name, settings.models)
     warehouse = Warehouse.existing(settings.warehouse)
     run, opened = staging.open_part(warehouse, run_id, part, token)
-    if opened.staged or run.state == "published":
+    if opened.staged or run.state != "staging":
         log.info("run %d part %d is staged already", run_id, part)
         return opened.counts
     failpoint("score.opened")
     try:
-        version = find_version(warehouse, name, run.model_version)
-        estimator = load_estimator(ModelStore(settings.model_store), model, version)
-        counts = Counts()
-        for chunk in _read(warehouse, model, run.interval, opened):
-            failpoint("score.before_chunk")
-            counts += _score_chunk(warehouse, model, estimator, run, opened, token, chunk)
-            failpoint("score.chunk_staged")
-            if progress:
-                progress(len(chunk))
-        if counts.rejected and staging.has_doubled_reject(warehouse, run_id):
-            raise _duplicates(warehouse, model, run.interval)
+        counts, scores = _score_part(warehouse, settings, model, run_id, part, token, progress)
         failpoint("score.all_staged")
-        staging.close_part(warehouse, opened, token, counts)
+        staging.close_part(warehouse, opened, token, counts, scores)
         failpoint("score.closed")
-    except FencedError:
+    except (FencedError, WarehouseUnavailableError):
         raise
     except BatchJobsError as error:
         staging.fail_part(warehouse, opened, token, str(error))
         raise
     log.info("run %d part %d: %s", run_id, part, counts)
     return counts
+
+
+@repeatable
+def _score_part(
+    warehouse: Warehouse,
+    settings: Settings,
+    model: BatchModel,
+    run_id: int,
+    part: int,
+    token: str,
+    progress: Progress | None,
+) -> tuple[Counts, tuple[float, float] | None]:
+    """Stage a part, from its first row on whenever the source is lost half-way through."""
+    from batch_jobs.streaming import score_part
+
+    def load() -> Any:
+        version = find_version(warehouse, model.name, run.model_version)
+        return load_estimator(ModelStore(settings.model_store), model, version)
+
+    run, opened = staging.open_part(warehouse, run_id, part, token)
+    try:
+        counts, scores = score_part(warehouse, model, load, run, opened, token, progress)
+    except IntegrityError as error:
+        raise _duplicates(warehouse, model, run.interval) from error
+    if counts.rejected and staging.has_doubled_reject(warehouse, run):
+        raise _duplicates(warehouse, model, run.interval)
+    return counts, scores
 
 
 def publish(settings: Settings, run_id: int) -> Run:
@@ -179,7 +200,6 @@ def publish(settings: Settings, run_id: int) -> Run:
     except IncompleteError as error:
         staging.fail(warehouse, run_id, str(error))
         raise
-    failpoint("publish.committed")
     log.info("published %s %s as run %d", run.model, run.interval, run.run_id)
     return run
 
@@ -241,7 +261,13 @@ def status(settings: Settings, name: str | None = None) -> list[dict[str, Any]]:
     names = [load_model(name, settings.models).name] if name else None
     with warehouse.read() as connection:
         rows = connection.execute(text("SELECT * FROM serving_status ORDER BY model")).mappings()
-        return [dict(row) for row in rows if names is None or row["model"] in names]
+        return [_plain(dict(row)) for row in rows if names is None or row["model"] in names]
+
+
+def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row whose times are text, from whichever database."""
+    times = ("interval_start", "interval_end", "published_at", "fresh_until")
+    return {**row, **{name: stored_time(loaded_time(row[name])) for name in times}}
 
 
 def _key_ranges(
@@ -263,59 +289,6 @@ def _key_ranges(
     ranges = list(pairwise(edges))
     # Fewer rows than parts: the ranges behind the last cut are empty, and must not be open-ended.
     return [pair if place <= len(cuts) else ("", "") for place, pair in enumerate(ranges)]
-
-
-def _read(
-    warehouse: Warehouse, model: BatchModel, interval: Interval, part: Part
-) -> Iterator[pd.DataFrame]:
-    query, values = model.features_query, dict(bounds(interval))
-    wanted = {}
-    if part.key_from is not None:
-        wanted["key_from"] = (part.key_from, "entity_id >= :key_from")
-    if part.key_to is not None:
-        # A key that is NULL belongs to the first range: it must be read to be refused.
-        null = " OR entity_id IS NULL" if part.key_from is None else ""
-        wanted["key_to"] = (part.key_to, f"(entity_id < :key_to{null})")
-    if wanted:
-        condition = " AND ".join(sql for _, sql in wanted.values())
-        query = f"SELECT * FROM (\n{query}\n) AS f WHERE {condition}"  # noqa: S608
-        values |= {name: key for name, (key, _) in wanted.items()}
-    return warehouse.stream(query, values, model.chunk_rows)
-
-
-def _score_chunk(
-    warehouse: Warehouse,
-    model: BatchModel,
-    estimator: Any,
-    run: Run,
-    part: Part,
-    token: str,
-    chunk: pd.DataFrame,
-) -> Counts:
-    import numpy as np
-
-    from batch_jobs.contract import check_features
-    from batch_jobs.scoring import as_inputs, probabilities, scores_and_labels
-
-    checked = check_features(model, chunk, run.interval)
-    rows, rejected = checked.rows, checked.rejected
-    scored: list[tuple[str, float, str | None]] = []
-    if len(rows):
-        answer = probabilities(estimator, as_inputs(rows, model.features))
-        scores, labels = scores_and_labels(estimator, answer)
-        finite = np.isfinite(scores)
-        keys = rows["entity_id"].tolist()
-        triples = zip(keys, scores.tolist(), labels, strict=True)
-        scored = [triple for triple, good in zip(triples, finite, strict=True) if good]
-        rejected = rejected + [
-            (keys[place], f"the model answered {scores[place]}", rows.loc[place].to_dict())
-            for place in np.flatnonzero(~finite)
-        ]
-    try:
-        staging.stage(warehouse, part, token, scored, rejected)
-    except IntegrityError as error:
-        raise _duplicates(warehouse, model, run.interval) from error
-    return Counts(read=len(chunk), scored=len(scored), rejected=len(rejected))
 
 
 def _duplicates(warehouse: Warehouse, model: BatchModel, interval: Interval) -> ContractError:

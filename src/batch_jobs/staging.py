@@ -8,30 +8,60 @@ one). A lower token is refused from then on, at every step: claiming, staging a 
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, Row, text
+from sqlalchemy.exc import DBAPIError
 
 from batch_jobs.errors import ConfigurationError, FencedError, IncompleteError
 from batch_jobs.interval import Interval
 from batch_jobs.ledger import Counts, Part, Run, counts_of, load_run, span
-from batch_jobs.warehouse import Warehouse, stored_time
+from batch_jobs.warehouse import Warehouse, repeatable, stored_time
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+log = logging.getLogger(__name__)
+Reject = tuple[str, str, Mapping[Hashable, Any]]
+
+# From so many rows on, a population is cheaper to publish from a table of its own.
+LARGE = 100_000
+REMOVED_AT_ONCE = 20_000
+REMOVED = "none"  # the rows_table of a run whose rows are gone
 
 
-def claim(
-    warehouse: Warehouse,
-    *,
-    model: str,
-    interval: Interval,
-    token: str,
-    model_version: str,
-    mode: str,
-    key_ranges: Sequence[tuple[str | None, str | None]],
-) -> Run:
+@dataclass(frozen=True)
+class Claim:
+    """What an attempt wants to score.
+
+    Attributes:
+        model: whose interval.
+        interval: which.
+        token: the attempt's; a later attempt has the higher one.
+        model_version: which version scores.
+        mode: `merge` or `replace`.
+        key_ranges: the range of keys of each part.
+        hindsight: the version did not serve when the interval ended.
+        accepted: why its rows may be published whatever the circuit breaker says.
+    """
+
+    model: str
+    interval: Interval
+    token: str
+    model_version: str
+    mode: str
+    key_ranges: Sequence[tuple[str | None, str | None]]
+    hindsight: bool = False
+    accepted: str | None = None
+
+
+@repeatable
+def claim(warehouse: Warehouse, wanted: Claim) -> Run:
     """Claim the interval for this attempt and open its run.
 
     Attempts with a lower token that were still staging are failed. Claiming again with the same
@@ -41,10 +71,13 @@ def claim(
         FencedError: an attempt with a higher token has claimed the interval.
         ConfigurationError: the model has been published in the other mode.
     """
-    now = stored_time(datetime.now(UTC))
-    key = span(model, interval)
+    key = {
+        **span(wanted.model, wanted.interval),
+        "token": wanted.token,
+        "now": stored_time(datetime.now(UTC)),
+    }
     with warehouse.write() as connection:
-        _require_mode(connection, model, mode)
+        large = _is_large(connection, wanted)
         claimed = connection.execute(
             text("""
                 INSERT INTO fences (model, interval_start, interval_end, token, claimed_at)
@@ -53,59 +86,89 @@ def claim(
                 DO UPDATE SET token = excluded.token, claimed_at = excluded.claimed_at
                 WHERE fences.token <= excluded.token
                 RETURNING token"""),
-            {**key, "token": token, "now": now},
+            key,
         ).first()
         if claimed is None:
-            raise FencedError(f"{model} {interval}: a newer attempt has claimed this interval")
+            raise FencedError(
+                f"{wanted.model} {wanted.interval}: a newer attempt has claimed this interval"
+            )
         connection.execute(
             text("""
                 UPDATE prediction_runs SET state = 'failed', error = 'fenced off by a newer attempt'
                 WHERE model = :model AND interval_start = :start AND interval_end = :end
                   AND state = 'staging' AND token < :token"""),
-            {**key, "token": token},
+            key,
         )
         run_id = connection.scalar(
             text("""
-                INSERT INTO prediction_runs
-                  (model, interval_start, interval_end, state, model_version, mode, token,
-                   claimed_at)
-                VALUES (:model, :start, :end, 'staging', :version, :mode, :token, :now)
-                ON CONFLICT (model, interval_start, interval_end, token) DO NOTHING
-                RETURNING run_id"""),
-            {**key, "version": model_version, "mode": mode, "token": token, "now": now},
+                SELECT run_id FROM prediction_runs
+                WHERE model = :model AND interval_start = :start AND interval_end = :end
+                  AND token = :token"""),
+            key,
         )
         if run_id is None:
-            run_id = connection.scalar(
-                text("""
-                    SELECT run_id FROM prediction_runs
-                    WHERE model = :model AND interval_start = :start AND interval_end = :end
-                      AND token = :token"""),
-                {**key, "token": token},
-            )
-        else:
-            connection.execute(
-                text("""
-                    INSERT INTO run_parts (run_id, part, key_from, key_to)
-                    VALUES (:run_id, :part, :key_from, :key_to)"""),
-                [
-                    {"run_id": run_id, "part": part, "key_from": low, "key_to": high}
-                    for part, (low, high) in enumerate(key_ranges)
-                ],
-            )
+            run_id = _open_run(warehouse, connection, wanted, key, large=large)
         return load_run(connection, run_id)
 
 
-def _require_mode(connection: Connection, model: str, mode: str) -> None:
-    served = connection.scalar(
-        text("SELECT mode FROM serving_heads WHERE model = :model"), {"model": model}
-    )
-    if served not in (None, mode):
+def _is_large(connection: Connection, wanted: Claim) -> bool:
+    """Whether to expect many rows: of a whole population, as many as last time, or unknown."""
+    served = connection.execute(
+        text("""
+            SELECT h.mode, r.rows_scored FROM serving_heads AS h
+            JOIN prediction_runs AS r ON r.run_id = h.run_id WHERE h.model = :model"""),
+        {"model": wanted.model},
+    ).first()
+    if served is not None and served.mode != wanted.mode:
         raise ConfigurationError(
-            f"{model} has been published in {served} mode and its model file now says {mode}; "
-            f"readers would see both kinds of rows: give the model file another name"
+            f"{wanted.model} has been published in {served.mode} mode and its model file now says "
+            f"{wanted.mode}; readers would see both kinds of rows: give the model file another name"
         )
+    return wanted.mode == "replace" and (served is None or served.rows_scored >= LARGE)
 
 
+def _open_run(
+    warehouse: Warehouse,
+    connection: Connection,
+    wanted: Claim,
+    key: Mapping[str, Any],
+    *,
+    large: bool,
+) -> int:
+    run_id = connection.scalar(
+        text("""
+            INSERT INTO prediction_runs
+              (model, interval_start, interval_end, state, model_version, mode, token, claimed_at,
+               hindsight, accepted, rows_table)
+            VALUES (:model, :start, :end, 'staging', :version, :mode, :token, :now,
+               :hindsight, :accepted, '')
+            RETURNING run_id"""),
+        {
+            **key,
+            "version": wanted.model_version,
+            "mode": wanted.mode,
+            "hindsight": int(wanted.hindsight),
+            "accepted": wanted.accepted,
+        },
+    )
+    table = warehouse.database.new_rows_table(connection, int(run_id), large=large)
+    connection.execute(
+        text("UPDATE prediction_runs SET rows_table = :rows_table WHERE run_id = :run_id"),
+        {"run_id": run_id, "rows_table": table},
+    )
+    connection.execute(
+        text("""
+            INSERT INTO run_parts (run_id, part, key_from, key_to)
+            VALUES (:run_id, :part, :key_from, :key_to)"""),
+        [
+            {"run_id": run_id, "part": part, "key_from": low, "key_to": high}
+            for part, (low, high) in enumerate(wanted.key_ranges)
+        ],
+    )
+    return int(run_id)
+
+
+@repeatable
 def open_part(warehouse: Warehouse, run_id: int, part: int, token: str) -> tuple[Run, Part]:
     """Take over one part of a run for staging; what an earlier try staged for it is removed.
 
@@ -113,23 +176,24 @@ def open_part(warehouse: Warehouse, run_id: int, part: int, token: str) -> tuple
 
     Raises:
         FencedError: a newer attempt has claimed the interval, or a newer try the part.
+        IncompleteError: the run has failed.
     """
     with warehouse.write() as connection:
-        run = require_owner(connection, run_id)
-        key = {"run_id": run_id, "part": part}
-        row = connection.execute(
-            text("SELECT * FROM run_parts WHERE run_id = :run_id AND part = :part"), key
-        ).one()
+        row = _lock_part(warehouse, connection, run_id, part)
+        run = require_owner(warehouse, connection, run_id)
         opened = Part(run_id, part, row.key_from, row.key_to, bool(row.staged), counts_of(row))
-        if opened.staged or run.state == "published":
+        if opened.staged or run.state != "staging":
             return run, opened
         if row.token is not None and row.token > token:
             raise FencedError(f"run {run_id} part {part}: a newer try is scoring this part")
+        key = {"run_id": run_id, "part": part}
         connection.execute(
-            text("UPDATE run_parts SET token = :token WHERE run_id = :run_id AND part = :part"),
+            text("""
+                UPDATE run_parts SET token = :token, chunks = 0
+                WHERE run_id = :run_id AND part = :part"""),
             {**key, "token": token},
         )
-        for table in ("predictions", "rejected_rows"):
+        for table in (run.rows_table, "rejected_rows"):
             connection.execute(
                 text(f"DELETE FROM {table} WHERE run_id = :run_id AND part = :part"),  # noqa: S608
                 key,
@@ -137,20 +201,23 @@ def open_part(warehouse: Warehouse, run_id: int, part: int, token: str) -> tuple
         return run, opened
 
 
+@repeatable
 def stage(
     warehouse: Warehouse,
     part: Part,
     token: str,
-    scored: Sequence[tuple[str, float, str | None]],
-    rejected: Sequence[tuple[str, str, Mapping[Hashable, Any]]] = (),
+    chunk: int,
+    scored: pa.Table,
+    rejected: Sequence[Reject] = (),
 ) -> None:
-    """Store one chunk of a part, invisible to readers.
+    """Store one chunk of a part, invisible to readers; a chunk that is stored already is left.
 
     Args:
         warehouse: where to.
         part: the part the rows belong to.
         token: the token that opened the part.
-        scored: entity id, score, label.
+        chunk: its number within the part, from 0 on.
+        scored: `entity_id` (string), `score` (float64), `label` (string).
         rejected: entity id, reason, the row as it was read.
 
     Raises:
@@ -158,22 +225,48 @@ def stage(
         sqlalchemy.exc.IntegrityError: an entity is in the run already.
     """
     with warehouse.write() as connection:
-        run = _require_part(connection, part, token)
-        if scored:
-            connection.exec_driver_sql(
-                "INSERT INTO predictions (run_id, part, entity_id, score, label) "
-                "VALUES (?, ?, ?, ?, ?)",
-                [(part.run_id, part.part, *row) for row in scored],
-            )
+        run, stored = _require_part(warehouse, connection, part, token)
+        if stored.chunks > chunk:
+            return
+        connection.execute(
+            text("""
+                UPDATE run_parts SET chunks = :chunks WHERE run_id = :run_id AND part = :part"""),
+            {"run_id": part.run_id, "part": part.part, "chunks": chunk + 1},
+        )
+        if scored.num_rows:
+            warehouse.database.insert(connection, run.rows_table, _of_part(scored, part))
         if rejected:
-            connection.exec_driver_sql(
-                "INSERT INTO rejected_rows (run_id, part, model, entity_id, reason, payload) "
-                "VALUES (?, ?, ?, ?, ?, ?)",
-                [
-                    (part.run_id, part.part, run.model, key, reason, _payload(row))
-                    for key, reason, row in rejected
-                ],
-            )
+            warehouse.database.insert(connection, "rejected_rows", _rejects(run, part, rejected))
+
+
+def _of_part(rows: pa.Table, part: Part) -> pa.Table:
+    import pyarrow as pa
+
+    return pa.table(
+        {
+            "run_id": pa.repeat(pa.scalar(part.run_id, pa.int64()), rows.num_rows),
+            "entity_id": rows["entity_id"],
+            "part": pa.repeat(pa.scalar(part.part, pa.int32()), rows.num_rows),
+            "score": rows["score"],
+            "label": rows["label"],
+        }
+    )
+
+
+def _rejects(run: Run, part: Part, rejected: Sequence[Reject]) -> pa.Table:
+    import pyarrow as pa
+
+    keys, reasons, rows = zip(*rejected, strict=True)
+    return pa.table(
+        {
+            "run_id": pa.repeat(pa.scalar(part.run_id, pa.int64()), len(keys)),
+            "model": pa.repeat(run.model, len(keys)),
+            "entity_id": pa.array(keys, pa.string()),
+            "reason": pa.array(reasons, pa.string()),
+            "payload": pa.array([_payload(row) for row in rows], pa.string()),
+            "part": pa.repeat(pa.scalar(part.part, pa.int32()), len(keys)),
+        }
+    )
 
 
 def _payload(row: Mapping[Hashable, Any]) -> str:
@@ -188,47 +281,67 @@ def _plain(value: Any) -> Any:
     return plain
 
 
-def close_part(warehouse: Warehouse, part: Part, token: str, counts: Counts) -> None:
+@repeatable
+def close_part(
+    warehouse: Warehouse,
+    part: Part,
+    token: str,
+    counts: Counts,
+    scores: tuple[float, float] | None = None,
+) -> None:
     """Record that a part is staged in full.
+
+    Args:
+        warehouse: where the ledger is.
+        part: which part.
+        token: the token that opened it.
+        counts: what became of its rows.
+        scores: the lowest and the highest score, if there is any.
 
     Raises:
         FencedError: a newer attempt has claimed the interval, or a newer try the part.
     """
+    low, high = scores or (None, None)
     with warehouse.write() as connection:
-        _require_part(connection, part, token)
+        _require_part(warehouse, connection, part, token)
         connection.execute(
             text("""
                 UPDATE run_parts SET staged = 1, rows_read = :read, rows_scored = :scored,
-                  rows_rejected = :rejected, rows_skipped = :skipped
+                  rows_rejected = :rejected, rows_skipped = :skipped,
+                  score_min = :low, score_max = :high
                 WHERE run_id = :run_id AND part = :part"""),
-            {"run_id": part.run_id, "part": part.part, **asdict(counts)},
+            {"run_id": part.run_id, "part": part.part, **asdict(counts), "low": low, "high": high},
         )
 
 
-def has_doubled_reject(warehouse: Warehouse, run_id: int) -> bool:
+@repeatable
+def has_doubled_reject(warehouse: Warehouse, run: Run) -> bool:
     """Whether an entity was rejected twice, or rejected and scored, in different chunks."""
     with warehouse.read() as connection:
         found = connection.scalar(
-            text("""
+            text(f"""
                 SELECT 1 FROM (SELECT entity_id, count(*) AS times FROM rejected_rows
                                WHERE run_id = :run_id GROUP BY entity_id) AS r
-                LEFT JOIN predictions AS p ON p.run_id = :run_id AND p.entity_id = r.entity_id
-                WHERE r.times > 1 OR p.entity_id IS NOT NULL LIMIT 1"""),
-            {"run_id": run_id},
+                LEFT JOIN {run.rows_table} AS p
+                  ON p.run_id = :run_id AND p.entity_id = r.entity_id
+                WHERE r.times > 1 OR p.entity_id IS NOT NULL LIMIT 1"""),  # noqa: S608
+            {"run_id": run.run_id},
         )
         return found is not None
 
 
+@repeatable
 def fail(warehouse: Warehouse, run_id: int, error: str) -> None:
     """Give up a run that is still staging; the reason stays in the ledger."""
     with warehouse.write() as connection:
         _fail(connection, run_id, error)
 
 
+@repeatable
 def fail_part(warehouse: Warehouse, part: Part, token: str, error: str) -> None:
     """Give up the run of a part, unless a newer try is scoring the part and may fare better."""
     with warehouse.write() as connection:
-        if _owner(connection, part) == token:
+        if _lock_part(warehouse, connection, part.run_id, part.part).token == token:
             _fail(connection, part.run_id, error)
 
 
@@ -241,35 +354,80 @@ def _fail(connection: Connection, run_id: int, error: str) -> None:
     )
 
 
-def sweep(warehouse: Warehouse, model: str) -> int:
-    """Remove the rows that failed runs of the model left staged; the number removed."""
-    removed = 0
+@repeatable
+def sweep(warehouse: Warehouse, model: str, abandoned: datetime) -> int:
+    """Remove the rows that failed runs of the model left staged; the number of runs cleaned.
+
+    Args:
+        warehouse: where the rows are.
+        model: whose.
+        abandoned: runs that were claimed before this moment and are staging still are taken for
+            dead, and failed.
+    """
     with warehouse.read() as connection:
-        leftovers = connection.scalars(
+        leftovers = connection.execute(
             text("""
-                SELECT run_id FROM prediction_runs AS r WHERE model = :model AND state = 'failed'
-                AND EXISTS (SELECT 1 FROM predictions AS p WHERE p.run_id = r.run_id)"""),
-            {"model": model},
+                SELECT run_id, rows_table, state FROM prediction_runs
+                WHERE model = :model AND rows_table <> :removed
+                  AND (state = 'failed' OR (state = 'staging' AND claimed_at < :abandoned))"""),
+            {"model": model, "removed": REMOVED, "abandoned": stored_time(abandoned)},
         ).all()
-    for run_id in leftovers:
-        # Small transactions, so that no other writer waits long.
-        while batch := _remove_rows(warehouse, run_id):
-            removed += batch
-    return removed
+    for run in leftovers:
+        if run.state == "staging":
+            fail(warehouse, run.run_id, "abandoned: its attempt ended without a word")
+        try:
+            remove_rows(warehouse, run.run_id, run.rows_table)
+        except DBAPIError as error:
+            if not warehouse.database.is_passing(error):
+                raise
+            log.info("run %d is left to the next sweep, something holds its rows", run.run_id)
+    return len(leftovers)
 
 
-def _remove_rows(warehouse: Warehouse, run_id: int) -> int:
+def remove_rows(warehouse: Warehouse, run_id: int, rows_table: str) -> None:
+    """Remove the rows of a run that nobody shall see any more, in small transactions.
+
+    No other writer waits long, and an attempt that still stages them is waited for.
+    """
+    key = {"run_id": run_id}
+    with warehouse.write() as connection:  # whoever is staging a chunk ends it first
+        locked = warehouse.database.for_update
+        connection.execute(
+            text(f"SELECT part FROM run_parts WHERE run_id = :run_id {locked}"),  # noqa: S608
+            key,
+        ).all()
+    if not warehouse.database.drop_rows(rows_table):
+        while remove_some(
+            warehouse,
+            f"""
+            DELETE FROM {rows_table} WHERE run_id = :run_id AND entity_id IN
+            (SELECT entity_id FROM {rows_table} WHERE run_id = :run_id LIMIT {REMOVED_AT_ONCE})""",  # noqa: S608
+            key,
+        ):
+            pass
     with warehouse.write() as connection:
-        return connection.execute(
-            text("""
-                DELETE FROM predictions WHERE run_id = :run_id AND entity_id IN
-                (SELECT entity_id FROM predictions WHERE run_id = :run_id LIMIT 20000)"""),
-            {"run_id": run_id},
-        ).rowcount
+        connection.execute(
+            text("UPDATE prediction_runs SET rows_table = :removed WHERE run_id = :run_id"),
+            {**key, "removed": REMOVED},
+        )
 
 
-def require_owner(connection: Connection, run_id: int) -> Run:
+def remove_some(warehouse: Warehouse, statement: str, values: Mapping[str, Any]) -> int:
+    """Run a statement that removes a limited number of rows; how many it removed."""
+    with warehouse.write() as connection:
+        return connection.execute(text(statement), values).rowcount
+
+
+def require_owner(
+    warehouse: Warehouse, connection: Connection, run_id: int, *, lock: bool = False
+) -> Run:
     """The run, if its attempt may still change what readers see or has done so already.
+
+    Args:
+        warehouse: where the ledger is.
+        connection: inside the caller's transaction.
+        run_id: which run.
+        lock: let nobody claim the interval before the transaction ends.
 
     Raises:
         FencedError: a newer attempt has claimed the interval.
@@ -277,15 +435,18 @@ def require_owner(connection: Connection, run_id: int) -> Run:
     """
     run = load_run(connection, run_id)
     token = connection.scalar(
-        text("""
+        text(f"""
             SELECT token FROM fences
-            WHERE model = :model AND interval_start = :start AND interval_end = :end"""),
+            WHERE model = :model AND interval_start = :start AND interval_end = :end
+            {warehouse.database.for_update if lock else ""}"""),  # noqa: S608
         span(run.model, run.interval),
     )
     if token != run.token:
         raise FencedError(
             f"run {run_id} of {run.model} {run.interval}: a newer attempt has claimed the interval"
         )
+    if lock:  # what another transaction did while this one waited for the lock
+        run = load_run(connection, run_id)
     if run.state == "failed":
         raise IncompleteError(
             f"run {run_id} of {run.model} {run.interval} has failed: {run.error}; only a new "
@@ -294,16 +455,21 @@ def require_owner(connection: Connection, run_id: int) -> Run:
     return run
 
 
-def _require_part(connection: Connection, part: Part, token: str) -> Run:
-    run = require_owner(connection, part.run_id)
-    if _owner(connection, part) != token:
+def _require_part(
+    warehouse: Warehouse, connection: Connection, part: Part, token: str
+) -> tuple[Run, Row[Any]]:
+    row = _lock_part(warehouse, connection, part.run_id, part.part)
+    run = require_owner(warehouse, connection, part.run_id)
+    if row.token != token:
         raise FencedError(f"run {part.run_id} part {part.part}: a newer try is scoring this part")
-    return run
+    return run, row
 
 
-def _owner(connection: Connection, part: Part) -> str | None:
-    token: str | None = connection.scalar(
-        text("SELECT token FROM run_parts WHERE run_id = :run_id AND part = :part"),
-        {"run_id": part.run_id, "part": part.part},
-    )
-    return token
+def _lock_part(warehouse: Warehouse, connection: Connection, run_id: int, part: int) -> Row[Any]:
+    """The part, which nobody else takes over before the transaction ends."""
+    return connection.execute(
+        text(f"""
+            SELECT * FROM run_parts WHERE run_id = :run_id AND part = :part
+            {warehouse.database.for_update}"""),  # noqa: S608
+        {"run_id": run_id, "part": part},
+    ).one()

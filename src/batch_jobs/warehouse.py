@@ -1,44 +1,61 @@
 """The warehouse: one database with the source tables, the ledger and the predictions.
 
-SQLite runs in WAL mode, so readers are never blocked; a write transaction begins with
-`BEGIN IMMEDIATE`, so two writers never both believe what they read (pysqlite's own transactions
-begin too late for that: https://docs.sqlalchemy.org/en/21/dialects/sqlite.html).
+`Warehouse` is what the library knows of it; the rest is SQLite's or PostgreSQL's own.
 """
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import functools
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
-from functools import cached_property
 from importlib.resources import files
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy import Connection, text
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, DatabaseError
-from sqlalchemy.pool import NullPool
+from sqlalchemy.exc import ArgumentError, DatabaseError, SQLAlchemyError
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay
+from tenacity.wait import wait_random_exponential
 
-from batch_jobs.errors import ConfigurationError, ContractError, WarehouseVersionError
+from batch_jobs.errors import (
+    ConfigurationError,
+    ContractError,
+    WarehouseUnavailableError,
+    WarehouseVersionError,
+)
 from batch_jobs.interval import Interval
+from batch_jobs.postgres import PostgreSQL
+from batch_jobs.redaction import first_line
+from batch_jobs.sqlite import SQLite
 
 if TYPE_CHECKING:
     import pandas as pd
 
-SCHEMA_VERSION = 1
-BUSY_TIMEOUT_MS = 30_000
+log = logging.getLogger(__name__)
+P = ParamSpec("P")
+Answer = TypeVar("Answer")
+
+SCHEMA_VERSION = 2
+# How long a transaction is repeated that fails for a passing reason.
+PATIENCE_SECONDS = 45
+Database = SQLite | PostgreSQL
+DATABASES: Mapping[str, type[Database]] = {"sqlite": SQLite, "postgresql": PostgreSQL}
 
 
 class Warehouse:
-    """A connection to the warehouse; nothing is opened before it is needed.
+    """A way to the warehouse; nothing is opened before it is needed.
 
     Args:
-        url: SQLAlchemy URL, such as `sqlite:////srv/batch/warehouse.db`.
+        url: SQLAlchemy URL, such as `sqlite:////srv/batch/warehouse.db` or
+            `postgresql+psycopg://writer:password@db:5432/warehouse`.
+
+    Attributes:
+        database: what is SQLite's or PostgreSQL's own.
 
     Raises:
-        ConfigurationError: the URL is not one of a supported database, or its folder is missing.
+        ConfigurationError: the URL is not one of a supported database, or its driver is missing.
     """
 
     def __init__(self, url: str) -> None:
@@ -47,16 +64,16 @@ class Warehouse:
         except (ArgumentError, ValueError):  # ValueError: a port that is no number
             # The URL itself may hold a password, so the message must not.
             raise ConfigurationError(
-                "the warehouse URL is not a SQLAlchemy URL, such as sqlite:////srv/batch/w.db"
+                "the warehouse URL is not a SQLAlchemy URL, such as sqlite:////srv/batch/w.db "
+                "or postgresql+psycopg://user:password@host:5432/database"
             ) from None
-        if self._url.get_backend_name() != "sqlite":
+        backend = self._url.get_backend_name()
+        if backend not in DATABASES:
             raise ConfigurationError(
-                f"the warehouse must be SQLite in this release, "
-                f"got {self._url.get_backend_name()}; write sqlite:////absolute/path.db"
+                f"the warehouse must be SQLite or PostgreSQL, got {backend}; write "
+                f"sqlite:////absolute/path.db or postgresql+psycopg://user:password@host/database"
             )
-        if not self._url.database or self._url.database == ":memory:":
-            raise ConfigurationError("the warehouse URL must name a file: sqlite:////path.db")
-        self._path = Path(self._url.database)
+        self.database = DATABASES[backend](self._url)
 
     @classmethod
     def existing(cls, url: str) -> Warehouse:
@@ -66,52 +83,15 @@ class Warehouse:
         return warehouse
 
     def __str__(self) -> str:
-        return self._url.render_as_string(hide_password=True)
+        return self._url.set(query={}).render_as_string(hide_password=True)
 
-    @cached_property
-    def _writer(self) -> Engine:
-        if not self._path.parent.is_dir():
-            raise ConfigurationError(f"the warehouse's folder {self._path.parent} does not exist")
-        return self._engine(str(self._path), begin="BEGIN IMMEDIATE", wal=True)
-
-    @cached_property
-    def _reader(self) -> Engine:
-        if not self._path.is_file():
-            raise ConfigurationError(f"there is no warehouse at {self}; run `batch-jobs init`")
-        return self._engine(f"{self._path.absolute().as_uri()}?mode=ro", begin="BEGIN", wal=False)
-
-    @staticmethod
-    def _engine(database: str, *, begin: str, wal: bool) -> Engine:
-        def connect() -> sqlite3.Connection:
-            connection = sqlite3.connect(
-                database, isolation_level=None, uri=database.startswith("file:")
-            )
-            connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
-            if wal:
-                connection.execute("PRAGMA journal_mode = WAL")
-                connection.execute("PRAGMA synchronous = FULL")
-                connection.execute("PRAGMA foreign_keys = ON")
-            return connection
-
-        engine = create_engine("sqlite://", creator=connect, poolclass=NullPool)
-
-        @event.listens_for(engine, "begin")
-        def _begin(connection: Connection) -> None:
-            connection.exec_driver_sql(begin)
-
-        return engine
-
-    @contextmanager
-    def write(self) -> Iterator[Connection]:
+    def write(self) -> AbstractContextManager[Connection]:
         """One write transaction; commits on leaving, rolls back on an exception."""
-        with self._writer.begin() as connection:
-            yield connection
+        return self.database.writer.begin()
 
-    @contextmanager
-    def read(self) -> Iterator[Connection]:
+    def read(self) -> AbstractContextManager[Connection]:
         """One read-only snapshot."""
-        with self._reader.begin() as connection:
-            yield connection
+        return self.database.reader.begin()
 
     def require_query(self, subject: str, query: str, values: Mapping[str, Any]) -> None:
         """Let the database compile a query without running it.
@@ -123,13 +103,15 @@ class Warehouse:
                 database's own words.
         """
         try:
-            with self.read() as connection:
-                # By itself first, for the database then points at the right word.
-                for form in (query, f"SELECT * FROM (\n{query}\n) AS q"):  # noqa: S608
+            # By itself first, for the database then points at the right word.
+            for form in (query, f"SELECT * FROM (\n{query}\n) AS q"):  # noqa: S608
+                with self.read() as connection:
                     connection.execute(text(f"EXPLAIN {form}"), values)
         except DatabaseError as error:
-            raise ContractError(subject, [str(error.orig)]) from error
-        except sqlite3.Warning as error:  # Python 3.11's word for a second statement
+            if self.database.is_passing(error):
+                raise
+            raise ContractError(subject, [_first_words(error)]) from error
+        except Warning as error:  # Python 3.11's sqlite3 calls a second statement that
             raise ContractError(subject, [str(error)]) from error
 
     def stream(
@@ -137,63 +119,78 @@ class Warehouse:
     ) -> Iterator[pd.DataFrame]:
         """The rows of a query in chunks, all from one snapshot.
 
-        A query without rows gives one empty frame, so that its columns are known. Values stay as
-        the database gave them: a guessed type could differ from chunk to chunk.
+        A query without rows gives one empty frame, so that its columns are known. Numbers, text
+        and times come as Arrow has them (float64, int64, `str`, datetime64[UTC]); a column of
+        mixed values stays as it is.
         """
         import pandas as pd
+        import pyarrow as pa
 
-        with self.read() as connection:
-            result = connection.execution_options(stream_results=True).execute(text(query), values)
-            columns = list(result.keys())
-            first = True
-            while (rows := result.fetchmany(chunk_rows)) or first:
-                yield pd.DataFrame(list(map(tuple, rows)), columns=columns, dtype="object")
-                first = False
+        for names, columns in self.database.stream(query, values, chunk_rows):
+            frame = pd.DataFrame(
+                {
+                    place: column.to_pandas(integer_object_nulls=True)
+                    if isinstance(column, pa.Array | pa.ChunkedArray)
+                    else pd.Series(column, dtype="object")
+                    for place, column in enumerate(columns)
+                },
+                copy=False,
+            )
+            frame.columns = pd.Index(names)
+            yield frame
 
     def ensure_schema(self) -> bool:
-        """Make the tables and views where there are none; True if they were made now.
+        """Make the tables and views, or bring them up to this release; True if anything was made.
 
         Raises:
             WarehouseVersionError: a newer release made them.
-            ConfigurationError: the file cannot be written or is no SQLite database.
+            ConfigurationError: the database cannot be opened or written, or is none.
         """
+        database = self.database
         try:
             with self.write() as connection:
-                if _version(connection) is not None:
-                    self._check_version(connection)
+                database.prepare(connection)
+                found = database.schema_version(connection)
+                self._refuse_newer(found)
+                newer = {n: script for n, script in self._scripts().items() if n > (found or 0)}
+                if not newer:
                     return False
-                script = files("batch_jobs").joinpath("schema/sqlite.sql").read_text("utf-8")
-                for statement in _statements(script):
-                    connection.exec_driver_sql(statement)
-                connection.execute(
-                    text("INSERT INTO schema_version VALUES (:version)"),
-                    {"version": SCHEMA_VERSION},
-                )
+                for script in newer.values():
+                    database.run_script(connection, script)
+                known = "UPDATE schema_version SET version = :version"
+                made = "INSERT INTO schema_version VALUES (:version)"
+                connection.execute(text(known if found else made), {"version": SCHEMA_VERSION})
                 return True
         except DatabaseError as error:
             raise ConfigurationError(
-                f"cannot make or open the warehouse {self}: {error.orig}"
+                f"cannot make or open the warehouse {self}: {_first_words(error)}"
             ) from error
+
+    def _scripts(self) -> dict[int, str]:
+        """The scripts that lead to this release, by the version each leads to."""
+        folder = files("batch_jobs").joinpath("schema", self.database.name)
+        numbered = {int(entry.name.removesuffix(".sql")): entry for entry in folder.iterdir()}
+        return {number: numbered[number].read_text("utf-8") for number in sorted(numbered)}
 
     def require_schema(self) -> None:
         """Check that the warehouse is there and of this release.
 
         Raises:
-            ConfigurationError: there is none yet, or it cannot be read.
+            ConfigurationError: there is none yet, an older release made it, or it cannot be read.
             WarehouseVersionError: a newer release made it.
+            WarehouseUnavailableError: the database does not answer.
         """
-        try:
-            with self.read() as connection:
-                if _version(connection) is None:
-                    raise ConfigurationError(
-                        f"{self} is not a warehouse yet; run `batch-jobs init`"
-                    )
-                self._check_version(connection)
-        except DatabaseError as error:
-            raise ConfigurationError(f"cannot read the warehouse {self}: {error.orig}") from error
+        found = _schema_version(self)
+        if found is None:
+            raise ConfigurationError(f"{self} is not a warehouse yet; run `batch-jobs init`")
+        self._refuse_newer(found)
+        if found < SCHEMA_VERSION:
+            raise ConfigurationError(
+                f"the warehouse {self} has schema version {found} of an older batch-jobs; run "
+                f"`batch-jobs init`, which brings it to version {SCHEMA_VERSION} and keeps its rows"
+            )
 
-    def _check_version(self, connection: Connection) -> None:
-        version = _version(connection)
+    def _refuse_newer(self, version: int | None) -> None:
         if version is not None and version > SCHEMA_VERSION:
             raise WarehouseVersionError(
                 f"the warehouse {self} has schema version {version}, made by a newer batch-jobs; "
@@ -201,21 +198,64 @@ class Warehouse:
             )
 
 
-def _version(connection: Connection) -> int | None:
-    known = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'schema_version'"
-    if connection.scalar(text(known)) is None:
-        return None
-    version: int | None = connection.scalar(text("SELECT version FROM schema_version"))
-    return version
+def repeatable(
+    act: Callable[Concatenate[Warehouse, P], Answer],
+) -> Callable[Concatenate[Warehouse, P], Answer]:
+    """Repeat a function as a whole while it fails for a passing reason, then give one clear error.
+
+    For functions that are one transaction and change nothing more when they are repeated: then a
+    lost connection does no harm, nor an answer to COMMIT that was lost on the way. Waits are
+    random and grow (https://aws.amazon.com/builders-library/timeouts-retries-and-backoff-with-jitter).
+
+    Raises:
+        WarehouseUnavailableError: it failed until patience was lost.
+        ConfigurationError: the database refuses what it will refuse again.
+    """
+
+    @functools.wraps(act)
+    def repeated(warehouse: Warehouse, *args: P.args, **kwargs: P.kwargs) -> Answer:
+        attempts = Retrying(
+            retry=retry_if_exception(warehouse.database.is_passing),
+            stop=stop_after_delay(PATIENCE_SECONDS),
+            wait=wait_random_exponential(multiplier=0.2, max=5),
+            before_sleep=_tell,
+            reraise=True,
+        )
+        try:
+            return attempts(act, warehouse, *args, **kwargs)
+        except Exception as error:
+            if warehouse.database.is_passing(error):
+                raise WarehouseUnavailableError(
+                    f"the warehouse {warehouse} did not answer, or did not let {act.__name__} "
+                    f"through, {attempts.statistics['attempt_number']} times within "
+                    f"{PATIENCE_SECONDS} s: {_first_words(error)}"
+                ) from error
+            if warehouse.database.is_misconfigured(error):
+                raise ConfigurationError(
+                    f"the warehouse {warehouse} refuses: {_first_words(error)}"
+                ) from error
+            raise
+
+    return repeated  # type: ignore[return-value] # wraps() forgets that the first has no name
 
 
-def _statements(script: str) -> Iterator[str]:
-    buffer = ""
-    for line in script.splitlines(keepends=True):
-        buffer += line
-        if sqlite3.complete_statement(buffer):
-            yield buffer
-            buffer = ""
+def _tell(state: RetryCallState) -> None:
+    error = state.outcome.exception() if state.outcome else None
+    if error is not None:
+        log.warning("%s; trying again", _first_words(error))
+
+
+def _first_words(error: BaseException) -> str:
+    """What the database said, without the statement and its values."""
+    if isinstance(error, SQLAlchemyError):
+        error = getattr(error, "orig", None) or error
+    return first_line(str(error))
+
+
+@repeatable
+def _schema_version(warehouse: Warehouse) -> int | None:
+    with warehouse.read() as connection:
+        return warehouse.database.schema_version(connection)
 
 
 def stored_time(time: datetime) -> str:
@@ -223,9 +263,10 @@ def stored_time(time: datetime) -> str:
     return time.astimezone(UTC).isoformat()
 
 
-def loaded_time(text_: str) -> datetime:
-    """The time that a stored text means."""
-    return datetime.fromisoformat(text_)
+def loaded_time(stored: str | datetime) -> datetime:
+    """The time that was stored: SQLite gives it as text, PostgreSQL as a time."""
+    time = datetime.fromisoformat(stored) if isinstance(stored, str) else stored
+    return time.astimezone(UTC)
 
 
 def bounds(interval: Interval) -> Mapping[str, Any]:

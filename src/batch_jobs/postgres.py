@@ -1,0 +1,305 @@
+"""The warehouse on PostgreSQL: schema `serving`, bulk data by COPY.
+
+Every statement waits for a lock and every idle transaction for its client only so long, so that a
+stopped client cannot hold the others up
+(https://www.postgresql.org/docs/current/runtime-config-client.html). `options` in the URL win.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Connection, Engine, create_engine, text
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import NullPool
+
+from batch_jobs.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+SCHEMA = "serving"
+OPTIONS = (
+    f"-c search_path={SCHEMA},public -c timezone=UTC -c lock_timeout=5s "
+    "-c idle_in_transaction_session_timeout=15s"
+)
+# A client that was stopped half-way through a COPY is not idle to PostgreSQL.
+COPY_TIMEOUT = "60s"
+# A server that went away without a word is noticed after this long.
+CONNECTING = {
+    "connect_timeout": "10",
+    "keepalives_idle": "15",
+    "keepalives_interval": "5",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "30000",
+    "application_name": "batch-jobs",
+}
+# Serialisation, deadlock, lock not available, shutting down, starting up, too many connections,
+# ended as idle, cancelled by a timeout.
+PASSING = ("40001", "40P01", "55P03", "57P01", "57P02", "57P03", "53300", "25P03", "57014")
+# What PostgreSQL says before there is a connection that could carry a code.
+REFUSALS = (
+    "authentication failed",
+    "no pg_hba.conf entry",
+    "does not exist",
+    "permission denied",
+    "not permitted to log in",
+    "no password supplied",
+)
+
+
+class PostgreSQL:
+    """What is PostgreSQL's own about the warehouse; `SQLite` has the same methods."""
+
+    name = "postgresql"
+    for_update = "FOR UPDATE"
+
+    def __init__(self, url: URL) -> None:
+        try:
+            import adbc_driver_postgresql  # noqa: F401
+            import psycopg  # noqa: F401
+        except ImportError as error:
+            raise ConfigurationError(
+                f"a warehouse on PostgreSQL needs the package {error.name}; "
+                f"run `pip install 'batch-jobs[postgres]'`"
+            ) from error
+        if url.get_driver_name() != "psycopg":
+            raise ConfigurationError(
+                "spell the driver of a PostgreSQL warehouse: postgresql+psycopg://user:password"
+                "@host:5432/database"
+            )
+        if not url.database:
+            raise ConfigurationError("the warehouse URL must name a database after the host")
+        options = f"{OPTIONS} {url.query.get('options', '')}".strip()
+        self._url = url.set(query={**CONNECTING, **url.query, "options": options})
+        self._shown = url.set(query={}).render_as_string(hide_password=True)
+
+    @cached_property
+    def writer(self) -> Engine:
+        """Connections whose transactions write."""
+        return create_engine("postgresql+psycopg://", creator=self._connect, poolclass=NullPool)
+
+    @cached_property
+    def reader(self) -> Engine:
+        """Connections that cannot write, each transaction of one snapshot."""
+        return self.writer.execution_options(
+            isolation_level="REPEATABLE READ", postgresql_readonly=True
+        )
+
+    def _arguments(self) -> dict[str, Any]:
+        from sqlalchemy.dialects.postgresql.psycopg import dialect
+
+        arguments: dict[str, Any] = dialect().create_connect_args(self._url)[1]  # type: ignore[no-untyped-call]
+        return arguments
+
+    def _connect(self) -> Any:
+        import psycopg
+
+        try:
+            return psycopg.connect(**self._arguments())
+        except psycopg.OperationalError as error:
+            if any(refusal in str(error) for refusal in REFUSALS):
+                raise ConfigurationError(
+                    f"the warehouse {self._shown} refuses the connection: {_last_line(error)}"
+                ) from None
+            raise
+
+    def schema_version(self, connection: Connection) -> int | None:
+        """The version of the schema; None if there is none yet."""
+        if connection.scalar(text(f"SELECT to_regclass('{SCHEMA}.schema_version')")) is None:
+            return None
+        version: int | None = connection.scalar(text("SELECT version FROM schema_version"))
+        return version
+
+    def prepare(self, connection: Connection) -> None:
+        """Make ready for the first script, one process at a time."""
+        self.lock_model(connection, "")
+        if connection.scalar(text(f"SELECT to_regnamespace('{SCHEMA}')")) is None:
+            connection.execute(text(f"CREATE SCHEMA {SCHEMA}"))
+
+    def run_script(self, connection: Connection, script: str) -> None:
+        """Execute every statement of a script inside the caller's transaction."""
+        with _cursor(connection, "schema") as cursor:
+            cursor.execute(script)
+
+    def lock_model(self, connection: Connection, model: str) -> None:
+        """Let one transaction at a time publish a model; the lock ends with the transaction."""
+        connection.execute(
+            text("SELECT pg_advisory_xact_lock(hashtextextended(:key, 0))"),
+            {"key": f"{SCHEMA}.{model}"},
+        )
+
+    def stream(
+        self, query: str, values: Mapping[str, Any], chunk_rows: int
+    ) -> Iterator[tuple[list[str], Sequence[Any]]]:
+        """Column names and columns (Arrow) of a query, chunk by chunk, all of one snapshot."""
+        import adbc_driver_postgresql.dbapi as adbc
+        from psycopg.conninfo import make_conninfo
+
+        with adbc.connect(make_conninfo(**self._arguments())) as connection:
+            with connection.cursor() as cursor:
+                cursor.execute(_with_values(query, values))
+                reader = cursor.fetch_record_batch()
+                names = reader.schema.names
+                for table in _rechunked(reader, chunk_rows):
+                    yield names, [_plain(column) for column in table.columns]
+            connection.rollback()
+
+    def insert(self, connection: Connection, table: str, rows: pa.Table) -> None:
+        """Append rows to a table inside the caller's transaction.
+
+        Raises:
+            sqlalchemy.exc.IntegrityError: a key is there already.
+        """
+        import pyarrow as pa
+        from pyarrow import csv
+
+        sink = pa.BufferOutputStream()
+        csv.write_csv(rows, sink, csv.WriteOptions(include_header=False))
+        statement = f"COPY {table} ({', '.join(rows.column_names)}) FROM STDIN (FORMAT csv)"
+        connection.exec_driver_sql(f"SET LOCAL statement_timeout = '{COPY_TIMEOUT}'")
+        with _cursor(connection, statement) as cursor, cursor.copy(statement) as copy:
+            copy.write(memoryview(sink.getvalue()))
+        connection.exec_driver_sql("SET LOCAL statement_timeout = DEFAULT")
+
+    def is_passing(self, error: BaseException) -> bool:
+        """Whether the same transaction may succeed if it is repeated."""
+        state = _sqlstate(error)
+        if state is None:  # the connection was lost, or there never was one
+            return _is_operational(error)
+        return state in PASSING or state.startswith("08")
+
+    def is_misconfigured(self, error: BaseException) -> bool:
+        """Whether the error will come again until somebody changes the database or its rights."""
+        state = _sqlstate(error)
+        return state is not None and (state.startswith(("28", "3D", "42")) or state == "25006")
+
+    def new_rows_table(self, connection: Connection, run_id: int, *, large: bool) -> str:
+        """The table that a new run's rows go to: a large population gets one of its own."""
+        if not large:
+            return "shared_predictions"
+        table = f"predictions_r{run_id:d}"
+        # The check spares ATTACH PARTITION from reading the rows.
+        connection.exec_driver_sql(
+            f"CREATE TABLE {SCHEMA}.{table} (LIKE {SCHEMA}.run_predictions INCLUDING ALL, "
+            f"CHECK (run_id = {run_id:d}))"
+        )
+        return table
+
+    def seal(self, connection: Connection, table: str) -> None:
+        """Make the keys of a filled table unique; the index is built at once, not row by row.
+
+        Raises:
+            sqlalchemy.exc.IntegrityError: a key is there twice.
+        """
+        if table == "shared_predictions":
+            return
+        connection.exec_driver_sql("SET LOCAL maintenance_work_mem = '256MB'")
+        connection.exec_driver_sql(
+            f"CREATE UNIQUE INDEX IF NOT EXISTS {table}_key ON {table} (entity_id)"
+        )
+        connection.exec_driver_sql(f"ANALYZE {table}")
+
+    def attach(self, connection: Connection, run_id: int, table: str) -> None:
+        """Let readers reach the rows of a run."""
+        if table != "shared_predictions":
+            connection.exec_driver_sql(
+                f"ALTER TABLE run_predictions ATTACH PARTITION {table} FOR VALUES IN ({run_id:d})"
+            )
+
+    def drop_rows(self, table: str) -> bool:
+        """Drop the table that a run has for itself; False if it shares one.
+
+        No reader waits: one that still looks at the table makes this give up by the lock timeout.
+        """
+        if table == "shared_predictions":
+            return False
+        attached = text("""
+            SELECT i.inhdetachpending FROM pg_inherits AS i
+            WHERE i.inhrelid = to_regclass(:table) AND i.inhparent = to_regclass('run_predictions')
+        """)
+        with self.writer.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
+            pending = connection.scalar(attached, {"table": f"{SCHEMA}.{table}"})
+            if pending is not None:
+                how = "FINALIZE" if pending else "CONCURRENTLY"
+                connection.exec_driver_sql(
+                    f"ALTER TABLE run_predictions DETACH PARTITION {table} {how}"
+                )
+            connection.exec_driver_sql(f"DROP TABLE IF EXISTS {SCHEMA}.{table}")
+        return True
+
+    def after_removal(self) -> None:
+        """Give space back: autovacuum does."""
+
+
+def _with_values(query: str, values: Mapping[str, Any]) -> str:
+    """The query with its values in it: with parameters of its own, the driver cannot COPY."""
+    from psycopg import sql
+    from sqlalchemy.dialects.postgresql.psycopg import dialect
+
+    compiled = str(text(query).compile(dialect=dialect()))  # type: ignore[no-untyped-call]
+    return compiled % {name: sql.Literal(value).as_string() for name, value in values.items()}
+
+
+def _rechunked(reader: pa.RecordBatchReader, rows: int) -> Iterator[pa.Table]:
+    """Tables of so many rows, the last one of fewer; one without rows if there is none."""
+    import pyarrow as pa
+
+    held: list[pa.RecordBatch] = []
+    count = 0
+    first = True
+    for batch in reader:
+        held.append(batch)
+        count += batch.num_rows
+        while count >= rows:
+            table = pa.Table.from_batches(held)
+            yield table.slice(0, rows)
+            held, count = table.slice(rows).to_batches(), count - rows
+            first = False
+    if count or first:
+        yield pa.Table.from_batches(held, schema=reader.schema)
+
+
+def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """A column without the driver's own types: `numeric` comes as text, and becomes a float."""
+    import pyarrow as pa
+
+    kind = column.type
+    if isinstance(kind, pa.OpaqueType):
+        stored = pa.chunked_array([chunk.storage for chunk in column.chunks], kind.storage_type)
+        return stored.cast(pa.float64()) if kind.type_name == "numeric" else stored
+    return column
+
+
+@contextmanager
+def _cursor(connection: Connection, statement: str) -> Iterator[Any]:
+    """A cursor of psycopg itself, whose errors are raised as SQLAlchemy does."""
+    import psycopg
+
+    driver: Any = connection.connection.dbapi_connection
+    try:
+        with driver.cursor() as cursor:
+            yield cursor
+    except psycopg.Error as error:
+        raise DBAPIError.instance(statement, None, error, psycopg.Error) from error
+
+
+def _sqlstate(error: BaseException) -> str | None:
+    return getattr(getattr(error, "orig", error), "sqlstate", None)
+
+
+def _is_operational(error: BaseException) -> bool:
+    import adbc_driver_manager
+    import psycopg
+
+    cause = getattr(error, "orig", error)
+    lost = (psycopg.OperationalError, psycopg.InterfaceError, adbc_driver_manager.Error, OSError)
+    return isinstance(cause, lost)
+
+
+def _last_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[-1]

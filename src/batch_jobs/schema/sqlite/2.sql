@@ -1,0 +1,22 @@
+-- The warehouse on SQLite, from schema version 1 to 2: what staging counts, and what is hindsight.
+
+ALTER TABLE prediction_runs ADD COLUMN hindsight INTEGER NOT NULL DEFAULT 0 CHECK (hindsight IN (0, 1));
+ALTER TABLE prediction_runs ADD COLUMN rows_table TEXT NOT NULL DEFAULT 'predictions';
+ALTER TABLE prediction_runs ADD COLUMN accepted TEXT;  -- why somebody let it pass the circuit breaker
+
+ALTER TABLE run_parts ADD COLUMN chunks INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE run_parts ADD COLUMN score_min REAL;
+ALTER TABLE run_parts ADD COLUMN score_max REAL;
+
+CREATE INDEX superseded_by_age ON superseded_rows (superseded_at);
+
+-- readers: what the app saw at T is published_at <= T AND (superseded_at IS NULL OR superseded_at > T).
+DROP VIEW prediction_history;
+CREATE VIEW prediction_history AS
+  SELECT r.model, p.entity_id, p.score, p.label, r.model_version, r.run_id,
+         r.interval_start, r.interval_end, r.published_at,
+         COALESCE(s.superseded_at, r.superseded_at) AS superseded_at, r.hindsight
+  FROM prediction_runs AS r
+  JOIN predictions AS p ON p.run_id = r.run_id
+  LEFT JOIN superseded_rows AS s ON s.run_id = p.run_id AND s.entity_id = p.entity_id
+  WHERE r.state IN ('published', 'superseded');

@@ -1,0 +1,180 @@
+"""The warehouse on SQLite: one file, one machine, nothing to install.
+
+It runs in WAL mode, so readers are never blocked; a write transaction begins with
+`BEGIN IMMEDIATE`, so two writers never both believe what they read (pysqlite's own transactions
+begin too late for that: https://docs.sqlalchemy.org/en/21/dialects/sqlite.html).
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy.engine import URL
+from sqlalchemy.pool import NullPool
+
+from batch_jobs.errors import ConfigurationError, ContractError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+BUSY_TIMEOUT_MS = 30_000
+
+
+class SQLite:
+    """What is SQLite's own about the warehouse; `PostgreSQL` has the same methods."""
+
+    name = "sqlite"
+    for_update = ""  # BEGIN IMMEDIATE has locked everything already
+
+    def __init__(self, url: URL) -> None:
+        if not url.database or url.database == ":memory:":
+            raise ConfigurationError("the warehouse URL must name a file: sqlite:////path.db")
+        self._url = url
+        self._path = Path(url.database)
+
+    @cached_property
+    def writer(self) -> Engine:
+        """Connections whose transactions write, one at a time."""
+        if not self._path.parent.is_dir():
+            raise ConfigurationError(f"the warehouse's folder {self._path.parent} does not exist")
+        return self._engine(str(self._path), begin="BEGIN IMMEDIATE", wal=True)
+
+    @cached_property
+    def reader(self) -> Engine:
+        """Connections that cannot write, each transaction of one snapshot."""
+        if not self._path.is_file():
+            shown = self._url.render_as_string(hide_password=True)
+            raise ConfigurationError(f"there is no warehouse at {shown}; run `batch-jobs init`")
+        return self._engine(f"{self._path.absolute().as_uri()}?mode=ro", begin="BEGIN", wal=False)
+
+    @staticmethod
+    def _engine(database: str, *, begin: str, wal: bool) -> Engine:
+        def connect() -> sqlite3.Connection:
+            connection = sqlite3.connect(
+                database, isolation_level=None, uri=database.startswith("file:")
+            )
+            connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+            if wal:
+                connection.execute("PRAGMA journal_mode = WAL")
+                connection.execute("PRAGMA synchronous = FULL")
+                connection.execute("PRAGMA foreign_keys = ON")
+            return connection
+
+        engine = create_engine("sqlite://", creator=connect, poolclass=NullPool)
+
+        @event.listens_for(engine, "begin")
+        def _begin(connection: Connection) -> None:
+            connection.exec_driver_sql(begin)
+
+        return engine
+
+    def schema_version(self, connection: Connection) -> int | None:
+        """The version of the schema; None if there is none yet."""
+        known = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'schema_version'"
+        if connection.scalar(text(known)) is None:
+            return None
+        version: int | None = connection.scalar(text("SELECT version FROM schema_version"))
+        return version
+
+    def prepare(self, connection: Connection) -> None:
+        """Make ready for the first script: SQLite needs nothing."""
+
+    def run_script(self, connection: Connection, script: str) -> None:
+        """Execute every statement of a script inside the caller's transaction."""
+        buffer = ""
+        for line in script.splitlines(keepends=True):
+            buffer += line
+            if sqlite3.complete_statement(buffer):
+                connection.exec_driver_sql(buffer)
+                buffer = ""
+
+    def lock_model(self, connection: Connection, model: str) -> None:
+        """Let one transaction at a time publish a model: BEGIN IMMEDIATE has seen to that."""
+
+    def stream(
+        self, query: str, values: Mapping[str, Any], chunk_rows: int
+    ) -> Iterator[tuple[list[str], Sequence[Any]]]:
+        """Column names and columns of a query, chunk by chunk, all of one snapshot.
+
+        A column is an Arrow array, or the list of its values where SQLite holds mixed types.
+        """
+        with self.reader.begin() as connection:
+            result = connection.execution_options(stream_results=True).execute(text(query), values)
+            names, cursor = list(result.keys()), result.cursor
+            first = True
+            while (rows := _fetch(cursor, chunk_rows)) or first:
+                columns = zip(*rows, strict=True) if rows else [()] * len(names)
+                yield names, [_arrow(column) for column in columns]
+                first = False
+
+    def insert(self, connection: Connection, table: str, rows: pa.Table) -> None:
+        """Append rows to a table inside the caller's transaction.
+
+        Raises:
+            sqlalchemy.exc.IntegrityError: a key is there already.
+        """
+        marks = ", ".join("?" * rows.num_columns)
+        columns = (column.to_numpy(zero_copy_only=False).tolist() for column in rows.columns)
+        connection.exec_driver_sql(
+            f"INSERT INTO {table} ({', '.join(rows.column_names)}) VALUES ({marks})",  # noqa: S608
+            list(zip(*columns, strict=True)),
+        )
+
+    def is_passing(self, error: BaseException) -> bool:
+        """Whether the same transaction may succeed if it is repeated."""
+        cause = getattr(error, "orig", error)
+        busy = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+        code = getattr(cause, "sqlite_errorcode", None)
+        return code is not None and (code & 0xFF) in busy
+
+    def is_misconfigured(self, error: BaseException) -> bool:
+        """Whether the error will come again until somebody changes the database or its rights."""
+        code = getattr(getattr(error, "orig", error), "sqlite_errorcode", None)
+        lasting = (
+            *(sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_CORRUPT),
+            *(sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_PERM),
+        )
+        return code is not None and (code & 0xFF) in lasting
+
+    def new_rows_table(self, connection: Connection, run_id: int, *, large: bool) -> str:  # noqa: ARG002
+        """The table that a new run's rows go to: here all share one."""
+        return "predictions"
+
+    def seal(self, connection: Connection, table: str) -> None:
+        """Make the keys of a filled table unique: here they are."""
+
+    def attach(self, connection: Connection, run_id: int, table: str) -> None:
+        """Let readers reach the rows of a run: here its row of the ledger decides."""
+
+    def drop_rows(self, table: str) -> bool:  # noqa: ARG002
+        """Drop the table that a run has for itself; False if it shares one."""
+        return False
+
+    def after_removal(self) -> None:
+        """Give the space of the write-ahead log back, unless a reader still needs it."""
+        with self.writer.connect() as connection:
+            connection.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def _fetch(cursor: Any, rows: int) -> list[tuple[Any, ...]]:
+    try:
+        fetched: list[tuple[Any, ...]] = cursor.fetchmany(rows)
+    except sqlite3.OperationalError as error:
+        if "decode to UTF-8" in str(error):
+            raise ContractError("the source", [f"{error}; store text as UTF-8"]) from error
+        raise
+    return fetched
+
+
+def _arrow(column: Sequence[Any]) -> Any:
+    import pyarrow as pa
+
+    try:
+        return pa.array(column)
+    except (pa.ArrowException, UnicodeEncodeError, OverflowError):
+        return list(column)

@@ -1,0 +1,164 @@
+"""Score one part of a run: reading, predicting and staging overlap, chunk by chunk.
+
+At any time one chunk is being read, one predicted and one staged, so memory is bounded by the chunk
+and not by the table. Threads are enough: Arrow, scikit-learn and the database drivers let go of
+Python's lock while they work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from batch_jobs import scoring, staging
+from batch_jobs.contract import check_features
+from batch_jobs.failpoints import failpoint
+from batch_jobs.ledger import Counts, Part, Run
+from batch_jobs.model import BatchModel
+from batch_jobs.warehouse import Warehouse, bounds
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What became of the rows of one chunk.
+
+    Attributes:
+        counts: how many there were.
+        scored: `entity_id`, `score`, `label`.
+        rejected: entity id, reason, the row as it was read.
+        scores: the lowest and the highest score, if there is any.
+    """
+
+    counts: Counts
+    scored: pa.Table
+    rejected: Sequence[staging.Reject]
+    scores: tuple[float, float] | None
+
+
+def score_part(
+    warehouse: Warehouse,
+    model: BatchModel,
+    load_estimator: Callable[[], Any],
+    run: Run,
+    part: Part,
+    token: str,
+    progress: Progress | None = None,
+) -> tuple[Counts, tuple[float, float] | None]:
+    """Read, check, predict and stage the rows of a part.
+
+    Args:
+        warehouse: where the rows are and go.
+        model: what they mean.
+        load_estimator: called before the first row is predicted, and not at all if there is none.
+        run: the run that claimed the interval.
+        part: the part of it to score.
+        token: the token that opened the part.
+        progress: called with the number of rows of each chunk.
+
+    Returns:
+        The counts, and the lowest and the highest score.
+
+    Raises:
+        ContractError: the rows are not what the model declares.
+        FencedError: a newer attempt has claimed the interval, or a newer try the part.
+        sqlalchemy.exc.IntegrityError: an entity comes twice.
+    """
+    counts, lows, highs = Counts(), [], []
+    estimator: Any = None
+    with ThreadPoolExecutor(1, "stage") as writer:
+        staged: Future[None] | None = None
+        for number, chunk in enumerate(_ahead(_read(warehouse, model, run, part))):
+            failpoint("score.before_chunk")
+            if estimator is None and len(chunk):
+                estimator = load_estimator()
+            predicted = _predict(model, estimator, run, chunk)
+            if staged is not None:
+                staged.result()
+                failpoint("score.chunk_staged")
+            staged = writer.submit(
+                staging.stage, warehouse, part, token, number, predicted.scored, predicted.rejected
+            )
+            counts += predicted.counts
+            if predicted.scores is not None:
+                lows.append(predicted.scores[0])
+                highs.append(predicted.scores[1])
+            if progress:
+                progress(len(chunk))
+        if staged is not None:
+            staged.result()
+            failpoint("score.chunk_staged")
+    return counts, (min(lows), max(highs)) if lows else None
+
+
+def _ahead(chunks: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
+    """Each chunk, while the next one is being read by a thread of its own."""
+    end = object()
+    with ThreadPoolExecutor(1, "read") as reader:
+        coming: Future[Any] = reader.submit(next, chunks, end)
+        try:
+            while (chunk := coming.result()) is not end:
+                coming = reader.submit(next, chunks, end)
+                yield chunk
+        finally:  # by the same thread, as its connection belongs to it
+            reader.submit(chunks.close).result()  # type: ignore[attr-defined]
+
+
+def _read(warehouse: Warehouse, model: BatchModel, run: Run, part: Part) -> Iterator[pd.DataFrame]:
+    query, values = model.features_query, dict(bounds(run.interval))
+    wanted = {}
+    if part.key_from is not None:
+        wanted["key_from"] = (part.key_from, "entity_id >= :key_from")
+    if part.key_to is not None:
+        # A key that is NULL belongs to the first range: it must be read to be refused.
+        null = " OR entity_id IS NULL" if part.key_from is None else ""
+        wanted["key_to"] = (part.key_to, f"(entity_id < :key_to{null})")
+    if wanted:
+        condition = " AND ".join(sql for _, sql in wanted.values())
+        query = f"SELECT * FROM (\n{query}\n) AS f WHERE {condition}"  # noqa: S608
+        values |= {name: key for name, (key, _) in wanted.items()}
+    yield from warehouse.stream(query, values, model.chunk_rows)
+
+
+def _predict(model: BatchModel, estimator: Any, run: Run, chunk: pd.DataFrame) -> Predicted:
+    import numpy as np
+    import pyarrow as pa
+
+    checked = check_features(model, chunk, run.interval)
+    rows, rejected = checked.rows, list(checked.rejected)
+    if rows.empty:
+        nothing = pa.table({"entity_id": [], "score": [], "label": []})
+        return Predicted(Counts(len(chunk), 0, len(rejected)), nothing, rejected, None)
+    answer = scoring.probabilities(estimator, scoring.as_inputs(rows, model.features))
+    scores, labels = scoring.scores_and_labels(estimator, answer)
+    table = pa.table(
+        {
+            "entity_id": pa.array(rows["entity_id"], pa.string()),
+            "score": scores,
+            "label": pa.array(labels, pa.string()),
+        }
+    )
+    finite = np.isfinite(scores)
+    if not finite.all():
+        rejected += [
+            (
+                rows["entity_id"][place],
+                f"the model answered {scores[place]}",
+                rows.loc[place].to_dict(),
+            )
+            for place in np.flatnonzero(~finite)
+        ]
+        table, scores = table.filter(pa.array(finite)), scores[finite]
+    return Predicted(
+        Counts(len(chunk), table.num_rows, len(rejected)),
+        table,
+        rejected,
+        (float(scores.min()), float(scores.max())) if len(scores) else None,
+    )
