@@ -17,12 +17,15 @@ ROOMS = {
         *("errors", "interval", "model", "settings", "catalog", "redaction", "messages"),
         "failpoints",
     },
-    "pure": {"contract", "scoring", "training", "gate"},
+    "pure": {"contract", "scoring", "training", "gate", "circuit_breaker"},
     "stores": {
         *("warehouse", "sqlite", "postgres", "ledger", "staging", "publication", "registry"),
         *("artifacts", "outbox", "slack_webhook"),
     },
-    "doors": {"lifecycle", "serving", "streaming", "samples", "cli", "__init__", "__main__"},
+    "doors": {
+        *("lifecycle", "planning", "streaming", "serving", "samples", "cli"),
+        *("__init__", "__main__"),
+    },
 }
 HEIGHT = {module: height for height, room in enumerate(ROOMS.values()) for module in room}
 # The pure core takes frames and gives frames: no SQL, files, environment or clock.

@@ -35,6 +35,7 @@ from batch_jobs.errors import (
     IntervalError,
     ModelFileError,
     NoChampionError,
+    WarehouseUnavailableError,
 )
 from batch_jobs.interval import Interval, newest_due
 from batch_jobs.model import BatchModel
@@ -43,6 +44,8 @@ from utils.slack_alert import fail_alert, flush_alerts, record_error, recovery_a
 
 if TYPE_CHECKING:
     from datetime import datetime
+
+    from batch_jobs.planning import Champion
 
 log = logging.getLogger(__name__)
 Done = TypeVar("Done")
@@ -74,6 +77,12 @@ SPAN_PARAMS = {
         type="boolean",
         title="Score again",
         description="Score the interval even if it is published already.",
+    ),
+    "accept": Param(
+        None,
+        type=["null", "string"],
+        title="Accept because",
+        description="Publish the interval whatever the circuit breaker says, for this reason.",
     ),
 }
 
@@ -196,10 +205,21 @@ def plan(
         settings, token = airflow_settings(), str(ti.id)
         declared = load_model(model, settings.models)
         wanted = _wanted(params)
+        champion: Champion = "live"
         if dag_run.run_type == "backfill" and data_interval_start and data_interval_end:
-            wanted = Interval(data_interval_start, data_interval_end)
+            wanted, champion = Interval(data_interval_start, data_interval_end), "then"
         if wanted is not None:
-            runs = [serving.plan(settings, model, wanted, token, force=params["force"])]
+            runs = [
+                serving.plan(
+                    settings,
+                    model,
+                    wanted,
+                    token,
+                    champion=champion,
+                    force=params["force"] or bool(params["accept"]),
+                    accept=params["accept"],
+                )
+            ]
         else:
             newest = newest_due(declared.schedule, data_interval_end or dag_run.run_after)
             runs = serving.plan_due(settings, model, newest, token)
@@ -242,11 +262,13 @@ def _wanted(params: Mapping[str, Any]) -> Interval | None:
 
 @contextmanager
 def _translated() -> Iterator[None]:
-    """Turn our errors into Airflow's: none of them is retried, and two are no failures."""
+    """Turn our errors into Airflow's: only an absent database is retried, two are no failures."""
     try:
         yield
     except (FencedError, NoChampionError) as error:
         raise AirflowSkipException(str(error)) from error
+    except WarehouseUnavailableError:
+        raise
     except BatchJobsError as error:
         raise AirflowFailException(str(error)) from error
 
@@ -257,6 +279,8 @@ def _on_each(run_ids: Sequence[int], act: Callable[[int], Done]) -> list[Done]:
     for run_id in run_ids:
         try:
             done.append(act(run_id))
+        except WarehouseUnavailableError:
+            raise  # to be tried again; what is done stays done
         except BatchJobsError as error:
             log.error("run %d: %s", run_id, error)  # noqa: TRY400
             errors.append(error)

@@ -1,6 +1,6 @@
 """Serve a scikit-learn model in batch: train, judge, promote, score and publish."""
 
 from batch_jobs.interval import Interval
-from batch_jobs.model import BatchModel, Category, Gate, Number
+from batch_jobs.model import BatchModel, Category, Gate, Limits, Number
 
-__all__ = ["BatchModel", "Category", "Gate", "Interval", "Number"]
+__all__ = ["BatchModel", "Category", "Gate", "Interval", "Limits", "Number"]

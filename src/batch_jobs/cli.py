@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from datetime import UTC, datetime
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 from rich.box import SIMPLE
@@ -50,6 +50,9 @@ Model = Annotated[str, typer.Argument(help="A model's name: the name of its file
 Start = Annotated[str, typer.Option(help="Start of the interval, ISO 8601 with an offset.")]
 End = Annotated[str, typer.Option(help="End of the interval, not included.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document as the last line.")]
+Accept = Annotated[
+    str | None, typer.Option(help="Publish whatever the circuit breaker says, for this reason.")
+]
 Force = Annotated[bool, typer.Option(help="Score again what is published already.")]
 
 
@@ -178,12 +181,21 @@ def predict(
         None
     ),
     force: Force = False,
+    accept: Accept = None,
     as_json: AsJson = False,
 ) -> None:
     """Score one interval and publish it in one step."""
     settings, interval = Settings.from_environ(), Interval.parse(start, end)
     with _bar(f"{model}: rows scored") as advance:
-        run = serving.predict(settings, model, interval, parts=parts, force=force, progress=advance)
+        run = serving.predict(
+            settings,
+            model,
+            interval,
+            parts=parts,
+            force=force,
+            accept=accept,
+            progress=advance,
+        )
     scored, rejected = (run.counts.scored, run.counts.rejected) if run.counts else (0, 0)
     _tell(
         run.as_dict(),
@@ -195,12 +207,32 @@ def predict(
 
 @app.command()
 def backfill(
-    model: Model, start: Start, end: End, *, force: Force = False, as_json: AsJson = False
+    model: Model,
+    start: Start,
+    end: End,
+    *,
+    champion: Annotated[
+        Literal["then", "current"],
+        typer.Option(
+            "--with", help="The champion of that time, or today's: its rows are marked hindsight."
+        ),
+    ] = "then",
+    force: Force = False,
+    accept: Accept = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Publish every due interval of a past span, oldest first."""
+    """Publish every due interval of a past span, oldest first, also those that got late rows."""
     settings, span = Settings.from_environ(), Interval.parse(start, end)
     with _bar(f"{model}: intervals published") as advance:
-        runs = serving.backfill(settings, model, span, force=force, progress=lambda _: advance(1))
+        runs = serving.backfill(
+            settings,
+            model,
+            span,
+            champion=champion,
+            force=force,
+            accept=accept,
+            progress=lambda _: advance(1),
+        )
     answer = [run.as_dict() for run in runs]
     _tell(answer, as_json, f"{len(runs)} intervals of {model} are published")
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
-from datetime import datetime
+from datetime import datetime, timedelta
+from itertools import pairwise
 from typing import Any
 
 from sqlalchemy import Connection, Row, text
@@ -88,6 +89,113 @@ def published_run(warehouse: Warehouse, model: str, interval: Interval) -> Run |
             span(model, interval),
         )
         return None if run_id is None else load_run(connection, run_id)
+
+
+@repeatable
+def published_between(warehouse: Warehouse, model: str, span_: Interval) -> list[Run]:
+    """The published runs whose interval touches a span, oldest first."""
+    with warehouse.read() as connection:
+        found = connection.scalars(
+            text("""
+                SELECT run_id FROM prediction_runs WHERE model = :model AND state = 'published'
+                AND interval_start < :end AND interval_end > :start
+                ORDER BY interval_start, interval_end"""),
+            span(model, span_),
+        ).all()
+        return [load_run(connection, run_id) for run_id in found]
+
+
+@repeatable
+def find_run(warehouse: Warehouse, run_id: int) -> Run:
+    """The run of that number; see `load_run`."""
+    with warehouse.read() as connection:
+        return load_run(connection, run_id)
+
+
+@repeatable
+def parts_of(warehouse: Warehouse, run_id: int) -> list[int]:
+    """The numbers of a run's parts."""
+    with warehouse.read() as connection:
+        return list(
+            connection.scalars(
+                text("SELECT part FROM run_parts WHERE run_id = :run_id ORDER BY part"),
+                {"run_id": run_id},
+            )
+        )
+
+
+@repeatable
+def rows_read_before(warehouse: Warehouse, run: Run, runs: int) -> list[int]:
+    """How many rows the newest published runs of intervals before this one had read."""
+    with warehouse.read() as connection:
+        return list(
+            connection.scalars(
+                text("""
+                    SELECT rows_read FROM prediction_runs
+                    WHERE model = :model AND state = 'published' AND interval_start < :start
+                    ORDER BY interval_start DESC LIMIT :runs"""),
+                {**span(run.model, run.interval), "runs": runs},
+            )
+        )
+
+
+@repeatable
+def most_rows_read(warehouse: Warehouse, run: Run, since: datetime) -> int | None:
+    """The most rows that one published interval had between a moment and this one."""
+    with warehouse.read() as connection:
+        most: int | None = connection.scalar(
+            text("""
+                SELECT max(rows_read) FROM prediction_runs
+                WHERE model = :model AND state = 'published'
+                  AND interval_start >= :since AND interval_start < :start"""),
+            {**span(run.model, run.interval), "since": stored_time(since)},
+        )
+        return most
+
+
+@dataclass(frozen=True)
+class Silence:
+    """For how long the source has given no row.
+
+    Attributes:
+        now: from the end of the last published interval with rows to the end of this one.
+        longest: the longest such time before that; None if there was none.
+        known: for how long before that interval there are published ones.
+    """
+
+    now: timedelta
+    longest: timedelta | None
+    known: timedelta
+
+
+@repeatable
+def silence(warehouse: Warehouse, run: Run, since: datetime) -> Silence | None:
+    """How long the source has been silent at the end of a run's interval; None if it never spoke.
+
+    Args:
+        warehouse: where the ledger is.
+        run: a run without rows.
+        since: leave out intervals that start before this moment.
+    """
+    with warehouse.read() as connection:
+        spans = connection.execute(
+            text("""
+                SELECT interval_start, interval_end FROM prediction_runs
+                WHERE model = :model AND state = 'published' AND rows_read > 0
+                  AND interval_start >= :since AND interval_start < :start
+                ORDER BY interval_start, interval_end"""),
+            {**span(run.model, run.interval), "since": stored_time(since)},
+        ).all()
+    if not spans:
+        return None
+    intervals = [_interval(row) for row in spans]
+    quiet = [later.start - earlier.end for earlier, later in pairwise(intervals)]
+    last = intervals[-1].end
+    return Silence(
+        now=run.interval.end - last,
+        longest=max(quiet) if quiet else None,
+        known=last - intervals[0].start,
+    )
 
 
 @repeatable

@@ -105,6 +105,31 @@ Cron = Annotated[str, AfterValidator(_cron)]
 Span = Annotated[timedelta, AfterValidator(_positive)]
 
 
+class Limits(_Frozen):
+    """The circuit breaker: what a complete run must not look like to be published.
+
+    Readers keep the last good predictions instead, and the error says what to do. A limit trips
+    only where chance alone does not explain it.
+
+    Attributes:
+        rejected: share of the rows read that may be rejected.
+        population: in `replace` mode, how much smaller and larger than the median of the last five
+            runs the population may be.
+        surge: in `merge` mode, how many times the rows of the fullest interval of the last four
+            weeks one interval may have.
+        silence: in `merge` mode, for how long the source may give no row before it is taken for
+            dead; by default twice the longest silence of the last four weeks. Shorter silences are
+            published as empty intervals.
+        constant_scores: whether a hundred rows and more may all get the same score.
+    """
+
+    rejected: float = Field(default=0.25, ge=0, le=1)
+    population: tuple[float, float] = (0.5, 2.0)
+    surge: float = Field(default=10, gt=1)
+    silence: Span | None = None
+    constant_scores: bool = False
+
+
 class BatchModel(_Frozen):
     """One model served in batch.
 
@@ -128,10 +153,15 @@ class BatchModel(_Frozen):
         history: how far back training reads.
         holdout: the newest part of the history, kept from the fit and used to judge.
         train_samples: in `replace` mode, how many snapshots of the population training reads.
-        look_back: how old an unpublished interval may be and still be published by the next run.
+        look_back: how old an interval that is unpublished, or got late rows, may be and still be
+            published by the next run.
         chunk_rows: rows held in memory at once while scoring.
         parts: how many mapped tasks share the scoring of one interval.
         gate: how good is good enough.
+        limits: how wrong a run may look and still be published.
+        rescore_late: in `merge` mode, whether each run looks for rows that came late for intervals
+            published within the look-back, and scores those intervals again; it costs one more
+            reading of the look-back.
         owner: who answers for the model, shown in Airflow's UI.
         tags: further tags in Airflow's UI.
         timeout: longest time one prediction run may take.
@@ -154,6 +184,8 @@ class BatchModel(_Frozen):
     chunk_rows: int = Field(default=50_000, ge=1)
     parts: int = Field(default=1, ge=1, le=256)
     gate: Gate = Gate()
+    limits: Limits = Limits()
+    rescore_late: bool = True
     owner: str = "data-science"
     tags: tuple[str, ...] = ()
     timeout: Span = timedelta(minutes=30)

@@ -3,39 +3,42 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
-from itertools import pairwise
+from functools import partial
+from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 from uuid6 import uuid7
 
-from batch_jobs import ledger, publication, staging
+from batch_jobs import circuit_breaker, ledger, publication, staging
 from batch_jobs.artifacts import ModelStore
 from batch_jobs.catalog import load_model
 from batch_jobs.errors import (
     BatchJobsError,
-    ContractError,
+    CircuitBreakerError,
     FencedError,
     IncompleteError,
     WarehouseUnavailableError,
 )
 from batch_jobs.failpoints import failpoint
-from batch_jobs.interval import Interval, due_between, newest_due
+from batch_jobs.interval import Interval, newest_due
 from batch_jobs.ledger import Counts, Run
-from batch_jobs.lifecycle import load_estimator, require_champion
+from batch_jobs.lifecycle import load_estimator
 from batch_jobs.model import BatchModel
+from batch_jobs.planning import Champion, Planner
+from batch_jobs.publication import Staged
 from batch_jobs.registry import find_version
 from batch_jobs.settings import Settings
-from batch_jobs.staging import Claim
 from batch_jobs.warehouse import Warehouse, bounds, loaded_time, repeatable, stored_time
 
 log = logging.getLogger(__name__)
 
-# An attempt that claimed an interval longer ago than this is taken for dead when gaps are healed.
-ABANDONED_AFTER = timedelta(hours=1)
+# What the circuit breaker compares with: a month knows weekends and nights.
+RECENT = timedelta(weeks=4)
+POPULATIONS = 5
 Progress = Callable[[int], None]
 
 
@@ -44,89 +47,56 @@ def new_token() -> str:
     return str(uuid7())
 
 
-def plan(
+def plan(  # noqa: PLR0913 - as many as its command has options
     settings: Settings,
     name: str,
     interval: Interval,
     token: str,
     *,
     parts: int | None = None,
+    champion: Champion = "live",
     force: bool = False,
+    accept: str | None = None,
 ) -> Run:
     """Claim one interval for scoring by the champion.
 
     An interval that is published already is left alone, and its published run is the answer,
-    unless a new attempt is forced.
+    unless a new attempt is forced; see `planning.Planner.claim` for the rest.
 
     Raises:
         InputError: unknown model, future interval, no champion, or a query that does not compile.
         FencedError: a newer attempt has claimed the interval.
     """
-    model = load_model(name, settings.models)
-    interval.require_past(datetime.now(UTC))
-    warehouse = Warehouse.existing(settings.warehouse)
-    published = ledger.published_run(warehouse, name, interval)
-    if published is not None and not force:
-        log.info("%s %s is already published as run %d", name, interval, published.run_id)
-        return published
-    version = require_champion(warehouse, name)
-    subject = f"features_query of {name}"
-    warehouse.require_query(subject, model.features_query, bounds(interval))
-    staging.sweep(warehouse, name, datetime.now(UTC) - ABANDONED_AFTER)
-    failpoint("plan.before_claim")
-    wanted = Claim(
-        model=name,
-        interval=interval,
-        token=token,
-        model_version=version.version,
-        mode=model.mode,
-        key_ranges=_key_ranges(warehouse, model, interval, parts or model.parts),
-    )
-    run = staging.claim(warehouse, wanted)
-    failpoint("plan.claimed")
-    log.info("claimed %s %s as run %d for %s", name, interval, run.run_id, version.version)
-    return run
+    planner = Planner(settings, name, token, parts=parts)
+    return planner.claim(interval, champion=champion, force=force, accept=accept)
 
 
 def plan_due(settings: Settings, name: str, newest: Interval, token: str) -> list[Run]:
-    """Claim the newest interval, and before it the missed ones, oldest first.
+    """Claim the newest interval, and before it the missed ones and those that got late rows.
 
-    Missed are the due intervals within the model's look-back that were never published and that no
-    other attempt is scoring now; in replace mode the newest run makes up for all of them.
+    Both within the model's look-back and oldest first; what another attempt is scoring now is left
+    to it, and in replace mode the newest run makes up for all of them.
 
     Raises:
         InputError: unknown model, future interval, no champion, or a query that does not compile.
         FencedError: a newer attempt has claimed the newest interval.
     """
-    model = load_model(name, settings.models)
+    planner = Planner(settings, name, token)
     newest.require_past(datetime.now(UTC))
-    warehouse = Warehouse.existing(settings.warehouse)
-    missed: list[Interval] = []
-    if model.mode == "merge":
-        oldest = newest.start - model.look_back
-        missed = ledger.gaps(warehouse, name, model.schedule, newest.start, since=oldest)
-        fresh = ledger.fresh_until(warehouse, name)
-        if fresh is not None and fresh < oldest:
-            log.warning(
-                "due intervals from %s on are older than the look-back of %s and stay "
-                "unpublished; publish them with `batch-jobs backfill %s --start %s --end %s`",
-                fresh.isoformat(),
-                model.look_back,
-                name,
-                fresh.isoformat(),
-                oldest.isoformat(),
-            )
-        busy = ledger.being_staged(warehouse, name, datetime.now(UTC) - ABANDONED_AFTER)
-        missed = [gap for gap in missed if gap not in busy]
+    missed = planner.missed(newest)
     if missed:
         log.info("%d missed intervals are published first, from %s on", len(missed), missed[0])
+    claims = {gap: partial(planner.claim, gap) for gap in missed}
+    if planner.model.rescore_late:
+        span = Interval(newest.start - planner.model.look_back, newest.start)
+        claims |= {run.interval: partial(planner.claim_again, run) for run in planner.late(span)}
     runs = []
-    for gap in missed:
+    for _, claim in sorted(claims.items(), key=itemgetter(0)):
         try:
-            runs.append(plan(settings, name, gap, token))
+            runs.append(claim())
         except FencedError as error:
             log.info("left to a newer attempt: %s", error)
-    return [*runs, plan(settings, name, newest, token)]
+    return [*runs, planner.claim(newest)]
 
 
 def score(
@@ -176,7 +146,7 @@ def _score_part(
     progress: Progress | None,
 ) -> tuple[Counts, tuple[float, float] | None]:
     """Stage a part, from its first row on whenever the source is lost half-way through."""
-    from batch_jobs.streaming import score_part
+    from batch_jobs.streaming import duplicates, score_part
 
     def load() -> Any:
         version = find_version(warehouse, model.name, run.model_version)
@@ -186,41 +156,76 @@ def _score_part(
     try:
         counts, scores = score_part(warehouse, model, load, run, opened, token, progress)
     except IntegrityError as error:
-        raise _duplicates(warehouse, model, run.interval) from error
+        raise duplicates(warehouse, model, run.interval) from error
     if counts.rejected and staging.has_doubled_reject(warehouse, run):
-        raise _duplicates(warehouse, model, run.interval)
+        raise duplicates(warehouse, model, run.interval)
     return counts, scores
 
 
 def publish(settings: Settings, run_id: int) -> Run:
-    """Make a staged run visible to readers in one transaction; see `publication.publish`."""
+    """Make a staged run visible to readers in one transaction; see `publication.publish`.
+
+    Raises:
+        CircuitBreakerError: the run looks too wrong to be seen; it is failed.
+        IncompleteError: the run is not complete; it is failed.
+        FencedError: a newer attempt has claimed the interval.
+    """
     warehouse = Warehouse.existing(settings.warehouse)
+
+    def judge(run: Run, staged: Staged) -> None:
+        _judge(warehouse, load_model(run.model, settings.models), run, staged)
+
     try:
-        run = publication.publish(warehouse, run_id)
-    except IncompleteError as error:
+        run = publication.publish(warehouse, run_id, judge)
+    except IntegrityError as error:
+        from batch_jobs.streaming import duplicates
+
+        run = ledger.find_run(warehouse, run_id)
+        problem = duplicates(warehouse, load_model(run.model, settings.models), run.interval)
+        staging.fail(warehouse, run_id, str(problem))
+        raise problem from error
+    except (IncompleteError, CircuitBreakerError) as error:
         staging.fail(warehouse, run_id, str(error))
         raise
     log.info("published %s %s as run %d", run.model, run.interval, run.run_id)
     return run
 
 
-def predict(
+def predict(  # noqa: PLR0913 - as many as its command has options
     settings: Settings,
     name: str,
     interval: Interval,
     *,
     token: str | None = None,
     parts: int | None = None,
+    champion: Champion = "live",
     force: bool = False,
+    accept: str | None = None,
     progress: Progress | None = None,
 ) -> Run:
     """Plan, score and publish one interval in this process; see the three verbs."""
     token = token or new_token()
-    run = plan(settings, name, interval, token, parts=parts, force=force)
+    run = plan(
+        settings,
+        name,
+        interval,
+        token,
+        parts=parts,
+        champion=champion,
+        force=force,
+        accept=accept,
+    )
+    return _score_and_publish(settings, run, token, progress)
+
+
+def _score_and_publish(
+    settings: Settings, run: Run, token: str, progress: Progress | None = None
+) -> Run:
     if run.state == "published":
         return run
-    for part in range(parts or load_model(name, settings.models).parts):
-        score(settings, name, run.run_id, part, token, progress)
+    warehouse = Warehouse.existing(settings.warehouse)
+    for part in ledger.parts_of(warehouse, run.run_id):
+        score(settings, run.model, run.run_id, part, token, progress)
     return publish(settings, run.run_id)
 
 
@@ -229,19 +234,40 @@ def backfill(
     name: str,
     span: Interval,
     *,
+    champion: Champion = "then",
     force: bool = False,
+    accept: str | None = None,
     progress: Callable[[Run], None] | None = None,
 ) -> list[Run]:
     """Publish every due interval inside a span of time, oldest first.
 
-    What is published already is left alone, unless forced. What readers see as current never
-    moves back: rows of newer intervals stay.
+    What is published already is left alone, unless rows have come late for it or a new attempt is
+    forced. What readers see as current never moves back: rows of newer intervals stay.
+
+    Args:
+        settings: where everything is.
+        name: which model.
+        span: must lie in the past.
+        champion: `then` scores with the version that served when the interval ended, or with the
+            one that serves now if none did; `current` with the one that serves now. Rows of
+            another version than served then are marked as hindsight in the ledger.
+        force: score again what is published.
+        accept: why rows may be published whatever the circuit breaker says.
+        progress: called with each run.
     """
-    model = load_model(name, settings.models)
     span.require_past(datetime.now(UTC))
+    token = new_token()
+    planner = Planner(settings, name, token)
+    late = {run.interval: run for run in ([] if force else planner.late(span))}
     runs = []
-    for interval in due_between(model.schedule, span.start, span.end):
-        runs.append(predict(settings, name, interval, force=force))
+    for interval in planner.due_within(span):
+        again = late.get(interval)
+        run = (
+            planner.claim_again(again)
+            if again
+            else planner.claim(interval, champion=champion, force=force, accept=accept)
+        )
+        runs.append(_score_and_publish(settings, run, token))
         if progress:
             progress(runs[-1])
     return runs
@@ -270,38 +296,49 @@ def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
     return {**row, **{name: stored_time(loaded_time(row[name])) for name in times}}
 
 
-def _key_ranges(
-    warehouse: Warehouse, model: BatchModel, interval: Interval, parts: int
-) -> Sequence[tuple[str | None, str | None]]:
-    """Cut the keys of an interval into as many ranges of equal row count; the ends are open."""
-    if parts == 1:
-        return [(None, None)]
-    with warehouse.read() as connection:
-        cuts = connection.scalars(
-            text(f"""
-                SELECT min(entity_id) FROM (
-                  SELECT entity_id, ntile(:parts) OVER (ORDER BY entity_id) AS part
-                  FROM (\n{model.features_query}\n) AS f) AS ranked
-                WHERE part > 1 GROUP BY part ORDER BY part"""),  # noqa: S608
-            {**bounds(interval), "parts": parts},
-        ).all()
-    edges = [None, *cuts, *[None] * (parts - len(cuts))]
-    ranges = list(pairwise(edges))
-    # Fewer rows than parts: the ranges behind the last cut are empty, and must not be open-ended.
-    return [pair if place <= len(cuts) else ("", "") for place, pair in enumerate(ranges)]
-
-
-def _duplicates(warehouse: Warehouse, model: BatchModel, interval: Interval) -> ContractError:
-    with warehouse.read() as connection:
-        found = connection.execute(
-            text(f"""
-                SELECT entity_id, count(*) AS times FROM (\n{model.features_query}\n) AS f
-                GROUP BY entity_id HAVING count(*) > 1 ORDER BY entity_id"""),  # noqa: S608
-            bounds(interval),
-        ).all()
-    samples = ", ".join(repr(row.entity_id) for row in found[:3])
-    rows = sum(row.times for row in found)
-    return ContractError(
-        f"features_query of {model.name}",
-        [f"entity_id is duplicated in {rows:,} rows (e.g. {samples})"],
+def _judge(warehouse: Warehouse, model: BatchModel, run: Run, staged: Staged) -> None:
+    """Let the circuit breaker look at what is staged, beside what was published before."""
+    limits, counts, scores = model.limits, staged.counts, staged.scores
+    found = [
+        circuit_breaker.too_many_rejected(limits, counts.read, counts.rejected),
+        circuit_breaker.constant_scores(limits, counts.scored, scores),
+    ]
+    if model.mode == "replace":
+        earlier = ledger.rows_read_before(warehouse, run, POPULATIONS)
+        found.append(circuit_breaker.odd_population(limits, counts.read, earlier))
+    elif counts.read:
+        if counts.read >= circuit_breaker.MANY:
+            most = ledger.most_rows_read(warehouse, run, run.interval.start - RECENT)
+            found.append(circuit_breaker.surge(limits, counts.read, most))
+    else:
+        found.append(_silence(warehouse, model, run))
+    problems = [problem for problem in found if problem]
+    if not problems:
+        return
+    if run.accepted:
+        log.warning("accepted (%s): %s", run.accepted, "; ".join(problems))
+        return
+    raise CircuitBreakerError(
+        f"run {run.run_id} of {run.model} {run.interval}",
+        problems,
+        f"readers keep the last good predictions; if all is as it should be, run `batch-jobs "
+        f"predict {run.model} --start {run.interval.start.isoformat()} --end "
+        f"{run.interval.end.isoformat()} --accept REASON`",
     )
+
+
+def _silence(warehouse: Warehouse, model: BatchModel, run: Run) -> str | None:
+    """What is wrong with an interval without rows, if the source seems to be dead."""
+    silence = ledger.silence(warehouse, run, run.interval.start - RECENT)
+    if silence is None:
+        return None
+    problem = circuit_breaker.silent_too_long(
+        model.limits, silence.now, silence.longest, silence.known
+    )
+    now = datetime.now(UTC)
+    if problem and now > run.interval.end:
+        rest = Interval(run.interval.end, now)
+        rows = next(warehouse.stream(model.features_query, bounds(rest), 1))
+        if len(rows):
+            return None  # it speaks again: there really was nothing
+    return problem

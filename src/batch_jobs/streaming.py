@@ -12,9 +12,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from sqlalchemy import text
+
 from batch_jobs import scoring, staging
 from batch_jobs.contract import check_features
+from batch_jobs.errors import ContractError
 from batch_jobs.failpoints import failpoint
+from batch_jobs.interval import Interval
 from batch_jobs.ledger import Counts, Part, Run
 from batch_jobs.model import BatchModel
 from batch_jobs.warehouse import Warehouse, bounds
@@ -161,4 +165,21 @@ def _predict(model: BatchModel, estimator: Any, run: Run, chunk: pd.DataFrame) -
         table,
         rejected,
         (float(scores.min()), float(scores.max())) if len(scores) else None,
+    )
+
+
+def duplicates(warehouse: Warehouse, model: BatchModel, interval: Interval) -> ContractError:
+    """Which keys of an interval come more than once, as the error to raise."""
+    with warehouse.read() as connection:
+        found = connection.execute(
+            text(f"""
+                SELECT entity_id, count(*) AS times FROM (\n{model.features_query}\n) AS f
+                GROUP BY entity_id HAVING count(*) > 1 ORDER BY entity_id"""),  # noqa: S608
+            bounds(interval),
+        ).all()
+    samples = ", ".join(repr(row.entity_id) for row in found[:3])
+    rows = sum(row.times for row in found)
+    return ContractError(
+        f"features_query of {model.name}",
+        [f"entity_id is duplicated in {rows:,} rows (e.g. {samples})"],
     )

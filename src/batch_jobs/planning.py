@@ -1,0 +1,228 @@
+"""Which intervals to score, by which version, cut into which parts; and the claim on them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from itertools import pairwise
+from typing import Literal
+
+from sqlalchemy import text
+
+from batch_jobs import ledger, registry, staging
+from batch_jobs.catalog import load_model
+from batch_jobs.failpoints import failpoint
+from batch_jobs.interval import Interval, due_between
+from batch_jobs.ledger import Run
+from batch_jobs.lifecycle import require_champion
+from batch_jobs.registry import ModelVersion
+from batch_jobs.settings import Settings
+from batch_jobs.staging import Claim
+from batch_jobs.warehouse import Warehouse, bounds, loaded_time, repeatable
+
+log = logging.getLogger(__name__)
+
+# An attempt that claimed an interval longer ago than this is taken for dead.
+ABANDONED_AFTER = timedelta(hours=1)
+# The champion that serves now, as a live run has it; the one of the interval's time; or the one
+# that serves now although it may know better than anybody could at that time.
+Champion = Literal["live", "then", "current"]
+
+
+class Planner:
+    """Claims intervals of one model for one attempt; what they have in common is done once.
+
+    Args:
+        settings: where everything is.
+        name: which model.
+        token: the attempt's.
+        parts: how many parts to cut each interval into; by default what the model file says.
+
+    Raises:
+        InputError: unknown model, or no warehouse.
+    """
+
+    def __init__(
+        self, settings: Settings, name: str, token: str, *, parts: int | None = None
+    ) -> None:
+        self.model = load_model(name, settings.models)
+        self.warehouse = Warehouse.existing(settings.warehouse)
+        self._token = token
+        self._parts = parts or self.model.parts
+        self._prepared = False
+
+    def claim(
+        self,
+        interval: Interval,
+        *,
+        champion: Champion = "live",
+        version: ModelVersion | None = None,
+        force: bool = False,
+        accept: str | None = None,
+    ) -> Run:
+        """Claim an interval, or answer with its published run if there is one.
+
+        Args:
+            interval: must lie in the past.
+            champion: whose version scores it.
+            version: scores it instead.
+            force: score it again if it is published.
+            accept: why its rows may be published whatever the circuit breaker says.
+
+        Raises:
+            InputError: future interval, no champion, or a query that does not compile.
+            FencedError: a newer attempt has claimed the interval.
+        """
+        name = self.model.name
+        interval.require_past(datetime.now(UTC))
+        published = ledger.published_run(self.warehouse, name, interval)
+        if published is not None and not force:
+            log.info("%s %s is already published as run %d", name, interval, published.run_id)
+            return published
+        chosen, hindsight = (version, False) if version else self._choose(champion, interval)
+        self._prepare(interval)
+        failpoint("plan.before_claim")
+        wanted = Claim(
+            model=name,
+            interval=interval,
+            token=self._token,
+            model_version=chosen.version,
+            mode=self.model.mode,
+            key_ranges=self._key_ranges(interval),
+            hindsight=hindsight,
+            accepted=accept,
+        )
+        run = staging.claim(self.warehouse, wanted)
+        failpoint("plan.claimed")
+        log.info("claimed %s %s as run %d for %s", name, interval, run.run_id, chosen.version)
+        return run
+
+    def missed(self, newest: Interval) -> list[Interval]:
+        """Due intervals before the newest, within the look-back, that nobody published or does now.
+
+        In replace mode the newest run makes up for all of them.
+        """
+        model, warehouse = self.model, self.warehouse
+        if model.mode == "replace":
+            return []
+        oldest = newest.start - model.look_back
+        fresh = ledger.fresh_until(warehouse, model.name)
+        if fresh is not None and fresh < oldest:
+            log.warning(
+                "due intervals from %s on are older than the look-back of %s and stay "
+                "unpublished; publish them with `batch-jobs backfill %s --start %s --end %s`",
+                fresh.isoformat(),
+                model.look_back,
+                model.name,
+                fresh.isoformat(),
+                oldest.isoformat(),
+            )
+        found = ledger.gaps(warehouse, model.name, model.schedule, newest.start, since=oldest)
+        return [gap for gap in found if gap not in self._busy]
+
+    def late(self, span: Interval) -> list[Run]:
+        """Published runs of a span that lack rows which have come since, oldest first.
+
+        In merge mode only: in replace mode the next run reads the whole population anyway.
+        """
+        if self.model.mode == "replace":
+            return []
+        moments = _late_moments(self.warehouse, self.model.name, self.model.features_query, span)
+        if not moments:
+            return []
+        runs = ledger.published_between(self.warehouse, self.model.name, span)
+        lacking = [
+            run
+            for run in runs
+            if run.interval not in self._busy
+            and any(run.interval.start <= moment < run.interval.end for moment in moments)
+        ]
+        if lacking:
+            log.info(
+                "rows came late for %d published intervals, from %s on; they are scored again",
+                len(lacking),
+                lacking[0].interval,
+            )
+        return lacking
+
+    def claim_again(self, run: Run) -> Run:
+        """Claim the interval of a published run once more, for the version that scored it."""
+        version = registry.find_version(self.warehouse, self.model.name, run.model_version)
+        return self.claim(run.interval, version=version, force=True)
+
+    def due_within(self, span: Interval) -> Iterator[Interval]:
+        """The intervals of the model's schedule inside a span."""
+        return due_between(self.model.schedule, span.start, span.end)
+
+    @cached_property
+    def _busy(self) -> set[Interval]:
+        since = datetime.now(UTC) - ABANDONED_AFTER
+        return ledger.being_staged(self.warehouse, self.model.name, since)
+
+    def _prepare(self, interval: Interval) -> None:
+        """Find out that the query compiles, and clean up after the dead: once an attempt."""
+        if self._prepared:
+            return
+        self.warehouse.require_query(
+            f"features_query of {self.model.name}", self.model.features_query, bounds(interval)
+        )
+        staging.sweep(self.warehouse, self.model.name, datetime.now(UTC) - ABANDONED_AFTER)
+        self._prepared = True
+
+    def _choose(self, champion: Champion, interval: Interval) -> tuple[ModelVersion, bool]:
+        """The version to score with, and whether it is known by hindsight only."""
+        now = require_champion(self.warehouse, self.model.name)
+        if champion == "live":
+            return now, loaded_time(now.as_of) > interval.end
+        then = registry.champion_at(self.warehouse, self.model.name, interval.end)
+        chosen = now if champion == "current" or then is None else then
+        if then is None:
+            log.warning(
+                "%s had no champion at %s; %s scores it by hindsight",
+                self.model.name,
+                interval.end.isoformat(),
+                now.version,
+            )
+        return chosen, then is None or chosen.version != then.version
+
+    def _key_ranges(self, interval: Interval) -> Sequence[tuple[str | None, str | None]]:
+        """Cut the keys of an interval into ranges of equal row count; the ends are open."""
+        parts = self._parts
+        if parts == 1:
+            return [(None, None)]
+        with self.warehouse.read() as connection:
+            cuts = connection.scalars(
+                text(f"""
+                    SELECT min(entity_id) FROM (
+                      SELECT entity_id, ntile(:parts) OVER (ORDER BY entity_id) AS part
+                      FROM (\n{self.model.features_query}\n) AS f) AS ranked
+                    WHERE part > 1 GROUP BY part ORDER BY part"""),  # noqa: S608
+                {**bounds(interval), "parts": parts},
+            ).all()
+        edges = [None, *cuts, *[None] * (parts - len(cuts))]
+        ranges = list(pairwise(edges))
+        # Fewer rows than parts: the ranges behind the last cut are empty, and not open-ended.
+        return [pair if place <= len(cuts) else ("", "") for place, pair in enumerate(ranges)]
+
+
+@repeatable
+def _late_moments(
+    warehouse: Warehouse, model: str, features_query: str, span: Interval
+) -> list[datetime]:
+    """The distinct `as_of` of rows in the source that no published run has scored or rejected."""
+    with warehouse.read() as connection:
+        stored = connection.scalars(
+            text(f"""
+                SELECT DISTINCT f.as_of FROM (\n{features_query}\n) AS f
+                WHERE f.entity_id IS NOT NULL
+                  AND NOT EXISTS (SELECT 1 FROM current_rows AS c
+                                  WHERE c.model = :model AND c.entity_id = f.entity_id)
+                  AND NOT EXISTS (SELECT 1 FROM rejected_rows AS d
+                                  JOIN prediction_runs AS r ON r.run_id = d.run_id
+                                  WHERE r.model = :model AND r.state = 'published'
+                                    AND d.entity_id = f.entity_id)"""),  # noqa: S608
+            {**bounds(span), "model": model},
+        ).all()
+        return [loaded_time(moment) for moment in stored if moment is not None]
