@@ -153,8 +153,12 @@ class PostgresServer:
             return cursor.fetchall() if cursor.description else []
 
     def create_database(self, name: str, template: str | None = None) -> None:
-        """Make a database, empty or a copy of one that nobody is connected to."""
-        copied = f' TEMPLATE "{template}"' if template else ""
+        """Make a database, empty or a copy of one that nobody is connected to.
+
+        A copy of the files is of after a checkpoint. The usual copy is not, and there a sequence
+        can give a number again after a crash.
+        """
+        copied = f' TEMPLATE "{template}" STRATEGY FILE_COPY' if template else ""
         self.execute(f'CREATE DATABASE "{name}"{copied}')
 
     def drop_database(self, name: str) -> None:
