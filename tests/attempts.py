@@ -1,8 +1,10 @@
 """The steps of a prediction run on the bare ledger, for tests that need no model and no rows."""
 
+import json
 from datetime import UTC, datetime, timedelta
 
 import pyarrow as pa
+import pytest
 from sqlalchemy import text
 
 from batch_jobs import publication, registry, staging
@@ -73,6 +75,11 @@ def ask(warehouse, sql, **values):
     """Rows of a query as tuples."""
     with warehouse.read() as connection:
         return [tuple(row) for row in connection.execute(text(sql), values)]
+
+
+def loaded_json(stored):
+    """What a JSON column says, which SQLite gives as text; JSON has neither NaN nor infinity."""
+    return json.loads(stored, parse_constant=pytest.fail) if isinstance(stored, str) else stored
 
 
 def seen(warehouse):

@@ -1,8 +1,6 @@
 """The ledger lets only the newest attempt at an interval change anything, and forgets nothing."""
 
-import json
-import math
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import numpy as np
@@ -15,11 +13,24 @@ from batch_jobs import ledger, publication, staging
 from batch_jobs.errors import ConfigurationError, FencedError, IncompleteError
 from batch_jobs.interval import due_between
 from batch_jobs.ledger import Counts
-from tests.attempts import MIDNIGHT, ask, claim, find_run, publish, score, seen, span, tick
+from tests.attempts import (
+    MIDNIGHT,
+    ask,
+    claim,
+    find_run,
+    loaded_json,
+    publish,
+    score,
+    scores,
+    seen,
+    span,
+    tick,
+)
 
 OLD, NEW, NEWER = "01a-old", "01b-new", "01c-newer"
 TEN = "*/10 * * * *"
 NOON = MIDNIGHT + timedelta(hours=12)
+LONG_AGO = MIDNIGHT
 
 
 def _states(warehouse):
@@ -69,7 +80,7 @@ def test_a_fenced_attempt_is_stopped_at_every_later_step(warehouse):
     claim(warehouse, tick(0), NEW)
     for act in (
         lambda: staging.open_part(warehouse, run.run_id, 0, OLD),
-        lambda: staging.stage(warehouse, part, OLD, [("a", 0.5, None)]),
+        lambda: staging.stage(warehouse, part, OLD, 0, scores({"a": 0.5})),
         lambda: staging.close_part(warehouse, part, OLD, Counts()),
         lambda: publication.publish(warehouse, run.run_id),
     ):
@@ -100,7 +111,7 @@ def test_a_part_that_is_opened_again_begins_anew(warehouse):
     """What the try before left half staged is gone, so nothing is counted twice."""
     run = claim(warehouse, tick(0), OLD)
     _, part = staging.open_part(warehouse, run.run_id, 0, NEW)
-    staging.stage(warehouse, part, NEW, [("a", 0.1, None)], [("b", "bad", {})])
+    staging.stage(warehouse, part, NEW, 0, scores({"a": 0.1}), [("b", "bad", {})])
     score(warehouse, run, {"a": 0.2, "c": 0.3}, token=NEWER)
     assert _staged(warehouse) == [("a", 0.2), ("c", 0.3)]
     assert ask(warehouse, "SELECT * FROM rejected_rows") == []
@@ -113,7 +124,7 @@ def test_an_older_try_of_a_part_is_fenced_off_once_a_newer_one_opened_it(warehou
     staging.open_part(warehouse, run.run_id, 0, NEWER)
     for act in (
         lambda: staging.open_part(warehouse, run.run_id, 0, NEW),
-        lambda: staging.stage(warehouse, part, NEW, [("a", 0.1, None)]),
+        lambda: staging.stage(warehouse, part, NEW, 0, scores({"a": 0.1})),
         lambda: staging.close_part(warehouse, part, NEW, Counts()),
     ):
         with pytest.raises(FencedError, match="part 0: a newer try is scoring this part"):
@@ -194,7 +205,7 @@ def test_the_payload_of_a_rejected_row_is_json_whatever_was_read(warehouse, valu
     """JSON has no NaN and no infinity, and the database checks it."""
     score(warehouse, claim(warehouse, tick(0)), {}, rejected=[("a", "bad", {"x": value})])
     ((payload,),) = ask(warehouse, "SELECT payload FROM rejected_rows")
-    assert json.loads(payload, parse_constant=math.nan) == {"x": stored}
+    assert loaded_json(payload) == {"x": stored}
 
 
 @pytest.mark.parametrize(
@@ -216,9 +227,33 @@ def test_what_failed_runs_left_behind_is_swept(warehouse):
     left = claim(warehouse, tick(2))
     score(warehouse, left, {"d": 0.5, "e": 0.5})
     staging.fail(warehouse, left.run_id, "killed")
-    assert staging.sweep(warehouse, "orders") == 2
+    assert staging.sweep(warehouse, "orders", LONG_AGO) == 1
     assert [key for key, _ in _staged(warehouse)] == ["a", "b", "c"]
-    assert staging.sweep(warehouse, "orders") == 0
+    assert staging.sweep(warehouse, "orders", LONG_AGO) == 0
+
+
+def test_a_run_whose_attempt_died_long_ago_is_failed_and_swept(warehouse):
+    """Nobody else would ever say so; one that was claimed since is left alone."""
+    dead = claim(warehouse, tick(0))
+    score(warehouse, dead, {"a": 0.5})
+    moment = datetime.now(UTC)
+    score(warehouse, claim(warehouse, tick(1)), {"b": 0.5})
+    assert staging.sweep(warehouse, "orders", moment) == 1
+    assert find_run(warehouse, dead.run_id).error == "abandoned: its attempt ended without a word"
+    assert [key for key, _ in _staged(warehouse)] == ["b"]
+
+
+def test_the_table_of_a_large_run_that_failed_is_swept(warehouse, monkeypatch):
+    """On PostgreSQL it had one for itself, which is gone; SQLite has one for all."""
+    monkeypatch.setattr(staging, "LARGE", 0)
+    publish(warehouse, tick(0), {"a": 0.5}, mode="replace")
+    left = claim(warehouse, tick(1), mode="replace")
+    score(warehouse, left, {"b": 0.5})
+    staging.fail(warehouse, left.run_id, "killed")
+    assert staging.sweep(warehouse, "orders", LONG_AGO) == 1
+    if warehouse.database.name == "postgresql":
+        assert ask(warehouse, f"SELECT to_regclass('{left.rows_table}')") == [(None,)]
+    assert (_staged(warehouse), seen(warehouse)) == ([("a", 0.5)], {"a": 0.5})
 
 
 def test_a_model_keeps_its_mode(warehouse):

@@ -2,18 +2,18 @@
 
 import pytest
 from sqlalchemy import text
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DatabaseError, IntegrityError
 
 from batch_jobs import registry
 from batch_jobs.errors import ArtifactError
 from batch_jobs.registry import ModelVersion
 from tests.attempts import ask
 
+AS_OF = "2024-02-29T00:00:00+00:00"
+
 
 def _version(name, digest="0" * 64, **gate):
-    return ModelVersion(
-        "orders", name, "2024-02-29", digest, {"size_bytes": 3}, {"rmse": 1.0}, gate
-    )
+    return ModelVersion("orders", name, AS_OF, digest, {"size_bytes": 3}, {"rmse": 1.0}, gate)
 
 
 def _promote(warehouse, name, expected, action="promote"):
@@ -91,7 +91,7 @@ def test_promotions_are_never_changed(versions, sql):
     """The database itself refuses."""
     _promote(versions, "v1", None)
     with (
-        pytest.raises(IntegrityError, match="promotions is append-only"),
+        pytest.raises(DatabaseError, match="promotions is append-only"),
         versions.write() as connection,
     ):
         connection.execute(text(sql))
@@ -100,5 +100,5 @@ def test_promotions_are_never_changed(versions, sql):
 
 def test_a_version_that_is_not_registered_cannot_be_promoted(versions):
     """The ledger would name a champion that nobody can load."""
-    with pytest.raises(IntegrityError, match="FOREIGN KEY"):
+    with pytest.raises(IntegrityError, match=r"(?i)foreign key"):
         _promote(versions, "v9", None)
