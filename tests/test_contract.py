@@ -2,10 +2,11 @@
 
 import json
 import math
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -44,6 +45,26 @@ def _frame(*rows):
     return pd.DataFrame(keyed, columns=list(GOOD), dtype="object")
 
 
+def _arrow(frame):
+    """The same rows as a stream gives them: columns of one type each, mixed ones of objects."""
+
+    def column(values):
+        types = {type(value) for value in values if value is not None}
+        if len(types) > 1 or types & {Decimal, pd.Timestamp}:
+            return pd.Series(values, dtype="object")
+        try:
+            return pa.array(values).to_pandas(integer_object_nulls=True)
+        except (OverflowError, UnicodeEncodeError):
+            return pd.Series(values, dtype="object")
+
+    return pd.DataFrame({name: column(frame[name].tolist()) for name in frame})
+
+
+def _plain(rows):
+    """Rows that can be compared: NaN is None."""
+    return rows.astype("object").where(rows.notna(), None).to_numpy().tolist()
+
+
 def _problems(frame):
     with pytest.raises(ContractError) as caught:
         check_features(MODEL, frame, DAY)
@@ -57,6 +78,7 @@ def test_rows_that_fit_come_out_typed_in_declared_order():
     checked = check_features(MODEL, frame[frame.columns[::-1]], DAY)
     assert list(checked.rows) == ["entity_id", "as_of", "amount", "weight", "country", "shop"]
     assert checked.rows["amount"].dtype == "float64"
+    assert [checked.rows[name].dtype for name in ("entity_id", "country", "shop")] == ["str"] * 3
     assert set(checked.rows["as_of"]) == {pd.Timestamp("2024-02-29T12:00Z")}
     assert checked.rejected == []
 
@@ -67,6 +89,17 @@ def test_missing_columns_are_named_together():
     assert problems == [
         "does not return as_of, weight; it returns entity_id, amount, country, shop, wieght"
     ]
+
+
+def test_a_column_that_comes_twice_is_refused():
+    """Nobody could say which of the two is meant; one that nobody declared does no harm."""
+    frame = _frame({"amount": -1}).assign(colour="red")
+    doubled = pd.concat([frame, frame[["amount", "shop"]]], axis=1)
+    assert _problems(doubled) == ["returns amount, shop more than once"]
+    ((_, _, payload),) = check_features(
+        MODEL, pd.concat([frame, frame[["colour"]]], axis=1), DAY
+    ).rejected
+    assert payload["colour"] == "red"
 
 
 @pytest.mark.parametrize(
@@ -99,6 +132,14 @@ def test_a_key_may_be_two_hundred_characters_long_and_no_longer():
     """Characters, not bytes."""
     assert len(check_features(MODEL, _frame({"entity_id": "é" * 200}), DAY).rows) == 1
     assert "longer than 200 characters in 1 of 1" in _problems(_frame({"entity_id": "x" * 201}))[0]
+
+
+@pytest.mark.parametrize("key", [None, "", " \t\n", "\u3000", "x" * 201, "a\0b", "order-1"])
+def test_a_bad_key_among_texts_stops_the_run_in_the_same_words(key):
+    """Columns that hold text alone are checked another way."""
+    frame = _frame({"entity_id": key}, {}, {})
+    arrow = frame.assign(entity_id=frame["entity_id"].astype("str"))
+    assert _problems(arrow) == _problems(frame)
 
 
 def test_all_problems_of_keys_and_times_are_told_at_once():
@@ -154,11 +195,14 @@ def test_keys_that_look_alike_are_different_keys():
         1709208000,
         datetime(2024, 2, 29, 12),
         "+00:00",
+        "2024-02-29T12:00:00\ud800",
+        b"\xff",
     ],
 )
 def test_an_as_of_outside_the_interval_or_naive_stops_the_run(as_of):
     """The query returned rows that it was not asked for, or times that mean nothing certain."""
     assert "as_of is outside" in _problems(_frame({"as_of": as_of}))[0]
+    assert "as_of is outside" in _problems(_arrow(_frame({"as_of": as_of}, {"as_of": as_of})))[0]
 
 
 @pytest.mark.parametrize(
@@ -166,14 +210,25 @@ def test_an_as_of_outside_the_interval_or_naive_stops_the_run(as_of):
     [
         "2024-02-29T00:00:00Z",
         "2024-02-29 23:59:59.999999+00:00",
+        "2024-02-29T23:59:59.999999999Z",
         "2024-03-01T08:00:00+0900",
+        "2024-03-01 08:00:00+09",
         datetime(2024, 2, 29, 12, tzinfo=UTC),
         pd.Timestamp("2024-02-29T12:00", tz="Asia/Seoul"),
     ],
 )
 def test_times_may_be_written_in_any_offset(as_of):
-    """Texts and datetimes, as SQLite and PostgreSQL give them."""
-    assert len(check_features(MODEL, _frame({"as_of": as_of}), DAY).rows) == 1
+    """Texts and datetimes, as SQLite and PostgreSQL give them, also in one column."""
+    expected = pd.Timestamp(as_of).tz_convert("UTC")
+    for others in (
+        [],
+        [{}],
+        [{"as_of": GOOD["as_of"]}, {"as_of": datetime(2024, 2, 29, 1, tzinfo=UTC)}],
+    ):
+        for form in (_frame, lambda *rows: _arrow(_frame(*rows))):
+            rows = check_features(MODEL, form({"as_of": as_of}, *others), DAY).rows
+            assert rows["as_of"][0] == expected
+            assert len(rows) == 1 + len(others)
 
 
 @pytest.mark.parametrize(
@@ -185,6 +240,9 @@ def test_times_may_be_written_in_any_offset(as_of):
         (True, 1.0),
         (Decimal("0.1"), 0.1),
         (2**63, float(2**63)),
+        (2**53 + 1, float(2**53)),
+        ("-9007199254740993", -float(2**53)),
+        ("+73E184", 73e184),
         (None, None),
         (Decimal("NaN"), None),
         (5e-324, 5e-324),
@@ -192,9 +250,48 @@ def test_times_may_be_written_in_any_offset(as_of):
     ],
 )
 def test_numbers_may_come_as_text_bool_decimal_or_null(value, expected):
-    """What means a finite number is one; NULL is NaN to the estimator."""
-    got = check_features(MODEL, _frame({"weight": value}), DAY).rows["weight"].tolist()
-    assert [None if math.isnan(number) else number for number in got] == [expected]
+    """What means a finite number is one, in whatever company; NULL is NaN to the estimator."""
+    for other in (value, None, 0.5, "0.5", True):
+        for form in (_frame, lambda *rows: _arrow(_frame(*rows))):
+            checked = check_features(MODEL, form({"weight": value}, {"weight": other}), DAY)
+            got = checked.rows["weight"].tolist()[0]
+            assert (None if math.isnan(got) else got) == expected
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([1, 2], ["1", "2"]),
+        ([1, None], ["1", None]),
+        ([2**53 + 1, None], ["9007199254740993", None]),
+        ([1.0, 0.5], ["1.0", "0.5"]),
+        ([True, None], ["True", None]),
+        ([True, False], ["True", "False"]),
+        (["1", None], ["1", None]),
+        ([1, "x"], ["1", "x"]),
+        ([Decimal("1.50"), None], ["1.50", None]),
+        ([b"kr", None], ["kr", None]),
+        ([None, None], [None, None]),
+    ],
+)
+def test_a_category_is_the_text_of_each_value(values, expected):
+    """A number has one text, whether or not its column has a NULL."""
+    model = MODEL.model_copy(update={"features": {"shop": Category()}})
+    frame = _frame(*[{"shop": value} for value in values])
+    for form in (frame, _arrow(frame)):
+        got = check_features(model, form, DAY).rows["shop"]
+        assert got.dtype == "str"
+        assert [None if pd.isna(text) else text for text in got] == expected
+
+
+def test_whole_numbers_may_come_with_a_mask():
+    """The nullable integers of pandas, as numbers and as categories."""
+    frame = _arrow(_frame({}, {})).assign(
+        weight=pd.array([7, None], dtype="Int64"), shop=pd.array([7, None], dtype="Int64")
+    )
+    checked = check_features(MODEL, frame, DAY)
+    assert (checked.rows["weight"].tolist(), checked.rows["shop"].tolist()) == ([7.0], ["7"])
+    assert [why for _, why, _ in checked.rejected] == ["shop fails not_nullable: None"]
 
 
 @pytest.mark.parametrize(
@@ -214,13 +311,21 @@ def test_numbers_may_come_as_text_bool_decimal_or_null(value, expected):
         ("country", "de", "country fails isin(('kr', 'us')): 'de'"),
         ("country", "KR", "country fails isin(('kr', 'us')): 'KR'"),
         ("shop", None, "shop fails not_nullable: None"),
+        ("shop", "\ud800", "shop is not text: '\\ud800'; shop fails not_nullable: None"),
+        ("country", b"\xff", "country is not text: b'\\xff'"),
+        (
+            "weight",
+            pd.Timestamp("2024-02-29", tz="UTC"),
+            "weight is not a number: Timestamp('2024-02-29 00:00:00+0000', tz='UTC')",
+        ),
     ],
 )
 def test_a_bad_value_sets_its_own_row_aside(column, value, reason):
     """The others go on; the reason names column, rule and value."""
-    checked = check_features(MODEL, _frame({}, {column: value}, {}), DAY)
-    assert checked.rows["entity_id"].tolist() == ["order-0", "order-2"]
-    assert [(key, why) for key, why, _ in checked.rejected] == [("order-1", reason)]
+    for form in (_frame, lambda *rows: _arrow(_frame(*rows))):
+        checked = check_features(MODEL, form({}, {column: value}, {}), DAY)
+        assert checked.rows["entity_id"].tolist() == ["order-0", "order-2"]
+        assert [(key, why) for key, why, _ in checked.rejected] == [("order-1", reason)]
 
 
 def test_a_rejected_row_tells_all_its_reasons_and_keeps_what_was_read():
@@ -230,6 +335,30 @@ def test_a_rejected_row_tells_all_its_reasons_and_keeps_what_was_read():
     assert key == "order-0"
     assert [why.split()[0] for why in reason.split("; ")] == ["weight", "amount", "country"]
     assert (payload["amount"], payload["weight"], payload["colour"]) == (-1, "heavy", "red")
+
+
+def test_what_was_read_is_kept_as_pythons_own_values():
+    """Which JSON knows; NULL is None in every column."""
+    frame = _arrow(_frame({"amount": -1, "weight": None, "country": None}, {"amount": 1}))
+    ((_, _, payload),) = check_features(MODEL, frame.assign(count=3, kept=None), DAY).rejected
+    assert payload == {
+        **GOOD,
+        "entity_id": "order-0",
+        "amount": -1,
+        "weight": None,
+        "country": None,
+        "count": 3,
+        "kept": None,
+    }
+    assert {type(value) for value in payload.values()} == {str, int, type(None)}
+
+
+@pytest.mark.parametrize("value", [datetime(2024, 2, 29, tzinfo=UTC), timedelta(1)])
+def test_a_column_of_times_is_none_of_numbers(value):
+    """Its microseconds since 1970 are nothing that the model was trained on."""
+    checked = check_features(MODEL, _arrow(_frame(*[{"weight": value}] * 3)), DAY)
+    assert (len(checked.rows), len(checked.rejected)) == (0, 3)
+    assert checked.rejected[0][1].startswith("weight is not a number: Time")
 
 
 def test_every_row_may_be_bad():
@@ -242,6 +371,7 @@ def test_an_empty_frame_fits():
     """An interval without rows is no error; its columns are checked all the same."""
     checked = check_features(MODEL, _frame(), DAY)
     assert (len(checked.rows), checked.rejected) == (0, [])
+    assert check_features(MODEL, _arrow(_frame()), DAY).rejected == []
     assert _problems(_frame().drop(columns="shop"))[0].startswith("does not return shop")
 
 
@@ -267,7 +397,28 @@ wild = st.one_of(
 )
 
 
-@given(st.lists(st.fixed_dictionaries(dict.fromkeys(MODEL.features, wild)), max_size=8))
+kinds = [
+    st.floats(),
+    st.integers(-(2**63), 2**63 - 1),
+    st.booleans(),
+    st.floats().map(repr),
+    st.text(max_size=5),
+    st.sampled_from(["kr", "us"]),
+]
+rows_of_one_type = st.fixed_dictionaries(
+    dict.fromkeys(MODEL.features, st.sampled_from(kinds))
+).flatmap(
+    lambda chosen: st.lists(
+        st.fixed_dictionaries({name: st.none() | kind for name, kind in chosen.items()}),
+        max_size=9,
+    )
+)
+rows_of_any_values = st.lists(
+    st.fixed_dictionaries(dict.fromkeys(MODEL.features, wild)), max_size=8
+)
+
+
+@given(rows_of_any_values)
 @settings(max_examples=60, deadline=None)
 def test_whatever_the_values_no_row_is_lost_and_none_comes_out_wild(values):
     """Every row read is either typed and within bounds, or rejected with a reason."""
@@ -283,22 +434,20 @@ def test_whatever_the_values_no_row_is_lost_and_none_comes_out_wild(values):
     )
 
 
-@given(
-    st.lists(st.sampled_from([{}, {"amount": -1}, {"country": 3}, {"weight": None}]), max_size=9),
-    st.integers(1, 9),
-)
-@settings(max_examples=30, deadline=None)
-def test_what_becomes_of_a_row_does_not_depend_on_its_chunk(kinds, size):
-    """Checked together or in pieces, the same rows go on and the same are set aside."""
-    frame = _frame(*kinds)
+@given(rows_of_any_values | rows_of_one_type, st.integers(1, 9))
+@settings(max_examples=60, deadline=None)
+def test_what_becomes_of_a_row_does_not_depend_on_its_chunk(values, size):
+    """Checked together or in pieces, of any types, the same rows go on or are set aside."""
+    frame = _frame(*values)
     whole = check_features(MODEL, frame, DAY)
     pieces = [
-        check_features(MODEL, frame[at : at + size], DAY) for at in range(0, len(frame), size)
+        check_features(MODEL, _arrow(frame[at : at + size]), DAY)
+        for at in range(0, len(frame), size)
     ]
-    assert [key for piece in pieces for key in piece.rows["entity_id"]] == list(
-        whole.rows["entity_id"]
-    )
-    assert [bad for piece in pieces for bad in piece.rejected] == whole.rejected
+    assert [row for piece in pieces for row in _plain(piece.rows)] == _plain(whole.rows)
+    assert [bad[:2] for piece in pieces for bad in piece.rejected] == [
+        bad[:2] for bad in whole.rejected
+    ]
 
 
 def _labels(*rows):
@@ -310,6 +459,7 @@ def test_labels_come_out_with_times_in_utc_and_of_one_type():
     """Also where the warehouse gives Python objects, which scikit-learn would not take."""
     checked = check_labels(MODEL, _labels({}, {"label": 0}).astype("object"))
     assert checked["label"].dtype == "int64"
+    assert checked["entity_id"].dtype == "str"
     assert checked["known_at"].tolist() == [pd.Timestamp("2024-03-01", tz="UTC")] * 2
 
 

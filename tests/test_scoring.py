@@ -1,8 +1,14 @@
 """A row's score depends on the row and the version alone, and means what the contract says."""
 
+from itertools import pairwise
+
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.base import clone
 from sklearn.compose import make_column_transformer
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestRegressor
 from sklearn.linear_model import LinearRegression, LogisticRegression
@@ -18,7 +24,7 @@ CHANCE = np.random.default_rng(0)
 ROWS = pd.DataFrame(
     {
         "entity_id": [f"order-{n}" for n in range(40)],
-        "country": pd.Series(CHANCE.choice(["kr", "us", None], 40), dtype="object"),
+        "country": pd.Series(CHANCE.choice(["kr", "us", None], 40), dtype="str"),
         "amount": CHANCE.uniform(0, 100, 40).round(1),
     }
 )
@@ -36,16 +42,23 @@ def _boosted():
     return HistGradientBoostingClassifier(categorical_features="from_dtype", max_iter=5)
 
 
+ESTIMATORS = {
+    "binary": _encoded(LogisticRegression(C=0.01, max_iter=1000)),
+    "multiclass": _encoded(LogisticRegression(C=0.01, max_iter=1000)),
+    "regression": _encoded(LinearRegression()),
+    "forest": _encoded(RandomForestRegressor(5, random_state=0)),
+    "boosting": _boosted(),
+}
+ANSWERS = {
+    "binary": TWO,
+    "multiclass": THREE,
+    "regression": ROWS["amount"],
+    "forest": ROWS["amount"],
+    "boosting": TWO,
+}
 FITTED = {
-    "binary": _encoded(LogisticRegression(C=0.01, max_iter=1000)).fit(
-        as_inputs(ROWS, FEATURES), TWO
-    ),
-    "multiclass": _encoded(LogisticRegression(C=0.01, max_iter=1000)).fit(
-        as_inputs(ROWS, FEATURES), THREE
-    ),
-    "regression": _encoded(LinearRegression()).fit(as_inputs(ROWS, FEATURES), ROWS["amount"]),
-    "forest": _encoded(RandomForestRegressor(5)).fit(as_inputs(ROWS, FEATURES), ROWS["amount"]),
-    "boosting": _boosted().fit(as_inputs(ROWS, FEATURES), TWO),
+    kind: estimator.fit(as_inputs(ROWS, FEATURES), ANSWERS[kind])
+    for kind, estimator in ESTIMATORS.items()
 }
 
 
@@ -53,20 +66,23 @@ def _scored(estimator, rows):
     scores, labels = scores_and_labels(
         estimator, probabilities(estimator, as_inputs(rows, FEATURES))
     )
-    return dict(zip(rows["entity_id"], zip(scores.tolist(), labels, strict=True), strict=True))
+    pairs = zip(scores.tolist(), labels.to_pylist(), strict=True)
+    return dict(zip(rows["entity_id"], pairs, strict=True))
 
 
 @pytest.mark.parametrize("kind", FITTED)
-@pytest.mark.parametrize("size", [1, 7, 39])
-def test_scores_do_not_depend_on_the_chunk(kind, size):
-    """One row at a time, seven or nearly all: the same labels, and scores but for rounding."""
-    whole = _scored(FITTED[kind], ROWS)
-    pieces = {}
-    for at in range(0, len(ROWS), size):
-        pieces |= _scored(FITTED[kind], ROWS[at : at + size])
-    assert {key: label for key, (_, label) in pieces.items()} == {
-        key: label for key, (_, label) in whole.items()
-    }
+@given(
+    st.permutations(range(len(ROWS))),
+    st.sets(st.integers(1, len(ROWS) - 1)).map(lambda cuts: [0, *sorted(cuts), len(ROWS)]),
+)
+@settings(max_examples=15, deadline=None)
+def test_scores_do_not_depend_on_the_chunk(kind, order, cuts):
+    """However the rows are cut into chunks: the same labels, and scores but for rounding."""
+    whole, shuffled, pieces = _scored(FITTED[kind], ROWS), ROWS.iloc[order], {}
+    for start, end in pairwise(cuts):
+        pieces |= _scored(FITTED[kind], shuffled[start:end])
+    pieces = {key: pieces[key] for key in whole}
+    assert [label for _, label in pieces.values()] == [label for _, label in whole.values()]
     assert [score for score, _ in pieces.values()] == pytest.approx(
         [score for score, _ in whole.values()], rel=1e-14, abs=1e-14
     )
@@ -86,10 +102,19 @@ def test_the_order_of_columns_does_not_matter(kind):
 
 
 @pytest.mark.parametrize("kind", FITTED)
-def test_a_category_that_was_never_seen_is_scored_alone_as_in_company(kind):
+def test_an_estimator_fitted_on_python_texts_takes_arrow_ones(kind):
+    """A champion that was trained on object columns scores as it did."""
+    objects = ROWS.astype({"country": "object"})
+    fitted = clone(FITTED[kind]).fit(as_inputs(objects, FEATURES), ANSWERS[kind])
+    assert _scored(fitted, ROWS) == _scored(fitted, objects)
+
+
+@pytest.mark.parametrize("kind", FITTED)
+@pytest.mark.parametrize("dtype", ["str", "object"])
+def test_a_category_that_was_never_seen_is_scored_alone_as_in_company(kind, dtype):
     """A chunk may hold nothing but an unknown category, or nothing but NULL."""
     for country in ("de", None):
-        rows = ROWS.assign(country=pd.Series([country] * len(ROWS), dtype="object"))
+        rows = ROWS.assign(country=pd.Series([country] * len(ROWS), dtype=dtype))
         assert _scored(FITTED[kind], rows[:1])["order-0"] == pytest.approx(
             _scored(FITTED[kind], rows)["order-0"]
         )
@@ -100,7 +125,7 @@ def test_the_score_of_two_classes_is_the_probability_of_the_second():
     inputs = as_inputs(ROWS, FEATURES)
     scores, labels = scores_and_labels(FITTED["binary"], probabilities(FITTED["binary"], inputs))
     assert scores.tolist() == FITTED["binary"].predict_proba(inputs)[:, 1].tolist()
-    assert labels == ["1" if score > 0.5 else "0" for score in scores]
+    assert labels.to_pylist() == ["1" if score > 0.5 else "0" for score in scores]
 
 
 def test_the_score_of_more_classes_is_the_probability_of_the_predicted_one():
@@ -108,7 +133,7 @@ def test_the_score_of_more_classes_is_the_probability_of_the_predicted_one():
     estimator, inputs = FITTED["multiclass"], as_inputs(ROWS, FEATURES)
     scores, labels = scores_and_labels(estimator, probabilities(estimator, inputs))
     assert scores.tolist() == estimator.predict_proba(inputs).max(axis=1).tolist()
-    assert labels == estimator.predict(inputs).tolist()
+    assert labels.to_pylist() == estimator.predict(inputs).tolist()
 
 
 def test_the_score_of_a_regression_is_its_value_and_has_no_label():
@@ -116,7 +141,7 @@ def test_the_score_of_a_regression_is_its_value_and_has_no_label():
     estimator, inputs = FITTED["regression"], as_inputs(ROWS, FEATURES)
     scores, labels = scores_and_labels(estimator, probabilities(estimator, inputs))
     assert scores.tolist() == estimator.predict(inputs).tolist()
-    assert set(labels) == {None}
+    assert (labels.type, labels.null_count) == (pa.string(), len(inputs))
 
 
 class Short(LinearRegression):

@@ -11,13 +11,15 @@ from batch_jobs.model import Category, Feature
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
+    import pyarrow as pa
     from numpy.typing import NDArray
 
 
 def as_inputs(rows: pd.DataFrame, features: Mapping[str, Feature]) -> pd.DataFrame:
     """The features alone, in declared order: numbers as float64, text as pandas categories."""
-    return rows[list(features)].astype(
-        {name: "category" for name, kind in features.items() if isinstance(kind, Category)}
+    categories = [name for name, kind in features.items() if isinstance(kind, Category)]
+    return rows[list(features)].assign(
+        **{name: rows[name].astype("category") for name in categories}
     )
 
 
@@ -42,16 +44,17 @@ def probabilities(estimator: Any, inputs: pd.DataFrame) -> NDArray[np.float64]:
 
 def scores_and_labels(
     estimator: Any, answer: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], list[str | None]]:
-    """What is stored of each row.
+) -> tuple[NDArray[np.float64], pa.StringArray]:
+    """What is stored of each row: scores and labels, both of shape (rows,).
 
     The score is the regression value, or the probability of the positive class (the second of
-    two), or of the predicted one (of more); the label is the predicted class as text, or None.
+    two), or of the predicted one (of more); the label is the predicted class as text, or null.
     """
+    import pyarrow as pa
     from sklearn.base import is_classifier
 
     if not is_classifier(estimator):
-        return answer[:, 0], [None] * len(answer)
-    predicted = answer.argmax(axis=1)
-    labels: list[str | None] = [str(estimator.classes_[index]) for index in predicted]
+        return answer[:, 0], pa.nulls(len(answer), pa.string())
+    classes = pa.array([str(label) for label in estimator.classes_], pa.string())
+    labels = classes.take(pa.array(answer.argmax(axis=1)))
     return answer[:, 1] if answer.shape[1] == 2 else answer.max(axis=1), labels
