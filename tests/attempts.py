@@ -82,6 +82,16 @@ def loaded_json(stored):
     return json.loads(stored, parse_constant=pytest.fail) if isinstance(stored, str) else stored
 
 
+def forget_promotions(warehouse):
+    """Take every champion away, which the database allows nobody to do."""
+    with warehouse.write() as connection:
+        if warehouse.database.name == "sqlite":
+            connection.execute(text("DROP TRIGGER promotions_keep_delete"))
+        else:
+            connection.execute(text("DROP TRIGGER promotions_keep ON promotions"))
+        connection.execute(text("DELETE FROM promotions"))
+
+
 def seen(warehouse):
     """What an app reads now: `{entity: score}`."""
     return dict(ask(warehouse, "SELECT entity_id, score FROM current_predictions"))

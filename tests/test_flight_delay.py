@@ -45,9 +45,14 @@ def flowers(tmp_path_factory):
     return made
 
 
-def _read(warehouse, query, interval):
-    rows = pd.concat(warehouse.stream(query, bounds(interval), 100_000))
-    return rows.sort_values("entity_id", ignore_index=True)
+def _read(warehouse, *queries):
+    """The rows of queries together, sorted; columns are typed by the values, not by their chunk."""
+    chunks = [
+        chunk.astype(object)
+        for query, interval in queries
+        for chunk in warehouse.stream(query, bounds(interval), 100_000)
+    ]
+    return pd.concat(chunks).sort_values("entity_id", ignore_index=True).infer_objects()
 
 
 def _table(warehouse, query):
@@ -56,9 +61,8 @@ def _table(warehouse, query):
 
 def _assert_additive(warehouse, query, cuts):
     """The rows of the whole are those of its parts."""
-    parts = [_read(warehouse, query, Interval(start, end)) for start, end in pairwise(cuts)]
-    whole = _read(warehouse, query, Interval(cuts[0], cuts[-1]))
-    union = pd.concat(parts).sort_values("entity_id", ignore_index=True)
+    union = _read(warehouse, *((query, Interval(start, end)) for start, end in pairwise(cuts)))
+    whole = _read(warehouse, (query, Interval(cuts[0], cuts[-1])))
     pd.testing.assert_frame_equal(union, whole, check_exact=True)
     return whole
 
@@ -194,8 +198,10 @@ def test_flight_features_are_what_a_look_around_at_as_of_would_find(flights_2013
     flights = _table(flights_2013, "SELECT * FROM flights").set_index("entity_id")
     rows = _read(
         flights_2013,
-        FLIGHT_DELAY.features_query,
-        Interval(datetime(2013, 6, 28, tzinfo=UTC), datetime(2013, 6, 29, tzinfo=UTC)),
+        (
+            FLIGHT_DELAY.features_query,
+            Interval(datetime(2013, 6, 28, tzinfo=UTC), datetime(2013, 6, 29, tzinfo=UTC)),
+        ),
     ).set_index("entity_id")
     now = flights.loc[rows.index, "as_of_minute"].astype(int)
     near = flights[flights["as_of_minute"].between(now.min() - 2880, now.max())].astype(
@@ -235,7 +241,7 @@ def test_flight_features_know_nothing_of_what_happens_later(flights_2013, tmp_pa
     then = datetime(2013, 12, 22, 21, 30, tzinfo=UTC)
     before = Interval(then - timedelta(days=2), then + MINUTE)
     after = Interval(then + MINUTE, then + timedelta(days=1))
-    shutil.copy(flights_2013._path, tmp_path / "warehouse.db")
+    shutil.copy(flights_2013.database._path, tmp_path / "warehouse.db")
     other = Warehouse(f"sqlite:///{tmp_path}/warehouse.db")
     moment = {"then": int(then.timestamp()) // 60}
 
@@ -245,9 +251,9 @@ def test_flight_features_know_nothing_of_what_happens_later(flights_2013, tmp_pa
 
     query = FLIGHT_DELAY.features_query
     pd.testing.assert_frame_equal(
-        _read(other, query, before), _read(flights_2013, query, before), check_exact=True
+        _read(other, (query, before)), _read(flights_2013, (query, before)), check_exact=True
     )
-    assert not _read(other, query, after).equals(_read(flights_2013, query, after))
+    assert not _read(other, (query, after)).equals(_read(flights_2013, (query, after)))
 
 
 def test_flowers_are_measured_around_now(flowers):
