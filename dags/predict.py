@@ -2,12 +2,15 @@
 
 **What it does.** `plan` claims the newest due interval, and before it those that an
 outage left unpublished; `score` reads, checks, predicts and stages their rows, one task a part;
-`publish` makes each interval visible in one transaction, oldest first.
+`publish` makes each interval visible in one transaction, oldest first; `prune` removes what readers
+have not seen for longer than the model keeps it.
 
 **If it fails.** Readers still see the last good predictions. The last line of the failed task's log
 says what was wrong and what would be right. The next run publishes the missed intervals by itself
 (within the model's look-back), so often there is nothing to do but mend the cause; to try at once,
-clear `plan`. `plan` *skipped* is no failure: its log says why there was nothing to do.
+clear `plan`. If only `prune` failed, the predictions are published and nothing is urgent: the next
+run removes what this one left. `plan` *skipped* is no failure: its log says why there was nothing
+to do.
 
 **By hand.** *Trigger* without parameters scores the newest due interval; *Interval start* and
 *Interval end* choose another one, and *Score again* repeats one that is published.
@@ -43,4 +46,9 @@ for model in tasks.models():
             # A part that failed keeps its own interval back, not the others.
             trigger_rule=TriggerRule.ALL_DONE_MIN_ONE_SUCCESS,
         )
-        score >> publish
+        prune = PythonOperator(
+            task_id="prune",
+            python_callable=tasks.prune,
+            op_kwargs={"model": model.name},
+        )
+        score >> publish >> prune

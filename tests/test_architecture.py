@@ -20,7 +20,7 @@ ROOMS = {
     "pure": {"contract", "scoring", "training", "gate", "circuit_breaker"},
     "stores": {
         *("warehouse", "sqlite", "postgres", "ledger", "staging", "publication", "registry"),
-        *("artifacts", "outbox", "slack_webhook"),
+        *("retention", "artifacts", "outbox", "slack_webhook"),
     },
     "doors": {
         *("lifecycle", "planning", "streaming", "serving", "samples", "cli"),

@@ -164,6 +164,27 @@ def test_gaps_lists_what_was_never_published(on_shop):
     assert len(table.splitlines()) == 5, "gaps that touch make one row"
 
 
+def test_prune_tells_what_it_removed(on_shop, shop):
+    """Of one model or of all; what readers see is not among it."""
+    for _ in range(2):
+        on_shop("predict", "orders", *SPAN, "--force")
+    before = on_shop("status", "--json").answer
+    with Warehouse(shop.warehouse).write() as connection:
+        connection.execute(
+            text("""
+            UPDATE prediction_runs SET published_at = '2020-01-01', superseded_at = '2020-01-01'
+            WHERE state = 'superseded'""")
+        )
+    counts = {"expired": 0, "retired": 1, "rows": 1, "rejected": 0, "left": 0}
+    nothing = dict.fromkeys(counts, 0)
+    assert on_shop("prune", "orders", "--json").answer == [{"model": "orders", **counts}]
+    assert on_shop("prune", "--json").answer == [
+        {"model": name, **nothing} for name in ("customers", "flight_delay", "iris", "orders")
+    ]
+    assert "customers" in on_shop("prune").out
+    assert on_shop("status", "--json").answer == before
+
+
 def test_status_shows_what_readers_see(on_shop):
     """Of one model or of all."""
     assert on_shop("status").out == "nothing is published yet\n"
@@ -196,6 +217,7 @@ def test_log_lines_go_to_standard_error_and_may_be_switched_off(on_shop):
         (("backfill", "orders", *SPAN[:3], "2999-01-01T00:00:00Z"), "ends in the future"),
         (("gaps", "nobody"), "unknown model 'nobody'"),
         (("status", "nobody"), "unknown model 'nobody'"),
+        (("prune", "nobody"), "unknown model 'nobody'"),
         (("promote", "orders", "../v1"), "orders has no version '../v1'"),
         (("rollback", "orders", "--to", "v0", "--reason", "x"), "orders has no version 'v0'"),
     ],

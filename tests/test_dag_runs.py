@@ -11,6 +11,7 @@ from airflow.utils.db import initdb
 from sqlalchemy import text
 
 from batch_jobs import Interval, ledger, lifecycle, serving
+from batch_jobs.errors import WarehouseUnavailableError
 from batch_jobs.settings import Settings
 from batch_jobs.warehouse import Warehouse
 from tests.conftest import ROOT
@@ -82,7 +83,7 @@ def rows(settings, query, **values):
         return [tuple(row) for row in connection.execute(text(query), values)]
 
 
-DONE = {"plan": "success", "score": "success", "publish": "success"}
+DONE = dict.fromkeys(("plan", "score", "publish", "prune"), "success")
 SKIPPED = dict.fromkeys(DONE, "skipped")
 
 
@@ -173,13 +174,46 @@ def test_a_gap_that_cannot_be_filled_holds_back_only_itself(promoted, now):
             {"start": (now - 2 * STEP).isoformat()},
         )
     state, tasks = run("predict_orders", logical_date=now)
-    assert (state, tasks) == ("failed", DONE | {"score": "failed", "publish": "failed"})
+    failed = {"score": "failed", "publish": "failed", "prune": "upstream_failed"}
+    assert (state, tasks) == ("failed", DONE | failed)
     assert rows(promoted, "SELECT interval_start, state FROM prediction_runs ORDER BY run_id") == [
         ((now - 4 * STEP).isoformat(), "published"),
         ((now - 3 * STEP).isoformat(), "published"),
         ((now - 2 * STEP).isoformat(), "failed"),
         ((now - STEP).isoformat(), "published"),
     ]
+
+
+def test_after_a_publication_what_is_too_old_is_removed(promoted, now):
+    """By the model's own `keep`; what readers see stays."""
+    old = Interval(now - 4 * STEP, now - 3 * STEP)
+    for _ in range(2):
+        serving.predict(promoted, "orders", old, force=True)
+    with Warehouse(promoted.warehouse).write() as connection:
+        connection.execute(
+            text("""
+            UPDATE prediction_runs SET published_at = '2020-01-01', superseded_at = '2020-01-01'
+            WHERE state = 'superseded'""")
+        )
+    before = rows(promoted, "SELECT entity_id FROM current_predictions")
+    assert run("predict_orders", logical_date=now) == ("success", DONE)
+    assert rows(promoted, "SELECT DISTINCT state FROM prediction_runs ORDER BY state") == [
+        ("published",),
+        ("retired",),
+    ]
+    assert set(before) < set(rows(promoted, "SELECT entity_id FROM current_predictions"))
+
+
+def test_a_prune_that_fails_is_told_and_touches_nothing(promoted, now, monkeypatch, capfd):
+    """The interval is published all the same; the run fails, or nobody would ever know."""
+
+    def fail(*_):
+        raise WarehouseUnavailableError("a test")
+
+    monkeypatch.setattr("batch_jobs.retention.prune", fail)
+    assert run("predict_orders", logical_date=now) == ("failed", DONE | {"prune": "failed"})
+    assert len(rows(promoted, "SELECT * FROM current_predictions")) == 1
+    assert "a test" in capfd.readouterr().out
 
 
 def test_an_empty_interval_is_a_recorded_successful_run(promoted, now):

@@ -100,7 +100,16 @@ def test_a_short_history_needs_a_shorter_holdout():
     assert "shorter than history" in _problems(history=timedelta(days=7))["holdout"]
 
 
-@pytest.mark.parametrize("field", ["history", "holdout", "look_back", "timeout", "train_timeout"])
+def test_only_rows_of_merge_mode_can_expire():
+    """In replace mode each run replaces all of them."""
+    month = timedelta(days=30)
+    assert _problems(mode="replace", expire=month).keys() == {"expire"}
+    assert BatchModel(**_fields(mode="merge", expire=month)).expire == month
+
+
+@pytest.mark.parametrize(
+    "field", ["history", "holdout", "look_back", "keep", "expire", "timeout", "train_timeout"]
+)
 def test_a_span_of_time_is_longer_than_zero(field):
     """Neither zero nor negative."""
     assert "longer than zero" in _problems(**{field: timedelta(0)})[field]

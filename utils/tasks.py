@@ -223,7 +223,7 @@ def plan(
         else:
             newest = newest_due(declared.schedule, data_interval_end or dag_run.run_after)
             runs = serving.plan_due(settings, model, newest, token)
-    run_ids = [run.run_id for run in runs if run.state != "published"]
+    run_ids = [run.run_id for run in runs if not run.is_done]
     if not run_ids:
         raise AirflowSkipException(f"{runs[-1].interval} is already published; nothing to do")
     return [{"model": model, "part": part, "run_ids": run_ids} for part in range(declared.parts)]
@@ -248,6 +248,15 @@ def publish(parts: Sequence[dict[str, Any]], **_: Any) -> dict[str, int]:
     settings = airflow_settings()
     published = _on_each(parts[0]["run_ids"], lambda run_id: serving.publish(settings, run_id))
     return {"published": len(published), "newest_run_id": published[-1].run_id}
+
+
+def prune(model: str, **_: Any) -> dict[str, int]:
+    """Remove what readers have not seen for longer than the model keeps it."""
+    from batch_jobs import serving
+
+    with _translated():
+        [pruned] = serving.prune(airflow_settings(), model)
+    return {"runs": pruned.retired, "rows": pruned.rows}
 
 
 def _wanted(params: Mapping[str, Any]) -> Interval | None:

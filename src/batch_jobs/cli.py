@@ -246,6 +246,18 @@ def gaps(model: Model, *, as_json: AsJson = False) -> None:
 
 
 @app.command()
+def prune(
+    model: Annotated[str | None, typer.Argument(help="Default: every model.")] = None,
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Remove what readers have not seen for longer than the model keeps it."""
+    pruned = serving.prune(Settings.from_environ(), model)
+    shown = [{name: str(value) for name, value in asdict(each).items()} for each in pruned]
+    _tell([asdict(each) for each in pruned], as_json, shown)
+
+
+@app.command()
 def status(
     model: Annotated[str | None, typer.Argument(help="Default: every model.")] = None,
     *,

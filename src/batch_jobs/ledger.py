@@ -14,6 +14,9 @@ from batch_jobs.errors import IncompleteError
 from batch_jobs.interval import Interval, due_between, floor_to_grid
 from batch_jobs.warehouse import Warehouse, loaded_time, repeatable, stored_time
 
+# An interval whose run was published is no gap, even if retention has removed the rows since.
+COVERS = "state IN ('published', 'retired')"
+
 
 @dataclass(frozen=True)
 class Counts:
@@ -45,6 +48,11 @@ class Run:
     error: str | None = None
     counts: Counts | None = None
     published_at: datetime | None = None
+
+    @property
+    def is_done(self) -> bool:
+        """Whether it was published, so that there is nothing left to score; it may be retired."""
+        return self.state in ("published", "retired")
 
     def as_dict(self) -> dict[str, Any]:
         """The run as its row of the ledger: plain values under the names of `prediction_runs`."""
@@ -80,12 +88,13 @@ class Part:
 
 @repeatable
 def published_run(warehouse: Warehouse, model: str, interval: Interval) -> Run | None:
-    """The published run of exactly this interval, if there is one."""
+    """The run that was published last for exactly this interval, if any was; it may be retired."""
     with warehouse.read() as connection:
         run_id = connection.scalar(
-            text("""
-                SELECT run_id FROM prediction_runs WHERE model = :model AND state = 'published'
-                AND interval_start = :start AND interval_end = :end"""),
+            text(f"""
+                SELECT run_id FROM prediction_runs WHERE model = :model AND {COVERS}
+                AND interval_start = :start AND interval_end = :end
+                ORDER BY published_at DESC, run_id DESC LIMIT 1"""),  # noqa: S608
             span(model, interval),
         )
         return None if run_id is None else load_run(connection, run_id)
@@ -93,12 +102,12 @@ def published_run(warehouse: Warehouse, model: str, interval: Interval) -> Run |
 
 @repeatable
 def published_between(warehouse: Warehouse, model: str, span_: Interval) -> list[Run]:
-    """The published runs whose interval touches a span, oldest first."""
+    """The published runs whose interval touches a span and has not expired, oldest first."""
     with warehouse.read() as connection:
         found = connection.scalars(
             text("""
                 SELECT run_id FROM prediction_runs WHERE model = :model AND state = 'published'
-                AND interval_start < :end AND interval_end > :start
+                AND superseded_at IS NULL AND interval_start < :end AND interval_end > :start
                 ORDER BY interval_start, interval_end"""),
             span(model, span_),
         ).all()
@@ -130,10 +139,10 @@ def rows_read_before(warehouse: Warehouse, run: Run, runs: int) -> list[int]:
     with warehouse.read() as connection:
         return list(
             connection.scalars(
-                text("""
+                text(f"""
                     SELECT rows_read FROM prediction_runs
-                    WHERE model = :model AND state = 'published' AND interval_start < :start
-                    ORDER BY interval_start DESC LIMIT :runs"""),
+                    WHERE model = :model AND {COVERS} AND interval_start < :start
+                    ORDER BY interval_start DESC LIMIT :runs"""),  # noqa: S608
                 {**span(run.model, run.interval), "runs": runs},
             )
         )
@@ -144,10 +153,10 @@ def most_rows_read(warehouse: Warehouse, run: Run, since: datetime) -> int | Non
     """The most rows that one published interval had between a moment and this one."""
     with warehouse.read() as connection:
         most: int | None = connection.scalar(
-            text("""
+            text(f"""
                 SELECT max(rows_read) FROM prediction_runs
-                WHERE model = :model AND state = 'published'
-                  AND interval_start >= :since AND interval_start < :start"""),
+                WHERE model = :model AND {COVERS}
+                  AND interval_start >= :since AND interval_start < :start"""),  # noqa: S608
             {**span(run.model, run.interval), "since": stored_time(since)},
         )
         return most
@@ -179,11 +188,11 @@ def silence(warehouse: Warehouse, run: Run, since: datetime) -> Silence | None:
     """
     with warehouse.read() as connection:
         spans = connection.execute(
-            text("""
+            text(f"""
                 SELECT interval_start, interval_end FROM prediction_runs
-                WHERE model = :model AND state = 'published' AND rows_read > 0
+                WHERE model = :model AND {COVERS} AND rows_read > 0
                   AND interval_start >= :since AND interval_start < :start
-                ORDER BY interval_start, interval_end"""),
+                ORDER BY interval_start, interval_end"""),  # noqa: S608
             {**span(run.model, run.interval), "since": stored_time(since)},
         ).all()
     if not spans:
@@ -206,7 +215,7 @@ def gaps(
     until: datetime,
     since: datetime | None = None,
 ) -> list[Interval]:
-    """Due intervals that no published run covers, oldest first.
+    """Due intervals that no run ever published covers, oldest first.
 
     An interval is due from the first one ever published on; before that there is no gap. If only
     a part of that one was published, its whole is due.
@@ -232,10 +241,10 @@ def gaps(
         spans = [
             (loaded_time(row.interval_start), loaded_time(row.interval_end))
             for row in connection.execute(
-                text("""
+                text(f"""
                     SELECT interval_start, interval_end FROM prediction_runs
-                    WHERE model = :model AND state = 'published' AND interval_end > :left
-                    ORDER BY interval_start"""),
+                    WHERE model = :model AND {COVERS} AND interval_end > :left
+                    ORDER BY interval_start"""),  # noqa: S608
                 {"model": model, "left": stored_time(left)},
             )
         ]

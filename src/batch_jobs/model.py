@@ -162,6 +162,12 @@ class BatchModel(_Frozen):
         rescore_late: in `merge` mode, whether each run looks for rows that came late for intervals
             published within the look-back, and scores those intervals again; it costs one more
             reading of the look-back.
+        keep: how long what readers no longer see stays readable: in `prediction_history`, and by
+            the run_id that a reader holds on to. Counted back from the end of the newest published
+            interval, so that a model that has stopped publishing loses nothing.
+        expire: in `merge` mode, the age at which rows leave `current_predictions` though nothing
+            newer has come for their keys, counted likewise by their interval; then `keep` begins.
+            By default they stay for ever, and so does every run that has one of them.
         owner: who answers for the model, shown in Airflow's UI.
         tags: further tags in Airflow's UI.
         timeout: longest time one prediction run may take.
@@ -186,6 +192,8 @@ class BatchModel(_Frozen):
     gate: Gate = Gate()
     limits: Limits = Limits()
     rescore_late: bool = True
+    keep: Span = timedelta(days=90)
+    expire: Span | None = None
     owner: str = "data-science"
     tags: tuple[str, ...] = ()
     timeout: Span = timedelta(minutes=30)
@@ -208,3 +216,10 @@ class BatchModel(_Frozen):
         if history is not None and holdout >= history:
             raise ValueError("must be shorter than history")
         return holdout
+
+    @field_validator("expire")
+    @classmethod
+    def _in_merge_mode(cls, expire: timedelta | None, info: ValidationInfo) -> timedelta | None:
+        if expire is not None and info.data.get("mode") == "replace":
+            raise ValueError("has no meaning in replace mode, where each run replaces all rows")
+        return expire

@@ -29,6 +29,7 @@ OPTIONS = (
 )
 # A client that was stopped half-way through a COPY is not idle to PostgreSQL.
 COPY_TIMEOUT = "60s"
+DETACH_TIMEOUT = "1s"
 # A server that went away without a word is noticed after this long.
 CONNECTING = {
     "connect_timeout": "10",
@@ -57,6 +58,7 @@ class PostgreSQL:
 
     name = "postgresql"
     for_update = "FOR UPDATE"
+    shared_rows = "shared_predictions"
 
     def __init__(self, url: URL) -> None:
         try:
@@ -181,7 +183,7 @@ class PostgreSQL:
     def new_rows_table(self, connection: Connection, run_id: int, *, large: bool) -> str:
         """The table that a new run's rows go to: a large population gets one of its own."""
         if not large:
-            return "shared_predictions"
+            return self.shared_rows
         table = f"predictions_r{run_id:d}"
         # The check spares ATTACH PARTITION from reading the rows.
         connection.exec_driver_sql(
@@ -196,7 +198,7 @@ class PostgreSQL:
         Raises:
             sqlalchemy.exc.IntegrityError: a key is there twice.
         """
-        if table == "shared_predictions":
+        if table == self.shared_rows:
             return
         connection.exec_driver_sql("SET LOCAL maintenance_work_mem = '256MB'")
         connection.exec_driver_sql(
@@ -206,7 +208,7 @@ class PostgreSQL:
 
     def attach(self, connection: Connection, run_id: int, table: str) -> None:
         """Let readers reach the rows of a run."""
-        if table != "shared_predictions":
+        if table != self.shared_rows:
             connection.exec_driver_sql(
                 f"ALTER TABLE run_predictions ATTACH PARTITION {table} FOR VALUES IN ({run_id:d})"
             )
@@ -214,21 +216,29 @@ class PostgreSQL:
     def drop_rows(self, table: str) -> bool:
         """Drop the table that a run has for itself; False if it shares one.
 
-        No reader waits: one that still looks at the table makes this give up by the lock timeout.
+        No reader waits: one that still looks at the table makes this give up by a lock timeout,
+        short since publications that attach a table wait meanwhile. The next try goes on from
+        there: PostgreSQL then has the table as half detached, and lets no other one be detached.
         """
-        if table == "shared_predictions":
+        if table == self.shared_rows:
             return False
         attached = text("""
-            SELECT i.inhdetachpending FROM pg_inherits AS i
-            WHERE i.inhrelid = to_regclass(:table) AND i.inhparent = to_regclass('run_predictions')
-        """)
+            SELECT 1 FROM pg_inherits WHERE inhrelid = to_regclass(:table)
+            AND inhparent = to_regclass('run_predictions') AND NOT inhdetachpending""")
+        half_detached = text("""
+            SELECT inhrelid::regclass::text FROM pg_inherits
+            WHERE inhparent = to_regclass('run_predictions') AND inhdetachpending""")
+        detach = "ALTER TABLE run_predictions DETACH PARTITION {} {}"
         with self.writer.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
-            pending = connection.scalar(attached, {"table": f"{SCHEMA}.{table}"})
-            if pending is not None:
-                how = "FINALIZE" if pending else "CONCURRENTLY"
-                connection.exec_driver_sql(
-                    f"ALTER TABLE run_predictions DETACH PARTITION {table} {how}"
-                )
+            connection.exec_driver_sql(f"SET lock_timeout = '{DETACH_TIMEOUT}'")
+            connection.execute(  # until the connection is closed
+                text("SELECT pg_advisory_lock(hashtextextended(:key, 0))"),
+                {"key": f"{SCHEMA}.run_predictions"},
+            )
+            for pending in connection.scalars(half_detached).all():
+                connection.exec_driver_sql(detach.format(pending, "FINALIZE"))
+            if connection.scalar(attached, {"table": f"{SCHEMA}.{table}"}):
+                connection.exec_driver_sql(detach.format(table, "CONCURRENTLY"))
             connection.exec_driver_sql(f"DROP TABLE IF EXISTS {SCHEMA}.{table}")
         return True
 

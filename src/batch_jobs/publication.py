@@ -130,7 +130,7 @@ def _publish(warehouse: Warehouse, run_id: int, audited: Staged) -> Run:
             raise IncompleteError(
                 f"run {run_id} of {model} {run.interval} changed after it was audited"
             )
-        now = _after_the_last(connection, run.model)
+        now = after_the_last(connection, run.model)
         key = {**span(run.model, run.interval), "run_id": run_id, "now": now}
         warehouse.database.attach(connection, run_id, run.rows_table)
         connection.execute(
@@ -157,7 +157,7 @@ def _publish(warehouse: Warehouse, run_id: int, audited: Staged) -> Run:
         return load_run(connection, run_id)
 
 
-def _after_the_last(connection: Connection, model: str) -> str:
+def after_the_last(connection: Connection, model: str) -> str:
     """Now, but never before the newest publication: the history stays in order if a clock jumps."""
     now = datetime.now(UTC)
     last = connection.scalar(
@@ -184,7 +184,7 @@ def _merge_rows(connection: Connection, key: Mapping[str, Any]) -> None:
                 FROM predictions AS p
                 JOIN current_rows AS c ON c.model = :model AND c.entity_id = p.entity_id
                 JOIN prediction_runs AS r ON r.run_id = c.run_id
-                WHERE p.run_id = :run_id
+                WHERE p.run_id = :run_id AND r.superseded_at IS NULL
                   AND (r.interval_end, r.interval_start) {compared} (:end, :start)"""),  # noqa: S608
             key,
         )
@@ -249,7 +249,7 @@ def _advance_watermark(connection: Connection, run: Run, key: Mapping[str, Any])
     while further := connection.scalar(
         text("""
             SELECT max(interval_end) FROM prediction_runs
-            WHERE model = :model AND state = 'published'
+            WHERE model = :model AND state IN ('published', 'retired')
               AND interval_start <= :reached AND interval_end > :reached"""),
         {**key, "reached": reached},
     ):

@@ -13,9 +13,9 @@ from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 from uuid6 import uuid7
 
-from batch_jobs import circuit_breaker, ledger, publication, staging
+from batch_jobs import circuit_breaker, ledger, publication, retention, staging
 from batch_jobs.artifacts import ModelStore
-from batch_jobs.catalog import load_model
+from batch_jobs.catalog import load_model, model_names
 from batch_jobs.errors import (
     BatchJobsError,
     CircuitBreakerError,
@@ -31,6 +31,7 @@ from batch_jobs.model import BatchModel
 from batch_jobs.planning import Champion, Planner
 from batch_jobs.publication import Staged
 from batch_jobs.registry import find_version
+from batch_jobs.retention import Pruned
 from batch_jobs.settings import Settings
 from batch_jobs.warehouse import Warehouse, bounds, loaded_time, repeatable, stored_time
 
@@ -221,7 +222,7 @@ def predict(  # noqa: PLR0913 - as many as its command has options
 def _score_and_publish(
     settings: Settings, run: Run, token: str, progress: Progress | None = None
 ) -> Run:
-    if run.state == "published":
+    if run.is_done:
         return run
     warehouse = Warehouse.existing(settings.warehouse)
     for part in ledger.parts_of(warehouse, run.run_id):
@@ -279,6 +280,25 @@ def gaps(settings: Settings, name: str) -> list[Interval]:
     warehouse = Warehouse.existing(settings.warehouse)
     newest = newest_due(model.schedule, datetime.now(UTC))
     return ledger.gaps(warehouse, name, model.schedule, newest.end)
+
+
+def prune(settings: Settings, name: str | None = None) -> list[Pruned]:
+    """Remove what readers have not seen for longer than a model keeps it; of one model or of all.
+
+    The rows that readers see stay, but for those that are older than the model's `expire`.
+
+    Raises:
+        InputError: unknown model, or no warehouse.
+        WarehouseUnavailableError: the database did not answer; the next prune goes on from there.
+    """
+    names = model_names(settings.models) if name is None else [name]
+    models = [load_model(each, settings.models) for each in names]
+    warehouse = Warehouse.existing(settings.warehouse)
+    pruned = []
+    for model in models:
+        pruned.append(retention.prune(warehouse, model.name, model.keep, model.expire))
+        log.info("%s: %s", model.name, pruned[-1])
+    return pruned
 
 
 def status(settings: Settings, name: str | None = None) -> list[dict[str, Any]]:

@@ -197,6 +197,7 @@ CREATE VIEW current_predictions AS
   FROM current_rows AS c
   JOIN prediction_runs AS r ON r.run_id = c.run_id
   JOIN shared_predictions AS p ON p.run_id = c.run_id AND p.entity_id = c.entity_id
+  WHERE r.superseded_at IS NULL  -- else the whole run has expired, whatever is left of it here
   UNION ALL
   SELECT h.model, p.entity_id, p.score, p.label, r.model_version, h.run_id,
          r.interval_start, r.interval_end, r.published_at
