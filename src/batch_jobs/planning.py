@@ -17,6 +17,7 @@ from batch_jobs.failpoints import failpoint
 from batch_jobs.interval import Interval, due_between
 from batch_jobs.ledger import Run
 from batch_jobs.lifecycle import require_champion
+from batch_jobs.model import BatchModel
 from batch_jobs.registry import ModelVersion
 from batch_jobs.settings import Settings
 from batch_jobs.staging import Claim
@@ -51,7 +52,7 @@ class Planner:
         self.warehouse = Warehouse.existing(settings.warehouse)
         self._token = token
         self._parts = parts or self.model.parts
-        self._prepared = False
+        self._prepared = self._warned = False
 
     def claim(
         self,
@@ -165,9 +166,7 @@ class Planner:
         """Find out that the query compiles, and clean up after the dead: once an attempt."""
         if self._prepared:
             return
-        self.warehouse.require_query(
-            f"features_query of {self.model.name}", self.model.features_query, bounds(interval)
-        )
+        _require_query(self.warehouse, self.model, interval)
         staging.sweep(self.warehouse, self.model.name, datetime.now(UTC) - ABANDONED_AFTER)
         self._prepared = True
 
@@ -178,13 +177,14 @@ class Planner:
             return now, loaded_time(now.as_of) > interval.end
         then = registry.champion_at(self.warehouse, self.model.name, interval.end)
         chosen = now if champion == "current" or then is None else then
-        if then is None:
+        if then is None and not self._warned:
             log.warning(
-                "%s had no champion at %s; %s scores it by hindsight",
+                "%s had no champion yet at %s; %s scores what lies so far back, by hindsight",
                 self.model.name,
                 interval.end.isoformat(),
                 now.version,
             )
+            self._warned = True
         return chosen, then is None or chosen.version != then.version
 
     def _key_ranges(self, interval: Interval) -> Sequence[tuple[str | None, str | None]]:
@@ -192,19 +192,33 @@ class Planner:
         parts = self._parts
         if parts == 1:
             return [(None, None)]
-        with self.warehouse.read() as connection:
-            cuts = connection.scalars(
-                text(f"""
-                    SELECT min(entity_id) FROM (
-                      SELECT entity_id, ntile(:parts) OVER (ORDER BY entity_id) AS part
-                      FROM (\n{self.model.features_query}\n) AS f) AS ranked
-                    WHERE part > 1 GROUP BY part ORDER BY part"""),  # noqa: S608
-                {**bounds(interval), "parts": parts},
-            ).all()
+        cuts = _cuts(self.warehouse, self.model.features_query, interval, parts)
         edges = [None, *cuts, *[None] * (parts - len(cuts))]
         ranges = list(pairwise(edges))
         # Fewer rows than parts: the ranges behind the last cut are empty, and not open-ended.
         return [pair if place <= len(cuts) else ("", "") for place, pair in enumerate(ranges)]
+
+
+@repeatable
+def _require_query(warehouse: Warehouse, model: BatchModel, interval: Interval) -> None:
+    subject = f"features_query of {model.name}"
+    warehouse.require_query(subject, model.features_query, bounds(interval))
+
+
+@repeatable
+def _cuts(
+    warehouse: Warehouse, features_query: str, interval: Interval, parts: int
+) -> Sequence[str | None]:
+    """The lowest key of each part of an interval but the first."""
+    with warehouse.read() as connection:
+        return connection.scalars(
+            text(f"""
+                SELECT min(entity_id) FROM (
+                  SELECT entity_id, ntile(:parts) OVER (ORDER BY entity_id) AS part
+                  FROM (\n{features_query}\n) AS f) AS ranked
+                WHERE part > 1 GROUP BY part ORDER BY part"""),  # noqa: S608
+            {**bounds(interval), "parts": parts},
+        ).all()
 
 
 @repeatable
