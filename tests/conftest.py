@@ -166,26 +166,41 @@ def pytest_addoption(parser):
 
 
 @pytest.fixture(scope="session")
-def _prepared(tmp_path_factory):
+def _faulty(tmp_path_factory):
     from tests.fault_models._rows import prepare
 
     folder = tmp_path_factory.mktemp("faults")
     return folder, prepare(f"sqlite:///{folder}/warehouse.db", folder)
 
 
-@pytest.fixture(params=["sqlite"])
-def deployment(tmp_path, _prepared):
-    """Two models with one tick published, to try faults on; see tests/deployment.py."""
-    from dataclasses import replace
+@pytest.fixture(scope="session")
+def _faulty_postgres(tmp_path_factory, postgres):
+    from tests.fault_models._rows import prepare
 
+    folder = tmp_path_factory.mktemp("postgres_faults")
+    postgres.create_database("faults")
+    return folder, prepare(postgres.url("faults"), folder)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def deployment(request, tmp_path, monkeypatch):
+    """Two models with one tick published, to try faults on; see tests/deployment.py."""
     from tests.deployment import Deployment
 
-    folder, (settings, versions) = _prepared
-    shutil.copytree(folder, tmp_path / "faults")
-    url = f"sqlite:///{tmp_path}/faults/warehouse.db"
-    made = Deployment(replace(settings, warehouse=url), versions)
-    yield made
-    made.close()
+    monkeypatch.setattr("batch_jobs.staging.LARGE", 1)  # as in tests/warm.py
+    if request.param == "sqlite":
+        folder, (settings, versions) = request.getfixturevalue("_faulty")
+        shutil.copy(folder / "warehouse.db", tmp_path)
+        made = Deployment(settings, versions).at(f"sqlite:///{tmp_path}/warehouse.db")
+        yield made
+        made.close()
+        return
+    server = request.getfixturevalue("postgres")
+    _, (settings, versions) = request.getfixturevalue("_faulty_postgres")
+    with _copied(server, "faults") as url:
+        made = Deployment(settings, versions, server).at(url)
+        yield made
+        made.close()
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from sqlalchemy import text
 
 from batch_jobs import serving
 from batch_jobs.settings import Settings
-from batch_jobs.warehouse import Warehouse
 from tests.fault_models._rows import SIZES, expected, number_of, tick
+from tests.postgres_server import PostgresServer
 from tests.reader import Row, Watch, open_reader, wrong_in
 
 # Rows of runs that will never be shown, in whatever table.
@@ -46,37 +46,53 @@ NOW = "SELECT entity_id, run_id FROM current_predictions WHERE model = :model OR
 
 @dataclass(frozen=True)
 class Deployment:
-    """Where the models are, and what their versions answer: `{version: shift}`."""
+    """Where the models are, and what their versions answer: `{version: shift}`.
+
+    `server` is that of the database, if it has one.
+    """
 
     settings: Settings
     versions: dict
+    server: PostgresServer | None = None
+
+    @property
+    def name(self):
+        """Of the database."""
+        return self.url.partition(":")[0].partition("+")[0]
 
     @property
     def url(self):
         """Of the warehouse."""
         return self.settings.warehouse
 
-    @property
-    def is_server(self):
-        """Whether the database is a server that can end the session of a stopped client."""
-        return self.url.startswith("postgresql")
+    def at(self, url):
+        """The same with the warehouse at another URL."""
+        return replace(self, settings=replace(self.settings, warehouse=url))
 
-    def with_options(self, options):
-        """The same deployment with options of a PostgreSQL session; SQLite has none."""
-        if not self.is_server:
-            return self
-        return replace(
-            self, settings=replace(self.settings, warehouse=f"{self.url}?options={options}")
-        )
+    def hasty(self):
+        """Settings with which PostgreSQL ends the session of a stopped client after 0.3 s."""
+        option = "?options=-c idle_in_transaction_session_timeout=300ms"
+        return replace(self.settings, warehouse=self.url + option * (self.server is not None))
+
+    def crash(self):
+        """End the server of the database at once, as a power failure does, and start it again."""
+        self.close()
+        self.server.crash()
+        self.server.start()
 
     @cached_property
-    def _reading(self):
-        return Watch(self.versions), open_reader(self.url)
+    def _watch(self):
+        return Watch(self.versions)
+
+    @cached_property
+    def _connection(self):
+        return open_reader(self.url)
 
     def close(self):
-        """Close the connection of the reader."""
-        if "_reading" in self.__dict__:
-            self._reading[1].close()
+        """Close the connection of the reader, which opens another one if it is used again."""
+        connection = self.__dict__.pop("_connection", None)
+        if connection is not None:
+            connection.close()
 
     def predict(self, model, number, **options):
         """Publish a tick from this process, without a fault."""
@@ -84,16 +100,23 @@ class Deployment:
 
     def ask(self, sql, **values):
         """Rows of a query as tuples."""
-        with Warehouse(self.url).read() as connection:
-            return [tuple(row) for row in connection.execute(text(sql), values)]
+        return [tuple(row) for row in self._connection.execute(text(sql), values)]
 
     def seen(self, model):
         """What an app reads now, `{entity: score}`; all the invariants are checked as well."""
-        watch, connection = self._reading
-        watch.look(connection)
-        assert not watch.seen.violations, str(watch.seen)
+        self._watch.look(self._connection)
+        assert not self._watch.seen.violations, str(self._watch.seen)
         sql = "SELECT entity_id, score FROM current_predictions WHERE model = :model"
         return {key: round(score, 3) for key, score in self.ask(sql, model=model)}
+
+    def versions_of(self, model):
+        """The two versions of a model."""
+        return [
+            version
+            for (version,) in self.ask(
+                "SELECT version FROM model_versions WHERE model = :model", model=model
+            )
+        ]
 
     def states(self, model, number):
         """How the runs of a tick ended, in the order of their claims."""
@@ -109,14 +132,13 @@ class Deployment:
 
     def leftovers(self):
         """Rows and tables of runs that were given up."""
-        tables = self.ask(LEFT_TABLES) if self.is_server else []
+        tables = self.ask(LEFT_TABLES) if self.server else []
         return self.ask(LEFTOVERS) + tables
 
     def unsound(self):
         """All that is wrong with the whole ledger and every run that was ever published."""
         watch = Watch(self.versions)
-        with open_reader(self.url) as connection:
-            watch.look(connection)
+        watch.look(self._connection)
         found = [str(watch.seen)] if watch.seen.violations else []
         found += [("older token", row) for row in self.ask(OLDER)]
         found += [("unknown claim", row) for row in self.ask(UNKNOWN_CLAIM)]

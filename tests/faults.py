@@ -103,7 +103,7 @@ class Attempt:
         theirs.close()
         self.pid = self._process.pid
         self.reached = []
-        self._outcome = None
+        self._said = self._outcome = None
 
     @property
     def alive(self):
@@ -113,7 +113,7 @@ class Attempt:
     def wait_at(self, place):
         """Return when it has told that it came to a place."""
         said = self._hear(time.monotonic() + PATIENCE)
-        assert said == place, f"came to {said} and not to {place}"
+        assert said == place, f"came to {said or 'its end'} and not to {place}"
         return self
 
     def run_to(self, place, action="wait", hit=1):
@@ -143,14 +143,11 @@ class Attempt:
         """Wait for its end."""
         if self._outcome is None:
             deadline = time.monotonic() + PATIENCE
-            said = None
-            while not isinstance(said, Outcome):
-                said = self._hear(deadline)
-                if said is None:
-                    break
+            while self._said is None and self._hear(deadline) is not None:
+                pass
             self._process.join(max(deadline - time.monotonic(), 0))
             assert self._process.exitcode is not None, f"after {self.reached} it did not end"
-            self._outcome = said or Outcome(self._process.exitcode)
+            self._outcome = self._said or Outcome(self._process.exitcode)
             self._pipe.close()
             self._process.close()
         return self._outcome
@@ -158,6 +155,13 @@ class Attempt:
     def ended(self):
         """Whether it has come to its end, so that `result` need not wait."""
         return self._outcome is not None or not self.alive
+
+    def has_reached(self, place):
+        """Whether it has told that it came to a place."""
+        while self._outcome is None and self._said is None and self._pipe.poll():
+            if self._hear(0) is None:
+                break
+        return place in self.reached
 
     def close(self):
         """End it, whatever it does."""
@@ -177,7 +181,9 @@ class Attempt:
             said = self._pipe.recv()
         except (EOFError, ConnectionResetError):
             return None
-        if not isinstance(said, Outcome):
+        if isinstance(said, Outcome):
+            self._said = said
+        else:
             self.reached.append(said)
         return said
 
@@ -191,7 +197,6 @@ def until(condition, what):
     return found
 
 
-def wait_for_any(attempts, seconds):
-    """Wait until one of the attempts says something or ends, but not longer than that."""
-    pipes = [attempt._pipe for attempt in attempts]
-    connection.wait(pipes, seconds)
+def wait_for_an_end(attempts, seconds):
+    """Wait until one of the attempts has ended, but not longer than that."""
+    connection.wait([attempt._process.sentinel for attempt in attempts], seconds)

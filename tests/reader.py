@@ -4,6 +4,7 @@ It is an app as any other: its own connection, which may only read, and one stat
 What it expects, it knows from the scores alone: each tells its interval, entity and version.
 """
 
+import os
 import sqlite3
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
@@ -240,6 +241,7 @@ class Watch:
 
 def _watch(pipe, url, versions, tables):
     """Look until the parent has heard enough; answer each of its words with what was seen."""
+    os.nice(5)  # it never rests, and is to leave the processors to the writers
     watch = Watch(versions, tables)
     connection = None
     while True:

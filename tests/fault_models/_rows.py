@@ -20,7 +20,7 @@ SHIFTS = (0, 10_000_000)
 SHARED, GROUP, GROUPS = 6, 5, 50
 MEMBERS = 10  # of a tick of the replace model
 SIZES = {"ticks": SHARED + GROUP, "population": MEMBERS}
-REJECTED = {"ticks": 1, "population": 0}
+REJECTED = {"ticks": 1, "population": 1}
 
 
 def tick(number):
@@ -60,7 +60,7 @@ def make_source(settings, first, ticks):
         known = stored_time(START + (number + 1) * STEP)
         for model in SIZES:
             found = {key: 100 * number + n for key, n in places(model, number).items()}
-            if model == "ticks" and number >= 0:
+            if number >= 0:
                 found[f"bad-{number % GROUPS:02}"] = None
             if model == "ticks" and number < 0:  # learnt from in one go, so no key may come twice
                 found = {f"{key} of {number}": x for key, x in found.items()}

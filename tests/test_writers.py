@@ -1,0 +1,45 @@
+"""The negative control: what people write by themselves, the same reader and soak do catch.
+
+If one of these were found to be right, the harness would be blind, and what it says of the
+library would mean nothing.
+"""
+
+import pytest
+
+from tests import writers
+from tests.fault_models._rows import make_source
+from tests.faults import PATIENCE
+from tests.soak import Soak
+
+CAUGHT = {
+    # Chunks are seen one after the other, and a retry writes them again.
+    "append": {"partial", "duplicate"},
+    # Two attempts delete nothing and both insert; between two commits there is no row.
+    "delete_insert": {"duplicate"},
+    # Whoever writes last wins: a backfill, or an attempt that was stopped for a while.
+    "upsert": {"backwards"},
+}
+
+
+@pytest.mark.parametrize("name", CAUGHT)
+def test_a_writer_without_claim_and_pointer_is_caught(
+    deployment, reader, capsys, pytestconfig, name
+):
+    """All its kinds of errors are found; the soak goes on until they are."""
+    writers.make_tables(deployment.url)
+    make_source(deployment.settings, 10, 1000)
+    version = next(name for name, shift in deployment.versions.items() if shift == 0)
+    write = getattr(writers, name)
+    soak = Soak(
+        act=lambda model, number, force: (write, deployment.url, version, number),
+        places=writers.PLACES,
+        models=("population",),
+        seed=1,
+    )
+    watched = reader(tables={"population": f"{name}_now"})
+    soak.run(PATIENCE, enough=lambda: set(watched.so_far().violations) >= CAUGHT[name])
+    seen = watched.stop()
+    with capsys.disabled():
+        line = f"{name}: {soak.tally} reads={seen.reads} violations={dict(seen.violations)}"
+        pytestconfig.get_terminal_writer().line(f"\n{line}")
+    assert set(seen.violations) >= CAUGHT[name], str(seen)
