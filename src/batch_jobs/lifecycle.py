@@ -17,7 +17,7 @@ from batch_jobs.interval import Interval, due_between, require_aware
 from batch_jobs.model import BatchModel
 from batch_jobs.registry import ModelVersion
 from batch_jobs.settings import Settings
-from batch_jobs.warehouse import Warehouse, bounds, stored_time
+from batch_jobs.warehouse import Warehouse, bounds, repeatable, stored_time
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -182,6 +182,7 @@ def load_estimator(store: ModelStore, model: BatchModel, version: ModelVersion) 
     return deserialize(store.read(version), version)
 
 
+@repeatable
 def _read_split(warehouse: Warehouse, model: BatchModel, as_of: datetime) -> Split:
     import pandas as pd
 

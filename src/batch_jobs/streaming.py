@@ -21,7 +21,7 @@ from batch_jobs.failpoints import failpoint
 from batch_jobs.interval import Interval
 from batch_jobs.ledger import Counts, Part, Run
 from batch_jobs.model import BatchModel
-from batch_jobs.warehouse import Warehouse, bounds
+from batch_jobs.warehouse import Warehouse, bounds, repeatable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -168,6 +168,7 @@ def _predict(model: BatchModel, estimator: Any, run: Run, chunk: pd.DataFrame) -
     )
 
 
+@repeatable
 def duplicates(warehouse: Warehouse, model: BatchModel, interval: Interval) -> ContractError:
     """Which keys of an interval come more than once, as the error to raise."""
     with warehouse.read() as connection:
