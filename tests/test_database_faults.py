@@ -45,13 +45,7 @@ def in_background():
 
 
 @on_postgres
-@pytest.mark.parametrize(
-    ("place", "model"),
-    [
-        *((place, "ticks") for place in (*PLACES, *PUBLISHING)),
-        *((place, "population") for place in ("publish.audited", *PUBLISHING)),
-    ],
-)
+@pytest.mark.parametrize(("place", "model"), CRASHES)
 def test_a_crash_of_the_server_at_any_step_is_outlived(deployment, place, model):
     """The same call goes on where the last transaction that was committed left it."""
 
