@@ -57,9 +57,9 @@ def test_help_lists_every_command(words):
         assert f"\n  {command} " in answer.stdout
 
 
-@pytest.mark.parametrize("words", [["dmeo"], ["bench"]])
+@pytest.mark.parametrize("words", [["dmeo"], ["bench"], ["bench", "speed"]])
 def test_what_does_not_exist_is_one_line(words):
-    """A misspelled command, or a benchmark while there is none, is wrong usage."""
+    """A misspelled command, no benchmark or an unknown one is wrong usage."""
     answer = run(ROOT / "run", *words)
     assert answer.returncode == 2
     assert answer.stderr.count("\n") == 1

@@ -1,0 +1,153 @@
+"""What is scored: a month of real flights, or as many customers as wanted, keys in random order.
+
+One model is trained for each, for the first warehouse, and registered in the others.
+"""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+from tests.benchmarks.systems import Job
+
+FEATURES = tuple(f"f{number:02}" for number in range(20))
+HISTORY, HOLDOUT = timedelta(hours=8), timedelta(hours=2)
+TRAINED = datetime(2025, 1, 1, tzinfo=UTC)
+TRAINING_ROWS = 50_000
+AT_ONCE = 1_000_000
+# By dataset: the model, the moment it is trained at, and until when it then scores.
+PLANS = {
+    "flights": (
+        "flight_delay",
+        datetime(2013, 11, 1, tzinfo=UTC),
+        datetime(2013, 12, 1, tzinfo=UTC),
+    ),
+    "customers": ("customers", TRAINED, TRAINED + timedelta(hours=1)),
+}
+
+
+def prepare(url, dataset, folder):
+    """Make a warehouse with a dataset and a champion to score it; the job to do there."""
+    import joblib
+    from sqlalchemy import text
+
+    from batch_jobs import lifecycle, registry
+    from batch_jobs.artifacts import ModelStore
+    from batch_jobs.catalog import load_model
+    from batch_jobs.model import Category
+    from batch_jobs.settings import Settings
+    from batch_jobs.warehouse import Warehouse, stored_time
+
+    name, start, end = PLANS["flights" if dataset == "flights" else "customers"]
+    settings = Settings(
+        url, str(folder / "models"), ("tests.benchmarks.models", "batch_jobs.models")
+    )
+    model = load_model(name, settings.models)
+    at_training = replace(settings, warehouse=f"sqlite:///{folder}/training-{name}.db")
+    trained, warehouse = Warehouse(at_training.warehouse), Warehouse(url)
+    if trained.ensure_schema():
+        _fill(trained, at_training.warehouse, dataset, TRAINING_ROWS, start - HISTORY, start)
+        version = lifecycle.train(at_training, name, start)
+        estimator = lifecycle.load_estimator(ModelStore(settings.model_store), model, version)
+        joblib.dump(estimator, folder / f"{name}.joblib")
+    warehouse.ensure_schema()
+    registry.register(warehouse, registry.newest_version(trained, name))
+    lifecycle.promote(settings, name, actor="benchmark", reason="to be measured")
+    _fill(warehouse, url, dataset, dataset, start, end)
+    job = Job(
+        url=url,
+        model=name,
+        query=model.features_query,
+        start=stored_time(start),
+        end=stored_time(end),
+        features=tuple(model.features),
+        categories=tuple(n for n, kind in model.features.items() if isinstance(kind, Category)),
+        rows=0,
+        orm_rows=0,
+        folder=str(folder),
+    )
+    if not job.is_sqlite:
+        with warehouse.database.writer.execution_options(
+            isolation_level="AUTOCOMMIT"
+        ).connect() as connection:
+            connection.exec_driver_sql("VACUUM ANALYZE")
+    with warehouse.read() as connection:
+        count = text(f"SELECT count(*) FROM (\n{job.query}\n) AS f")
+        return replace(job, rows=connection.scalar(count, job.times))
+
+
+def publish_first(job, table):
+    """Make a table of predictions as it is after somebody published them a first time."""
+    from sqlalchemy import create_engine, text
+
+    with create_engine(job.url).begin() as connection:
+        connection.execute(text(f"DROP TABLE IF EXISTS {table}"))
+        rows = f"SELECT entity_id, 0.5 AS score, '1' AS label FROM (\n{job.literal_query}\n) AS f"
+        connection.exec_driver_sql(f"CREATE TABLE {table} AS {rows}")
+        # By the name that pandas gives it.
+        connection.exec_driver_sql(f"CREATE INDEX ix_{table}_entity_id ON {table} (entity_id)")
+
+
+def _fill(warehouse, url, dataset, rows, start, end):
+    if dataset == "flights":
+        from batch_jobs.samples import load_flights
+
+        with warehouse.write() as connection:
+            load_flights(connection, start, shift_weeks=0)
+        return
+    for batch in _batches(rows, start, end):
+        _append(url, "customers", batch.drop_columns("bought"))
+        if end == TRAINED:
+            _append(url, "outcomes", batch.select(["entity_id", "as_of", "bought"]))
+
+
+def _batches(rows, start, end):
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    chance = np.random.default_rng(0)
+    numbers = chance.permutation(rows)
+    for first in range(0, rows, AT_ONCE):
+        digits = pc.utf8_lpad(pa.array(numbers[first : first + AT_ONCE]).cast(pa.string()), 7, "0")
+        values = chance.normal(size=(len(FEATURES), len(digits))).clip(-9, 9)
+        noise = chance.normal(size=len(digits))
+        seconds = chance.integers(start.timestamp(), end.timestamp(), len(digits))
+        yield pa.table(
+            {
+                "entity_id": pc.binary_join_element_wise("customer", digits, "-"),
+                "as_of": pa.array(seconds).cast(pa.timestamp("s", "UTC")),
+                **dict(zip(FEATURES, map(pa.array, values), strict=True)),
+                "bought": pa.array((values[0] + values[1] * values[2] + noise > 1).astype("int64")),
+            }
+        )
+
+
+def _append(url, table, rows):
+    if url.startswith("sqlite"):
+        _append_to_sqlite(url.removeprefix("sqlite:///"), table, rows)
+    else:
+        _append_to_postgresql(url.replace("+psycopg", ""), table, rows)
+
+
+def _append_to_sqlite(path, table, rows):
+    import sqlite3
+    from contextlib import closing
+
+    import pyarrow.compute as pc
+
+    kinds = {"entity_id": "TEXT", "as_of": "TEXT", "bought": "INTEGER"}
+    columns = ", ".join(f"{name} {kinds.get(name, 'REAL')} NOT NULL" for name in rows.column_names)
+    place = rows.column_names.index("as_of")
+    times = pc.strftime(rows["as_of"], "%Y-%m-%dT%H:%M:%S+00:00")
+    values = [column.to_pylist() for column in rows.set_column(place, "as_of", times).columns]
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(f"CREATE TABLE IF NOT EXISTS {table} ({columns}) STRICT")
+        marks = ", ".join("?" * len(values))
+        connection.executemany(f"INSERT INTO {table} VALUES ({marks})", zip(*values, strict=True))
+
+
+def _append_to_postgresql(url, table, rows):
+    import adbc_driver_postgresql.dbapi as adbc
+
+    with adbc.connect(url) as connection, connection.cursor() as cursor:
+        cursor.adbc_ingest(table, rows, mode="create_append")
+        connection.commit()

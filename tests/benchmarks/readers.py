@@ -1,0 +1,175 @@
+"""Who is there while predictions are published: two readers, and a rival who wants to publish.
+
+Each is a process with a connection of its own. A reader looks up a random key fifty times a second;
+the rival takes, a hundred times a second, the lock that the publisher needs too. At the end they
+tell what they saw, with times of `time.monotonic`, which all processes share.
+"""
+
+import random
+import sqlite3
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+READERS = 2
+READ_EVERY, LOCK_EVERY = 0.02, 0.01
+KEYS = 20_000
+VIEW = "current_predictions"
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What was seen within a span of time.
+
+    Attributes:
+        latencies: of look-ups in milliseconds, sorted.
+        errors: look-ups that failed.
+        lock_ms: longest time that the rival waited.
+        wal_bytes: largest size of SQLite's write-ahead log; 0 on PostgreSQL.
+    """
+
+    latencies: list
+    errors: int
+    lock_ms: float
+    wal_bytes: int
+
+    def percentile(self, share):
+        """The latency that this share of the look-ups did not exceed; None if there is none."""
+        if not self.latencies:
+            return None
+        place = min(int(share * len(self.latencies)), len(self.latencies) - 1)
+        return round(self.latencies[place], 2)
+
+
+class Watchers:
+    """Readers and rival, at work from entry to exit.
+
+    Args:
+        context: of multiprocessing.
+        job: what is scored, and where.
+        table: where readers look: `current_predictions`, or a table of somebody else.
+    """
+
+    def __init__(self, context, job, table):
+        self._pipes, self._processes, self._samples = [], [], []
+        for act in [read] * READERS + [compete]:
+            ours, theirs = context.Pipe()
+            self._pipes.append(ours)
+            self._processes.append(context.Process(target=act, args=(theirs, job, table)))
+
+    def __enter__(self):
+        for process in self._processes:
+            process.start()
+        for pipe in self._pipes:
+            pipe.recv()  # it is ready
+        return self
+
+    def __exit__(self, *_):
+        for pipe in self._pipes:
+            pipe.send("end")
+        self._samples = [pipe.recv() for pipe in self._pipes]
+        for process in self._processes:
+            process.join()
+
+    def seen(self, began, ended):
+        """What was seen between two moments; after exit only."""
+        *readers, rival = (
+            [sample for sample in samples if began <= sample[0] <= ended]
+            for samples in self._samples
+        )
+        took = [took for samples in readers for _, took in samples]
+        return Seen(
+            latencies=sorted(1000 * seconds for seconds in took if seconds is not None),
+            errors=took.count(None),
+            lock_ms=round(1000 * max((waited for _, waited, _ in rival), default=0), 1),
+            wal_bytes=max((size for _, _, size in rival), default=0),
+        )
+
+
+def read(pipe, job, table):
+    """Look up random keys until told to end, then send `(moment, seconds or None)` of each."""
+    connection, error = _connect(job)
+    keys = f"SELECT entity_id FROM (\n{job.literal_query}\n) AS f LIMIT {KEYS}"
+    keys = [key for (key,) in connection.execute(keys)]
+    mark = "?" if job.is_sqlite else "%s"
+    query = f"SELECT score, label FROM {table} WHERE entity_id = {mark}"
+    if table == VIEW:
+        query += f" AND model = '{job.model}'"
+    samples = []
+    connection.execute(query, keys[:1]).fetchall()
+    pipe.send("ready")
+    while not pipe.poll(READ_EVERY):
+        key = random.choice(keys)
+        began = time.monotonic()
+        try:
+            connection.execute(query, (key,)).fetchall()
+        except error:  # there was no such table, or it was locked
+            samples.append((began, None))
+        else:
+            samples.append((began, time.monotonic() - began))
+    connection.close()
+    pipe.recv()
+    pipe.send(samples)
+
+
+def _connect(job):
+    if job.is_sqlite:
+        found = sqlite3.connect(f"{Path(job.address).as_uri()}?mode=ro", uri=True)
+        return found, sqlite3.Error
+    import psycopg
+
+    connection = psycopg.connect(job.address, autocommit=True)
+    connection.execute("SET search_path TO serving, public")
+    return connection, psycopg.Error
+
+
+def compete(pipe, job, table):
+    """Take the publisher's lock until told to end, then send `(moment, seconds, bytes)` of each."""
+    lock = _sqlite_lock(job) if job.is_sqlite else _postgresql_lock(job, table)
+    wal = Path(f"{job.address}-wal")
+    samples = []
+    lock()
+    pipe.send("ready")
+    while not pipe.poll(LOCK_EVERY):
+        began = time.monotonic()
+        lock()
+        waited = time.monotonic() - began
+        size = wal.stat().st_size if job.is_sqlite and wal.exists() else 0
+        samples.append((began, waited, size))
+    pipe.recv()
+    pipe.send(samples)
+
+
+def _sqlite_lock(job):
+    connection = sqlite3.connect(job.address, isolation_level=None, timeout=0)
+
+    def lock():
+        while True:  # SQLite's own waiting sleeps up to a tenth of a second
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                time.sleep(0.001)
+            else:
+                connection.execute("ROLLBACK")
+                return
+
+    return lock
+
+
+def _postgresql_lock(job, table):
+    from sqlalchemy import create_engine, text
+
+    from batch_jobs.warehouse import Warehouse
+
+    connection = create_engine(job.url).connect()
+    database = Warehouse(job.url).database
+
+    def lock():
+        with connection.begin() as transaction:
+            if table == VIEW:
+                database.lock_model(connection, job.model)
+            else:
+                connection.execute(text(f"LOCK TABLE {table} IN ROW EXCLUSIVE MODE"))
+            transaction.rollback()
+
+    return lock

@@ -1,0 +1,83 @@
+"""The records of the benchmark as a table for people."""
+
+import importlib.util
+
+from rich import box
+from rich.table import Table
+
+NOTES = """\
+floor: what no one can avoid, each part alone, summed: ADBC reads into Arrow{sqlite_reader};
+  predict_proba of an array in memory; key, score and label by one bulk insert into a bare table
+  (PostgreSQL: ADBC, UNLOGGED). Best of {repeats} each.
+ours: batch_jobs.serving.predict with all that a deployment does, over a run as large. Best of
+  {repeats}.
+pandas: read_sql(chunksize=50000), predict_proba, to_sql(if_exists="replace", then "append").
+mlflow: the same with mlflow.pyfunc. orm: row by row, on fewer rows; its ratio is that of rows/s.
+PostgreSQL runs with fsync on and default settings. Libraries are imported before the clock starts.
+RSS: peak of the whole process. WAL: bytes written; on SQLite the largest size of its log.
+lock: longest wait of a rival who asks every 10 ms for the lock that a second publisher needs: BEGIN
+  IMMEDIATE; on PostgreSQL the lock of the model (ours) or of the table that is written (others).
+readers: p50 / p99 / max of look-ups by two readers in what is being published; idle: before it."""
+
+
+def notes(repeats):
+    """How the figures came about."""
+    reader = "" if importlib.util.find_spec("adbc_driver_sqlite") else " (SQLite: sqlite3)"
+    return NOTES.format(repeats=repeats, sqlite_reader=reader)
+
+
+def table_of(records):
+    """A row for each record, and one for each part of the floor."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("database", "rows", "system"):
+        table.add_column(name, no_wrap=True)
+    for name in (
+        "seconds",
+        "rows/s",
+        "x floor",
+        "RSS MB",
+        "WAL MB",
+        "lock ms",
+        "readers ms",
+        "idle",
+    ):
+        table.add_column(name, justify="right")
+    before = None
+    for record in records:
+        flights = " flights" if record["dataset"] == "flights" else ""
+        cell = (record["database"], f"{record['rows']:,}{flights}")
+        if before not in (None, cell):
+            table.add_section()
+        table.add_row(*(cell if cell != before else ("", "")), *_cells(record))
+        for part in ("read", "predict", "write"):
+            if seconds := record.get(f"{part}_seconds"):
+                table.add_row("", "", f"  {part}", f"{seconds:.2f}", style="dim")
+        before = cell
+    return table
+
+
+def _cells(record):
+    if record["seconds"] is None:
+        return [f"{record['system']}: not installed"]
+    rows = f" ({record['measured_rows']:,} rows)" if record["system"] == "orm" else ""
+    wal = record["wal_bytes"]
+    return [
+        f"{record['system']}{rows}",
+        f"{record['seconds']:.2f}",
+        f"{record['rows_per_second']:,}",
+        _shown(record["ratio_to_floor"], ".2f"),
+        _shown(record["peak_rss_mb"], ",.0f"),
+        _shown(wal and wal / 1e6, ",.1f"),
+        _shown(record["writer_lock_ms"], ",.0f"),
+        _latencies(record, "reader")
+        + (f" {record['reader_errors']} failed" * bool(record["reader_errors"])),
+        _latencies(record, "reader_idle"),
+    ]
+
+
+def _latencies(record, who):
+    return " / ".join(_shown(record[f"{who}_{what}_ms"], ",.1f") for what in ("p50", "p99", "max"))
+
+
+def _shown(number, form):
+    return "" if number is None else format(number, form)
