@@ -2,25 +2,16 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from threading import Barrier
 
-import pytest
 from sqlalchemy import text
 
 from batch_jobs import outbox
 from batch_jobs.outbox import Failure, TaskTry
-from batch_jobs.warehouse import Warehouse
 
 NOW = datetime(2026, 11, 22, 15, 0, tzinfo=UTC)
 MINUTES = timedelta(minutes=1)
 TRY = TaskTry("predict_iris", "scheduled__1", "score", -1, 2)
-
-
-@pytest.fixture
-def warehouse(tmp_path):
-    """A warehouse with nothing in it."""
-    warehouse = Warehouse(f"sqlite:///{tmp_path}/warehouse.db")
-    warehouse.ensure_schema()
-    return warehouse
 
 
 def fail(warehouse, run, now=NOW, cause="ValueError", subject="predict_iris"):
@@ -38,6 +29,18 @@ def texts(warehouse, now=NOW):
     return sent
 
 
+def _at_once(times, act):
+    """What each of so many threads answers, which begin together."""
+    together = Barrier(times)
+
+    def begin(number):
+        together.wait(60)
+        return act(number)
+
+    with ThreadPoolExecutor(times) as pool:
+        return list(pool.map(begin, range(times)))
+
+
 def test_message_is_recorded_once_for_a_key(warehouse):
     """A second report of the same thing is known."""
     assert outbox.record(warehouse, "a", "first", NOW)
@@ -53,15 +56,15 @@ def test_messages_go_out_oldest_first(warehouse):
     assert texts(warehouse, NOW + MINUTES) == ["earlier", "later"]
 
 
-def test_two_senders_never_hold_the_same_message(warehouse):
-    """Of many that claim at once, each message goes to one."""
+def test_of_many_senders_each_holds_another_message(warehouse):
+    """They claim at once: none has what another has, and none leaves while a message waits."""
     for number in range(8):
         outbox.record(warehouse, str(number), str(number), NOW)
 
-    with ThreadPoolExecutor(8) as pool:
-        held = list(pool.map(lambda _: outbox.claim(warehouse, NOW), range(16)))
+    held = _at_once(8, lambda _: outbox.claim(warehouse, NOW))
 
-    assert sorted(m.text for m in held if m) == [str(n) for n in range(8)]
+    assert sorted(message.text for message in held) == [str(n) for n in range(8)]
+    assert outbox.claim(warehouse, NOW) is None
 
 
 def test_message_of_a_sender_that_died_waits_again_after_the_lease(warehouse):
@@ -125,10 +128,10 @@ def test_same_run_reported_twice_is_counted_once(warehouse):
 
 
 def test_night_of_failures_is_a_handful_of_messages(warehouse):
-    """A failure every ten minutes for two days is told at once and after 1, 5 and 29 hours."""
-    told = [number for number in range(288) if fail(warehouse, number, NOW + 10 * number * MINUTES)]
+    """A failure every half hour for two days is told at once and after 1, 5 and 29 hours."""
+    told = [number for number in range(96) if fail(warehouse, number, NOW + 30 * number * MINUTES)]
 
-    assert told == [0, 6, 30, 174]
+    assert told == [0, 2, 10, 58]
 
 
 def test_another_cause_is_another_incident(warehouse):
@@ -166,7 +169,20 @@ def test_success_closes_all_incidents_with_one_message(warehouse):
     assert texts(warehouse, NOW + 3 * MINUTES) == ["3 since 15:00"]
 
 
-def test_success_without_an_incident_writes_nothing(warehouse, tmp_path):
+def test_of_successes_at_once_one_tells_that_the_incident_is_over(warehouse):
+    """Runs that end together do not each announce it."""
+    fail(warehouse, 1)
+    texts(warehouse)
+
+    def close(number):
+        recovery = (f"run {number}", lambda found: f"{found.failures} over")
+        return outbox.close_incidents(warehouse, ["predict_iris"], NOW + MINUTES, recovery)
+
+    assert sorted(_at_once(8, close)) == [False] * 7 + [True]
+    assert texts(warehouse, NOW + MINUTES) == ["1 over"]
+
+
+def test_success_without_an_incident_writes_nothing(warehouse):
     """The common case takes no write lock."""
     with warehouse.write():
         assert not outbox.close_incidents(warehouse, ["predict_iris"], NOW)

@@ -132,6 +132,8 @@ def close_incidents(
         if not connection.execute(of_subjects, search).one().failures:
             return False
     with warehouse.write() as connection:
+        for subject in sorted(subjects):
+            warehouse.database.lock_model(connection, f"alerts of {subject}")
         found = connection.execute(of_subjects, search).one()
         if not found.failures:
             return False
@@ -187,8 +189,8 @@ def claim(warehouse: Warehouse, now: datetime) -> Pending | None:
         row = connection.execute(
             text(f"""
                 UPDATE alerts SET claimed_at = :now, attempts = attempts + 1
-                WHERE key = (SELECT key FROM alerts WHERE {_WAITING} ORDER BY {_ORDER} LIMIT 1)
-                AND {_WAITING}
+                WHERE key = (SELECT key FROM alerts WHERE {_WAITING} ORDER BY {_ORDER} LIMIT 1
+                             {warehouse.database.free_for_update})
                 RETURNING key, text, created_at
             """),  # noqa: S608 - a constant
             {**_limits(now), "now": stored_time(now)},

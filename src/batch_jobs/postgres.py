@@ -58,6 +58,7 @@ class PostgreSQL:
 
     name = "postgresql"
     for_update = "FOR UPDATE"
+    free_for_update = "FOR UPDATE SKIP LOCKED"
     shared_rows = "shared_predictions"
 
     def __init__(self, url: URL) -> None:
@@ -241,6 +242,9 @@ class PostgreSQL:
                 connection.exec_driver_sql(detach.format(table, "CONCURRENTLY"))
             connection.exec_driver_sql(f"DROP TABLE IF EXISTS {SCHEMA}.{table}")
         return True
+
+    def give_way(self) -> None:
+        """Let writers that wait have their turn: in PostgreSQL they queue."""
 
     def after_removal(self) -> None:
         """Give space back: autovacuum does."""

@@ -8,6 +8,7 @@ begin too late for that: https://docs.sqlalchemy.org/en/21/dialects/sqlite.html)
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 BUSY_TIMEOUT_MS = 30_000
+LONGEST_NAP = 0.1  # of SQLite's busy handler, in seconds
 # Keys that come in random order touch the whole index: 64 MB of it halve the time of a million.
 CACHE_KB = 64_000
 
@@ -31,7 +33,7 @@ class SQLite:
     """What is SQLite's own about the warehouse; `PostgreSQL` has the same methods."""
 
     name = "sqlite"
-    for_update = ""  # BEGIN IMMEDIATE has locked everything already
+    for_update = free_for_update = ""  # BEGIN IMMEDIATE has locked everything already
     shared_rows = "predictions"
 
     def __init__(self, url: URL) -> None:
@@ -161,9 +163,15 @@ class SQLite:
         """Drop the table that a run has for itself; False if it shares one."""
         return False
 
+    def give_way(self) -> None:
+        """Let writers that wait have their turn: SQLite has no queue, they ask now and then."""
+        time.sleep(LONGEST_NAP)
+
     def after_removal(self) -> None:
         """Give the space of the write-ahead log back, unless a reader still needs it."""
         with self.writer.connect() as connection:
+            # Writers would wait as long as this does.
+            connection.connection.execute("PRAGMA busy_timeout = 0")
             connection.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
