@@ -86,7 +86,9 @@ SELECT
     recent.waiting, recent.origin_delay_6h, recent.origin_made_up_6h, recent.carrier_delay_3h,
     recent.dest_made_up_12h
 FROM recent
-JOIN flights AS flight ON flight.entity_id = recent.entity_id
+-- said once more, so that PostgreSQL knows how few flights there are to join
+JOIN flights AS flight
+    ON flight.entity_id = recent.entity_id AND flight.as_of >= :start AND flight.as_of < :end
 LEFT JOIN weather
     ON weather.origin = flight.origin AND weather.minute = flight.as_of_minute / 60 * 60
 """
