@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import count
 
 import pytest
+from sqlalchemy import text
 
 from batch_jobs import ledger, publication, retention, staging
 from batch_jobs.retention import Pruned
@@ -268,6 +269,45 @@ def test_a_prune_that_is_interrupted_anywhere_is_completed_by_the_next(
     assert prune(warehouse, before=moment, expire=60) == Pruned("orders")
 
 
+def _on_sqlite(tmp_path):
+    made = Warehouse(f"sqlite:///{tmp_path}/warehouse.db")
+    made.ensure_schema()
+    for number in range(2):
+        publish(made, tick(number), {f"e{n}": 0.1 for n in range(40)}, mode="replace")
+    return made
+
+
+@pytest.mark.usefixtures("large_runs")
+def test_on_sqlite_other_writers_have_their_turn(tmp_path):
+    """Between one small transaction and the next, although SQLite has no queue."""
+    warehouse = _on_sqlite(tmp_path)
+    counts, pruning = [], threading.Thread(target=prune, args=(warehouse, datetime.now(UTC)))
+    pruning.start()
+    while pruning.is_alive():
+        with warehouse.write() as connection:
+            counts.append(connection.scalar(text("SELECT count(*) FROM predictions")))
+    pruning.join()
+    assert [rows for rows in counts if 40 < rows < 80] != []
+    assert stored(warehouse) == (40, 0, 0)
+
+
+def test_on_sqlite_the_log_is_cut_unless_a_reader_needs_it(tmp_path, monkeypatch):
+    """Such a reader is not waited for, as writers would have to wait along."""
+    warehouse = _on_sqlite(tmp_path)
+    log = tmp_path / "warehouse.db-wal"
+    monkeypatch.setattr("batch_jobs.sqlite.BUSY_TIMEOUT_MS", 3_600_000)
+    with warehouse.read() as connection:
+        assert connection.scalar(text("SELECT count(*) FROM current_predictions")) == 40
+        pruning = threading.Thread(target=prune, args=(warehouse, datetime.now(UTC)), daemon=True)
+        pruning.start()
+        pruning.join(60)
+        assert not pruning.is_alive()
+        assert log.stat().st_size > 0
+        publish(warehouse, tick(2), {"a": 0.1}, mode="replace")
+    prune(warehouse, before=datetime.now(UTC))
+    assert not log.exists() or log.stat().st_size == 0
+
+
 @pytest.mark.parametrize("mode", ["merge", "replace"])
 def test_readers_beside_publications_and_prunes_see_only_whole_states(warehouse, monkeypatch, mode):
     """Two prunes at once, too: each statement shows one run, all of it."""
@@ -293,7 +333,7 @@ def test_readers_beside_publications_and_prunes_see_only_whole_states(warehouse,
     threads = [threading.Thread(target=act) for act in (watch, keep_pruning, keep_pruning)]
     for thread in threads:
         thread.start()
-    for number in range(1, 20):
+    for number in range(1, 12):
         publish(warehouse, tick(number), dict.fromkeys(keys, float(number)), mode=mode)
     done.set()
     for thread in threads:

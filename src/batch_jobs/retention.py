@@ -111,7 +111,10 @@ def prune(
     for run_ids in _batches(hidden, REMOVED_AT_ONCE):
         _clear(warehouse, "current_rows", run_ids, model)
     small = [run for run in old if _is_small(warehouse, run)]
-    rejected = sum(_retire(warehouse, run_ids) for run_ids in _batches(small, SMALL))
+    rejected = 0
+    for run_ids in _batches(small, SMALL):
+        rejected += _retire(warehouse, run_ids)
+        warehouse.database.give_way()
     large = [run for run in old if not _is_small(warehouse, run)]
     for run in large:
         rejected += _retire_large(warehouse, run)
@@ -245,6 +248,7 @@ def _clear(
     cleared = 0
     while some := _clear_some(warehouse, table, run_ids, model):
         cleared += some
+        warehouse.database.give_way()
     return cleared
 
 

@@ -404,7 +404,7 @@ def remove_rows(warehouse: Warehouse, run_id: int, rows_table: str) -> None:
             (SELECT entity_id FROM {rows_table} WHERE run_id = :run_id LIMIT {REMOVED_AT_ONCE})""",  # noqa: S608
             key,
         ):
-            pass
+            warehouse.database.give_way()
     with warehouse.write() as connection:
         connection.execute(
             text("UPDATE prediction_runs SET rows_table = :removed WHERE run_id = :run_id"),
