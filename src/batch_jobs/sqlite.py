@@ -142,7 +142,10 @@ class SQLite:
 
     def is_misconfigured(self, error: BaseException) -> bool:
         """Whether the error will come again until somebody changes the database or its rights."""
-        code = getattr(getattr(error, "orig", error), "sqlite_errorcode", None)
+        cause = getattr(error, "orig", error)
+        code = getattr(cause, "sqlite_errorcode", None)
+        if code == sqlite3.SQLITE_ERROR:  # which may be anything
+            return str(cause).startswith(("no such table", "no such column"))
         lasting = (
             *(sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_CORRUPT),
             *(sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_PERM),
