@@ -3,6 +3,7 @@
 import os
 import shutil
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -233,3 +234,10 @@ def reader(deployment):
     yield start
     for one in made:
         one.close()
+
+
+@pytest.fixture
+def in_background():
+    """Run something beside the test in this process: `in_background(act, ...)` gives its future."""
+    with ThreadPoolExecutor(4) as pool:
+        yield pool.submit

@@ -9,6 +9,7 @@ from pathlib import Path
 from sqlalchemy.engine import make_url
 
 from batch_jobs import failpoints
+from batch_jobs.artifacts import ModelStore
 from tests.deployment import shown
 
 CAPABILITY_VERSION = 0x20080522  # of linux/capability.h
@@ -108,8 +109,13 @@ def is_as_before(deployment, model="ticks"):
 def is_published_once(deployment, model="ticks", states=("published",)):
     """Whether tick 1 is published, its runs ended like this, and the next one tidies up."""
     assert deployment.seen(model) == shown(model, [0, 1])
-    assert tuple(deployment.states(model, 1)) == states
+    assert tuple(deployment.states(model, 1)) == tuple(states)
     deployment.predict(model, 2)
     assert deployment.seen(model) == shown(model, [0, 1, 2])
     assert (deployment.leftovers(), deployment.unsound()) == ([], [])
     return True
+
+
+def write_artifact(settings, version, size):
+    """Keep so many bytes as the artifact of a version."""
+    ModelStore(settings.model_store).write("ticks", version, bytes(size), {})

@@ -1,6 +1,6 @@
 """Whatever the database or the way to it does: readers keep the last good rows, a retry publishes.
 
-Cases 22 to 24, 29 to 31 and 36 of docs/failure-modes.md. What only PostgreSQL has is tried on PostgreSQL alone.
+Cases 22 to 24, 29 to 31 and 36 of docs/failure-modes.md; some are of PostgreSQL alone.
 """
 
 import sqlite3
@@ -28,20 +28,12 @@ from tests.mishaps import (
     with_query,
 )
 
-PLACES = (
-    *("plan.claimed", "score.opened", "score.chunk_staged", "score.closed"),
-    *("publish.sealed", "publish.audited"),
-)
-# Inside the transaction that publishes.
-PUBLISHING = ("publish.locked", "publish.before_pointer", "publish.before_commit")
+CRASHES = [
+    *(("plan.claimed", "ticks"), ("score.chunk_staged", "ticks"), ("publish.audited", "ticks")),
+    *(("publish.locked", "ticks"), ("publish.before_commit", "ticks")),
+    *(("publish.audited", "population"), ("publish.before_commit", "population")),
+]
 on_postgres = pytest.mark.parametrize("deployment", ["postgresql"], indirect=True)
-
-
-@pytest.fixture
-def in_background():
-    """Run something beside the test: `in_background(act, ...)` gives its future."""
-    with ThreadPoolExecutor(4) as pool:
-        yield pool.submit
 
 
 @on_postgres

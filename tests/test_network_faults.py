@@ -5,8 +5,6 @@ bytes and not packets, so what it swallows looks to the client as if it had arri
 are lost cannot be brought about without root, and tcp_user_timeout is not tried here.
 """
 
-from concurrent.futures import ThreadPoolExecutor
-
 import pytest
 
 from batch_jobs import lifecycle, registry, serving
@@ -43,13 +41,6 @@ def behind(deployment, proxy):
     """The settings of a job that has only this way; an idle session is ended after 0.3 s."""
     options = "-c idle_in_transaction_session_timeout=300ms"
     return with_query(deployment.settings, port=proxy.port, options=options, connect_timeout="2")
-
-
-@pytest.fixture
-def in_background():
-    """Run something beside the test: `in_background(act, ...)` gives its future."""
-    with ThreadPoolExecutor(1) as pool:
-        yield pool.submit
 
 
 @pytest.mark.parametrize("way", ["before", "after"])
