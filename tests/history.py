@@ -29,10 +29,12 @@ def then(warehouse, moment, model="orders"):
     )
 
 
-def latest(warehouse):
+def latest(warehouse, model="orders"):
     """The moment from which on readers have seen what they see now."""
     ((published, superseded),) = ask(
-        warehouse, "SELECT max(published_at), max(superseded_at) FROM prediction_runs"
+        warehouse,
+        "SELECT max(published_at), max(superseded_at) FROM prediction_runs WHERE model = :model",
+        model=model,
     )
     return max(loaded_time(moment) for moment in (published, superseded) if moment)
 

@@ -1,4 +1,4 @@
-"""Readers see a run whole or not at all, the newest one wins, and the past can be told exactly."""
+"""Readers see a run whole or not at all, and the newest one wins."""
 
 import os
 import random
@@ -10,8 +10,6 @@ from datetime import UTC, datetime
 from textwrap import dedent
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from sqlalchemy import text
 
 from batch_jobs import ledger, publication, staging
@@ -19,23 +17,10 @@ from batch_jobs.errors import IncompleteError
 from batch_jobs.ledger import Counts
 from batch_jobs.warehouse import Warehouse, loaded_time, stored_time
 from tests.attempts import ask, claim, head, publish, score, scores, seen, span, tick
+from tests.history import now
 
 FUTURE = datetime(2999, 1, 1, tzinfo=UTC)
 PINNED = "SELECT entity_id, score FROM predictions WHERE run_id = :run_id ORDER BY 1"
-
-
-def _then(warehouse, moment):
-    """What the history says an app saw at a moment."""
-    return ask(
-        warehouse,
-        """SELECT entity_id, score, run_id FROM prediction_history WHERE published_at <= :moment
-           AND (superseded_at IS NULL OR superseded_at > :moment) ORDER BY 1""",
-        moment=moment,
-    )
-
-
-def _now(warehouse):
-    return ask(warehouse, "SELECT entity_id, score, run_id FROM current_predictions ORDER BY 1")
 
 
 def test_a_published_run_is_seen_with_its_counts(warehouse):
@@ -52,9 +37,9 @@ def test_a_published_run_is_seen_with_its_counts(warehouse):
 def test_publishing_twice_changes_nothing(warehouse):
     """A repeated task gets the same answer, and the time of publication stays."""
     run = publish(warehouse, tick(0), {"a": 0.1})
-    before = ask(warehouse, "SELECT * FROM prediction_runs"), _now(warehouse)
+    before = ask(warehouse, "SELECT * FROM prediction_runs"), now(warehouse)
     assert publication.publish(warehouse, run.run_id) == run
-    assert (ask(warehouse, "SELECT * FROM prediction_runs"), _now(warehouse)) == before
+    assert (ask(warehouse, "SELECT * FROM prediction_runs"), now(warehouse)) == before
 
 
 def test_an_interval_without_rows_is_published_in_merge_mode(warehouse):
@@ -218,60 +203,6 @@ def test_a_clock_that_jumps_back_does_not_disorder_the_history(warehouse):
     ((published,),) = ask(warehouse, "SELECT published_at FROM serving_status")
     assert loaded_time(published) == FUTURE
     assert seen(warehouse) == {"a": 0.2}
-
-
-steps = st.tuples(
-    st.sampled_from([tick(0), tick(1), tick(2), tick(3), span(5, 25), span(10, 40)]),
-    st.sets(st.sampled_from("abcd"), min_size=1),
-)
-
-
-@pytest.mark.parametrize("mode", ["merge", "replace"])
-@given(schedule=st.lists(steps, min_size=1, max_size=7))
-@settings(max_examples=8, deadline=None)
-def test_the_history_tells_what_an_app_saw_at_any_moment(tmp_path_factory, mode, schedule):
-    """Over any order of publications, reruns and backfills, against what was read at the time."""
-    warehouse = Warehouse(f"sqlite:///{tmp_path_factory.mktemp('history')}/warehouse.db")
-    warehouse.ensure_schema()
-    _compare_with_history(warehouse, mode, schedule)
-
-
-@pytest.mark.parametrize(("mode", "large"), [("merge", 0), ("replace", 0), ("replace", 100)])
-def test_the_history_tells_it_wherever_the_rows_are(warehouse, monkeypatch, mode, large):
-    """Also where each run has a table of its own; with a rerun, an old interval and an odd span."""
-    monkeypatch.setattr(staging, "LARGE", large)
-    intervals = (tick(1), tick(2), tick(0), tick(2), span(5, 25), tick(3), span(10, 40))
-    entities = ("ab", "bc", "abd", "c", "ad", "b", "abc")
-    _compare_with_history(warehouse, mode, zip(intervals, entities, strict=True))
-
-
-def _compare_with_history(warehouse, mode, schedule):
-    saw, ends = [], []
-    for number, (interval, entities) in enumerate(schedule):
-        publish(warehouse, interval, dict.fromkeys(entities, number / 10), mode=mode)
-        ((moment,),) = ask(warehouse, "SELECT max(published_at) FROM prediction_runs")
-        saw.append((moment, _now(warehouse)))
-        ends.append(head(warehouse)[1:])
-    assert [(moment, _then(warehouse, moment)) for moment, _ in saw] == saw
-    assert _then(warehouse, stored_time(datetime(2000, 1, 1, tzinfo=UTC))) == []
-    assert ends == sorted(ends)
-    assert all(rows for _, rows in saw)
-
-
-@given(schedule=st.lists(steps, min_size=1, max_size=7))
-@settings(max_examples=8, deadline=None)
-def test_readers_see_the_newest_interval_of_every_entity(tmp_path_factory, schedule):
-    """Against a model in plain Python: per interval its last run, per entity its last interval."""
-    warehouse = Warehouse(f"sqlite:///{tmp_path_factory.mktemp('newest')}/warehouse.db")
-    warehouse.ensure_schema()
-    current = {}
-    for number, (interval, entities) in enumerate(schedule):
-        publish(warehouse, interval, dict.fromkeys(entities, number / 10))
-        age = (interval.end, interval.start)
-        current = {key: row for key, row in current.items() if row[0] != age}
-        for key in entities:
-            current[key] = max(current.get(key, (age, -1)), (age, number / 10))
-    assert seen(warehouse) == {key: row[1] for key, row in current.items()}
 
 
 @pytest.mark.parametrize("mode", ["merge", "replace"])
