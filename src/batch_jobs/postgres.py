@@ -70,7 +70,7 @@ class PostgreSQL:
                 f"a warehouse on PostgreSQL needs the package {error.name}; "
                 f"run `pip install 'batch-jobs[postgres]'`"
             ) from error
-        if url.get_driver_name() != "psycopg":
+        if url.drivername != "postgresql+psycopg":
             raise ConfigurationError(
                 "spell the driver of a PostgreSQL warehouse: postgresql+psycopg://user:password"
                 "@host:5432/database"
@@ -143,14 +143,19 @@ class PostgreSQL:
         import adbc_driver_postgresql.dbapi as adbc
         from psycopg.conninfo import make_conninfo
 
-        with adbc.connect(make_conninfo(**self._arguments())) as connection:
-            with connection.cursor() as cursor:
-                cursor.execute(_with_values(query, values))
-                reader = cursor.fetch_record_batch()
-                names = reader.schema.names
-                for table in _rechunked(reader, chunk_rows):
-                    yield names, [_plain(column) for column in table.columns]
-            connection.rollback()
+        arguments = self._arguments()
+        arguments["options"] += " -c default_transaction_read_only=on"
+        # One statement sees one snapshot. With a transaction around it, the server would wait for
+        # its end as soon as all is sent, and take a client that still predicts for a stopped one.
+        with (
+            adbc.connect(make_conninfo(**arguments), autocommit=True) as connection,
+            connection.cursor() as cursor,
+        ):
+            cursor.execute(_with_values(query, values) + "\n")  # it may end in a comment
+            reader = cursor.fetch_record_batch()
+            names = reader.schema.names
+            for table in _rechunked(reader, chunk_rows):
+                yield names, [_plain(column) for column in table.columns]
 
     def insert(self, connection: Connection, table: str, rows: pa.Table) -> None:
         """Append rows to a table inside the caller's transaction.
