@@ -35,10 +35,18 @@ START = datetime(2026, 11, 22, 14, 50, tzinfo=UTC)
 TEN_MINUTES = timedelta(minutes=10)
 
 
+on_both = pytest.mark.parametrize("deployment", ["sqlite", "postgresql"], indirect=True)
+
+
 @pytest.fixture(autouse=True)
-def deployment(tmp_path, monkeypatch):
-    """A warehouse of its own and no pauses; answers its URL."""
-    url = f"sqlite:///{tmp_path}/warehouse.db"
+def deployment(request, tmp_path, monkeypatch):
+    """A warehouse of its own, on SQLite unless wanted otherwise, and no pauses; answers its URL."""
+    on_postgresql = getattr(request, "param", "sqlite") == "postgresql"
+    url = (
+        request.getfixturevalue("postgres_url")
+        if on_postgresql
+        else f"sqlite:///{tmp_path}/warehouse.db"
+    )
     monkeypatch.setenv("BATCH_JOBS_WAREHOUSE", url)
     monkeypatch.setenv("BATCH_JOBS_MODEL_STORE", str(tmp_path))
     monkeypatch.setattr(slack_webhook, "PAUSE", 0.0)
@@ -105,6 +113,7 @@ def lines(slack):
 # --- What is told
 
 
+@on_both
 def test_failed_task_is_told_with_all_that_is_known(slack):
     """Model, DAG, task, try, interval, the exception's first line, readers, and the log."""
     record_error(task_context(ValueError("bad rows\nrow 1")))
@@ -121,6 +130,7 @@ def test_failed_task_is_told_with_all_that_is_known(slack):
     ]
 
 
+@on_both
 def test_readers_of_old_predictions_are_told_of(slack, deployment, clock):
     """The message says what the failure means to those who read the predictions."""
     warehouse = Warehouse(deployment)
@@ -138,13 +148,13 @@ def test_readers_of_old_predictions_are_told_of(slack, deployment, clock):
 
 PUBLISHED = f"""
     INSERT INTO model_versions VALUES
-      ('flight_delay', 'v1', 'x', 'x', '{"0" * 64}', 1, '{{}}', '{{}}', '{{}}');
+      ('flight_delay', 'v1', '2026-11-22', '2026-11-22', '{"0" * 64}', 1, '{{}}', '{{}}', '{{}}');
     INSERT INTO prediction_runs (run_id, model, interval_start, interval_end, state, model_version,
       rows_read, rows_scored, rows_rejected, rows_skipped, published_at, mode, token, claimed_at)
     VALUES (1, 'flight_delay', '2026-11-22T14:40:00+00:00', '2026-11-22T14:50:00+00:00',
-      'published', 'v1', 12, 12, 0, 0, '2026-11-22T14:51:00+00:00', 'merge', 't', 'x');
+      'published', 'v1', 12, 12, 0, 0, '2026-11-22T14:51:00+00:00', 'merge', 't', '2026-11-22');
     INSERT INTO serving_heads VALUES ('flight_delay', 'merge', 1, '2026-11-22T14:40:00+00:00',
-      '2026-11-22T14:50:00+00:00', '2026-11-22T14:51:00+00:00', 'x', 'x')
+      '2026-11-22T14:50:00+00:00', '2026-11-22T14:51:00+00:00', '2026-11-22', '2026-11-22')
 """
 
 
@@ -421,17 +431,21 @@ def test_without_a_warehouse_the_alert_is_sent_all_the_same(slack, monkeypatch, 
     assert "the outbox of alerts cannot be used: ConfigurationError" in caplog.text
 
 
+@on_both
 def test_locked_warehouse_does_not_hold_the_alert(slack, deployment, monkeypatch):
     """A writer that never ends costs four seconds at most, not the callback's life."""
     monkeypatch.setattr(slack_alert, "WAREHOUSE_SECONDS", 0.3)
     warehouse = Warehouse(deployment)
     warehouse.ensure_schema()
-    with warehouse.write():
+    with warehouse.write() as connection:
+        if warehouse.database.name == "postgresql":
+            connection.execute(text("LOCK TABLE alerts"))
         fail_alert(dag_context())
 
     assert len(slack.texts) == 1
 
 
+@on_both
 def test_new_warehouse_is_made_for_the_first_alert(slack, deployment):
     """A failure before `batch-jobs init` is told and kept like any other."""
     fail_alert(dag_context())
@@ -643,6 +657,7 @@ def test_importing_costs_next_to_nothing():
     assert done.stdout.strip() == ""
 
 
+@on_both
 def test_many_callbacks_at_once_tell_each_run_once(slack):
     """Processes that fail together neither lose a message nor send one twice."""
     threads = [
@@ -660,6 +675,7 @@ def test_many_callbacks_at_once_tell_each_run_once(slack):
     ]
 
 
+@on_both
 def test_a_failed_run_is_told_by_the_task_that_failed_first(slack, clock):
     """Airflow's context has the last task that failed, which often only echoes an earlier one."""
     first = dag_context()
@@ -676,6 +692,7 @@ def test_a_failed_run_is_told_by_the_task_that_failed_first(slack, clock):
     assert "/tasks/plan?try_number=1" in told
 
 
+@on_both
 def test_the_errors_of_a_run_before_it_was_cleared_are_not_told_again(slack, clock):
     """A cleared run starts anew, and so does the search for what failed first."""
     before = dag_context()
