@@ -96,7 +96,7 @@ class Deployment:
 
     def predict(self, model, number, **options):
         """Publish a tick from this process, without a fault."""
-        return serving.predict(self.settings, model, tick(number), **options)
+        return serving.predict(self.settings, model, tick(number), parts=1, **options)
 
     def ask(self, sql, **values):
         """Rows of a query as tuples."""

@@ -87,7 +87,7 @@ def test_attempts_that_are_stopped_killed_or_fail_are_made_good_by_a_retry(
 
 
 @pytest.mark.parametrize("end", [signal.SIGCONT, signal.SIGKILL])
-@pytest.mark.parametrize("place", LOCKED)
+@pytest.mark.parametrize("place", [LOCKED[0], LOCKED[-1]])
 def test_an_attempt_that_is_stopped_while_it_publishes_holds_no_reader_up(
     deployment, attempt, reader, place, end
 ):

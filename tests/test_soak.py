@@ -10,7 +10,7 @@ from tests.fault_models._rows import SIZES, make_source, number_of, tick
 from tests.soak import Soak, predict, promote
 from tests.test_faults import PLACES
 
-SECONDS = 15
+SECONDS = 12
 
 
 def test_readers_see_only_whole_states_while_attempts_die(deployment, reader, capsys, pytestconfig):

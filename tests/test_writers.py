@@ -7,7 +7,6 @@ library would mean nothing.
 import pytest
 
 from tests import writers
-from tests.fault_models._rows import make_source
 from tests.faults import PATIENCE
 from tests.soak import Soak
 
@@ -27,11 +26,11 @@ def test_a_writer_without_claim_and_pointer_is_caught(
 ):
     """All its kinds of errors are found; the soak goes on until they are."""
     writers.make_tables(deployment.url)
-    make_source(deployment.settings, 10, 1000)
     version = next(name for name, shift in deployment.versions.items() if shift == 0)
     write = getattr(writers, name)
     soak = Soak(
-        act=lambda model, number, force: (write, deployment.url, version, number),
+        # The last tick is written again and again: what is wrong with it stays in sight.
+        act=lambda model, number, force: (write, deployment.url, version, min(number, 3)),
         places=writers.PLACES,
         models=("population",),
         seed=1,
