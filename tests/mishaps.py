@@ -119,3 +119,15 @@ def is_published_once(deployment, model="ticks", states=("published",)):
 def write_artifact(settings, version, size):
     """Keep so many bytes as the artifact of a version."""
     ModelStore(settings.model_store).write("ticks", version, bytes(size), {})
+
+
+def peak_memory(settings, act, *arguments):
+    """By how many bytes the memory of this process had grown when it was largest."""
+    before = _memory("VmRSS")
+    act(settings, *arguments)
+    return _memory("VmHWM") - before
+
+
+def _memory(name):
+    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if name in line]
+    return int(line.split()[1]) * 1024
