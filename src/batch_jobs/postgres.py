@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Engine, create_engine, text
@@ -50,6 +51,10 @@ REFUSALS = (
     "permission denied",
     "not permitted to log in",
     "no password supplied",
+    "unrecognized configuration parameter",
+    "invalid connection option",
+    "invalid sslmode value",
+    "server does not support SSL",
 )
 
 
@@ -104,7 +109,7 @@ class PostgreSQL:
 
         try:
             return psycopg.connect(**self._arguments())
-        except psycopg.OperationalError as error:
+        except (psycopg.OperationalError, psycopg.ProgrammingError) as error:
             if any(refusal in str(error) for refusal in REFUSALS):
                 raise ConfigurationError(
                     f"the warehouse {self._shown} refuses the connection: {_last_line(error)}"
@@ -128,6 +133,25 @@ class PostgreSQL:
         """Execute every statement of a script inside the caller's transaction."""
         with _cursor(connection, "schema") as cursor:
             cursor.execute(script)
+
+    def make_roles(self, connection: Connection) -> list[str]:
+        """Make the roles, and give them their rights.
+
+        Returns:
+            Statements for the owner of the database, which take away what everybody, and so a
+            reader, may still create.
+        """
+        script = files("batch_jobs").joinpath("schema", self.name, "roles.sql")
+        self.run_script(connection, script.read_text("utf-8"))
+        return list(
+            connection.scalars(
+                text("""
+                    SELECT format('REVOKE TEMPORARY ON DATABASE %I FROM PUBLIC', current_database())
+                    WHERE has_database_privilege('public', current_database(), 'TEMPORARY')
+                    UNION ALL SELECT 'REVOKE CREATE ON SCHEMA public FROM PUBLIC'
+                    WHERE has_schema_privilege('public', 'public', 'CREATE')""")
+            )
+        )
 
     def lock_model(self, connection: Connection, model: str) -> None:
         """Let one transaction at a time publish a model; the lock ends with the transaction."""
@@ -196,6 +220,14 @@ class PostgreSQL:
             f"CREATE TABLE {SCHEMA}.{table} (LIKE {SCHEMA}.run_predictions INCLUDING ALL, "
             f"CHECK (run_id = {run_id:d}))"
         )
+        owner = connection.scalar(
+            text("""
+                SELECT quote_ident(pg_get_userbyid(relowner)) FROM pg_class
+                WHERE oid = to_regclass('run_predictions')
+                  AND pg_get_userbyid(relowner) <> current_user""")
+        )
+        if owner is not None:  # see roles.sql
+            connection.exec_driver_sql(f"ALTER TABLE {SCHEMA}.{table} OWNER TO {owner}")
         return table
 
     def seal(self, connection: Connection, table: str) -> None:
