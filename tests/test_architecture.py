@@ -33,7 +33,7 @@ IMPURE = {
     *("sqlalchemy", "sqlite3", "os", "pathlib", "io", "shutil", "tempfile", "subprocess"),
     *("time", "socket", "urllib", "http", "logging", "threading", "requests", "random"),
 }
-HEAVY = {"pandas", "numpy", "sklearn", "scipy", "pandera", "joblib"}
+HEAVY = {"pandas", "numpy", "sklearn", "scipy", "pyarrow", "joblib"}
 MODULES = sorted(LIBRARY.glob("*.py"))
 FILES = sorted(LIBRARY.rglob("*.py"))
 

@@ -26,7 +26,7 @@ socket.socket.connect = lambda self, address: opened.append(f"socket {address}")
 
 from airflow.dag_processing.dagbag import DagBag
 
-heavy = {"numpy", "pandas", "pandera", "sklearn", "joblib"}
+heavy = {"numpy", "pandas", "pyarrow", "sklearn", "joblib"}
 before = heavy & set(sys.modules)
 opened.clear()
 bag = DagBag(sys.argv[1])

@@ -191,6 +191,9 @@ def _fetch(cursor: Any, rows: int) -> list[tuple[Any, ...]]:
 def _arrow(column: Sequence[Any]) -> Any:
     import pyarrow as pa
 
+    # Arrow would make one type of several, and another one in another chunk.
+    if len({*map(type, column)} - {type(None)}) > 1:
+        return list(column)
     try:
         return pa.array(column)
     except (pa.ArrowException, UnicodeEncodeError, OverflowError):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import text
 
 from batch_jobs import scoring, staging
-from batch_jobs.contract import check_features
+from batch_jobs.contract import check_features, records
 from batch_jobs.errors import ContractError
 from batch_jobs.failpoints import failpoint
 from batch_jobs.interval import Interval
@@ -151,13 +151,12 @@ def _predict(model: BatchModel, estimator: Any, run: Run, chunk: pd.DataFrame) -
     )
     finite = np.isfinite(scores)
     if not finite.all():
+        wild = rows[~finite]
         rejected += [
-            (
-                rows["entity_id"][place],
-                f"the model answered {scores[place]}",
-                rows.loc[place].to_dict(),
+            (key, f"the model answered {score}", row)
+            for key, score, row in zip(
+                wild["entity_id"], scores[~finite], records(wild), strict=True
             )
-            for place in np.flatnonzero(~finite)
         ]
         table, scores = table.filter(pa.array(finite)), scores[finite]
     return Predicted(
