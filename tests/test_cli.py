@@ -72,6 +72,17 @@ def test_init_makes_the_warehouse_and_may_be_repeated(run, tmp_path, monkeypatch
     assert (again.exit_code, again.out) == (0, f"found the warehouse sqlite:///{tmp_path}/w.db\n")
 
 
+def test_init_makes_roles_where_there_are_any(on_shop, shop):
+    """On PostgreSQL, as often as wanted; on SQLite one clear line says what decides instead."""
+    done = on_shop("--quiet", "init", "--roles", "--json")
+    if shop.warehouse.startswith("sqlite"):
+        assert (done.exit_code, _is_one_clear_line(done)) == (2, True)
+        assert "only PostgreSQL has roles" in done.err
+    else:
+        assert (done.exit_code, done.answer["to_execute"]) == (0, [])
+        assert "batch_jobs_writer and batch_jobs_reader" in on_shop("init", "--roles").out
+
+
 def test_models_lists_every_file_also_a_broken_one(on_shop, tmp_path, monkeypatch):
     """With its mode and what it is about, or what is wrong with it; no warehouse is needed."""
     (tmp_path / "team_broken_models").mkdir()

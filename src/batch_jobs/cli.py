@@ -94,6 +94,7 @@ def _log(
 def init(
     *,
     samples: Annotated[bool, typer.Option(help="Load the sample flights and irises too.")] = False,
+    roles: Annotated[bool, typer.Option(help="Make the roles of PostgreSQL too.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Make the tables and views of the warehouse; safe to repeat."""
@@ -101,13 +102,19 @@ def init(
     warehouse = Warehouse(settings.warehouse)
     made = warehouse.ensure_schema()
     answer: dict[str, Any] = {"warehouse": str(warehouse), "made": made}
+    told = f"{'made' if made else 'found'} the warehouse {warehouse}"
+    if roles:
+        answer["to_execute"] = warehouse.ensure_roles()
+        told += "\nmade sure of its roles batch_jobs_writer and batch_jobs_reader"
+        for statement in answer["to_execute"]:
+            told += f"\nas the owner of the database, execute: {statement};"
     if samples:
         from batch_jobs.samples import load_flights, load_iris
 
         with warehouse.write() as connection:
             answer["flights"] = load_flights(connection, datetime.now(UTC))
             answer["iris"] = load_iris(connection, datetime.now(UTC))
-    _tell(answer, as_json, f"{'made' if made else 'found'} the warehouse {warehouse}")
+    _tell(answer, as_json, told)
 
 
 @app.command()

@@ -101,6 +101,17 @@ class SQLite:
 
     def lock_model(self, connection: Connection, model: str) -> None:
         """Let one transaction at a time publish a model: BEGIN IMMEDIATE has seen to that."""
+    def make_roles(self, connection: Connection) -> list[str]:  # noqa: ARG002
+        """Refuse.
+
+        Raises:
+            ConfigurationError: SQLite has no roles.
+        """
+        raise ConfigurationError(
+            "only PostgreSQL has roles; on SQLite the rights on the file and its folder decide who "
+            "may read and write"
+        )
+
 
     def stream(
         self, query: str, values: Mapping[str, Any], chunk_rows: int

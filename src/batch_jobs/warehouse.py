@@ -166,10 +166,30 @@ class Warehouse:
                 f"cannot make or open the warehouse {self}: {_first_words(error)}"
             ) from error
 
+    def ensure_roles(self) -> list[str]:
+        """Make the roles of PostgreSQL's writers and readers, and give them their rights.
+
+        Returns:
+            Statements that only the owner of the database may execute, if that is somebody else.
+
+        Raises:
+            ConfigurationError: SQLite has no roles; or whoever is connected may not make them.
+        """
+        try:
+            with self.write() as connection:
+                self.database.prepare(connection)
+                return self.database.make_roles(connection)
+        except DatabaseError as error:
+            raise ConfigurationError(
+                f"cannot make the roles of the warehouse {self}: {_first_words(error)}; connect as "
+                f"who made its tables, with the attribute CREATEROLE, or as a superuser"
+            ) from error
+
     def _scripts(self) -> dict[int, str]:
         """The scripts that lead to this release, by the version each leads to."""
         folder = files("batch_jobs").joinpath("schema", self.database.name)
-        numbered = {int(entry.name.removesuffix(".sql")): entry for entry in folder.iterdir()}
+        named = {entry.name.removesuffix(".sql"): entry for entry in folder.iterdir()}
+        numbered = {int(name): entry for name, entry in named.items() if name.isdecimal()}
         return {number: numbered[number].read_text("utf-8") for number in sorted(numbered)}
 
     def require_schema(self) -> None:

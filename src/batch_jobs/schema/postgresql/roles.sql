@@ -1,0 +1,80 @@
+-- The rights of those who write and of those who read the warehouse on PostgreSQL: run by
+-- `batch-jobs init --roles`, in one transaction; safe to repeat, and to be repeated after an upgrade.
+-- Nobody can log in as one of these roles; a DBA grants them to logins:
+--   GRANT batch_jobs_writer TO airflow;   GRANT SELECT ON orders TO batch_jobs_writer;
+--   GRANT batch_jobs_reader TO app;
+
+-- Writers may create functions in the schema; none of them shall run in here.
+SET LOCAL search_path = pg_catalog;
+
+DO $$
+DECLARE
+  role text;
+BEGIN
+  FOREACH role IN ARRAY ARRAY['batch_jobs_writer', 'batch_jobs_reader'] LOOP
+    IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = role) THEN
+      BEGIN
+        EXECUTE format('CREATE ROLE %I NOLOGIN', role);
+      EXCEPTION WHEN duplicate_object OR unique_violation THEN
+        NULL;  -- roles belong to the whole server, and another database has just made it
+      END;
+    END IF;
+  END LOOP;
+END$$;
+
+-- What everybody has is also what a reader has.
+REVOKE ALL ON SCHEMA serving FROM PUBLIC;
+REVOKE ALL ON ALL TABLES IN SCHEMA serving FROM PUBLIC;
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA serving FROM PUBLIC;
+REVOKE CREATE ON SCHEMA public FROM PUBLIC;
+DO $$
+BEGIN
+  EXECUTE format('REVOKE TEMPORARY ON DATABASE %I FROM PUBLIC', current_database());
+END$$;
+
+-- Readers: the contract, and nothing else. The views read with the rights of their owner.
+GRANT USAGE ON SCHEMA serving TO batch_jobs_reader;
+GRANT SELECT ON
+  serving.current_predictions, serving.serving_status, serving.prediction_history,
+  serving.predictions, serving.prediction_runs, serving.rejected_rows,
+  serving.model_versions, serving.promotions
+TO batch_jobs_reader;
+
+-- Writers: what train, promote, predict, prune and the alerts do. A version keeps its sha256, and
+-- promotions and the ledger lose no row. CREATE is for the tables of large populations.
+GRANT USAGE, CREATE ON SCHEMA serving TO batch_jobs_writer;
+GRANT SELECT ON ALL TABLES IN SCHEMA serving TO batch_jobs_writer;
+GRANT INSERT ON serving.promotions TO batch_jobs_writer;
+GRANT INSERT, UPDATE (created_at, metrics, gate) ON serving.model_versions TO batch_jobs_writer;
+GRANT INSERT, UPDATE ON
+  serving.fences, serving.prediction_runs, serving.run_parts, serving.serving_heads
+TO batch_jobs_writer;
+GRANT INSERT, DELETE ON
+  serving.shared_predictions, serving.rejected_rows, serving.superseded_rows
+TO batch_jobs_writer;
+GRANT INSERT, UPDATE, DELETE ON
+  serving.current_rows, serving.alerts, serving.task_errors
+TO batch_jobs_writer;
+
+-- Only the owner of a partitioned table may attach to it and detach from it. The role owns it and
+-- its parts, not a login, so that one login can go on where another one stopped.
+DO $$
+DECLARE
+  views_owner text;
+  part regclass;
+BEGIN
+  SELECT pg_get_userbyid(relowner) INTO views_owner
+  FROM pg_class WHERE oid = 'serving.current_predictions'::regclass;
+  IF NOT pg_has_role(current_user, 'batch_jobs_writer', 'USAGE') THEN
+    EXECUTE format('GRANT batch_jobs_writer TO %I', current_user);
+  END IF;
+  FOR part IN
+    SELECT oid FROM pg_class
+    WHERE relnamespace = 'serving'::regnamespace
+      AND (relname = 'run_predictions' OR relkind = 'r' AND relname ~ '^predictions_r[0-9]+$')
+      AND pg_get_userbyid(relowner) <> 'batch_jobs_writer'
+  LOOP
+    EXECUTE format('ALTER TABLE %s OWNER TO batch_jobs_writer', part);
+  END LOOP;
+  EXECUTE format('GRANT SELECT ON serving.run_predictions TO %I', views_owner);
+END$$;

@@ -1,0 +1,270 @@
+"""On PostgreSQL, who only writes can do its work and no more, and who only reads can only read."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import psycopg
+import pytest
+from psycopg import errors
+from sqlalchemy.engine import make_url
+
+from batch_jobs import ledger, lifecycle, outbox, registry, retention, serving
+from batch_jobs.errors import ConfigurationError
+from batch_jobs.interval import Interval
+from batch_jobs.warehouse import SCHEMA_VERSION, Warehouse
+from tests.attempts import ask, publish, seen, tick
+from tests.conftest import OPENED, TRAINED, _settings_in
+from tests.example_models._tables import make_tables
+from tests.history import prune
+from tests.postgres_server import PostgresServer
+
+VIEWS = {"current_predictions", "serving_status", "prediction_history", "predictions"}
+CONTRACT = VIEWS | {"prediction_runs", "rejected_rows", "model_versions", "promotions"}
+INTERNAL = {
+    *("schema_version", "fences", "run_parts", "shared_predictions", "run_predictions"),
+    *("current_rows", "superseded_rows", "serving_heads", "alerts", "task_errors"),
+}
+HOUR = timedelta(hours=1)
+NOT_FOR_WRITERS = [
+    "DELETE FROM serving.promotions",
+    "UPDATE serving.promotions SET actor = 'somebody'",
+    "TRUNCATE serving.promotions",
+    "ALTER TABLE serving.promotions DISABLE TRIGGER ALL",
+    "DROP TRIGGER promotions_keep ON serving.promotions",
+    "UPDATE serving.model_versions SET sha256 = repeat('0', 64)",
+    "DELETE FROM serving.model_versions",
+    "DELETE FROM serving.prediction_runs",
+    "DELETE FROM serving.serving_heads",
+    "UPDATE serving.shared_predictions SET score = 1",
+    "UPDATE serving.schema_version SET version = 99",
+    "DROP VIEW serving.current_predictions",
+    "CREATE OR REPLACE VIEW serving.current_predictions AS SELECT 1",
+    "ALTER TABLE serving.prediction_runs ADD COLUMN x text",
+    "DROP SCHEMA serving CASCADE",
+    "CREATE TABLE public.x (x text)",
+    "CREATE SCHEMA x",
+    "CREATE TEMPORARY TABLE x (x text)",
+    "CREATE ROLE x",
+    "DELETE FROM serving.orders",
+    "COPY (SELECT 1) TO PROGRAM 'true'",
+]
+NOT_FOR_READERS = [
+    *(f"SELECT * FROM serving.{name}" for name in sorted(INTERNAL)),
+    *("SELECT * FROM serving.predictions_r2", "SELECT * FROM serving.orders"),
+    *(f"SELECT * FROM serving.{name} FOR UPDATE" for name in sorted(CONTRACT)),
+    *(f"DELETE FROM serving.{name}" for name in sorted(CONTRACT - VIEWS)),
+    "INSERT INTO serving.promotions SELECT * FROM serving.promotions",
+    "UPDATE serving.model_versions SET sha256 = repeat('0', 64)",
+    "TRUNCATE serving.rejected_rows",
+    "DO 'BEGIN LOCK TABLE serving.prediction_runs IN EXCLUSIVE MODE; END'",
+    "DROP VIEW serving.current_predictions",
+    "CREATE TABLE serving.x (x text)",
+    "CREATE TABLE public.x (x text)",
+    "CREATE TEMPORARY TABLE x (x text)",
+    "CREATE FUNCTION serving.x() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+    "CREATE SCHEMA x",
+    "COPY (SELECT 1) TO PROGRAM 'true'",
+    "COPY (SELECT 1) TO '/tmp/x'",
+    "SELECT pg_read_file('postgresql.conf')",
+    "SELECT pg_ls_dir('.')",
+    "SET ROLE batch_jobs_writer",
+    "GRANT batch_jobs_writer TO CURRENT_USER",
+]
+
+
+@pytest.fixture
+def login(postgres, postgres_url):
+    """Make a login that is nothing but a member of some roles; its URL for the database."""
+    made = []
+
+    def make(*groups):
+        name = f"login_{len(made)}_{make_url(postgres_url).database}"[:60]
+        made.append(name)
+        postgres.execute(f"CREATE ROLE {name} LOGIN PASSWORD 'secret'")
+        for group in groups:
+            postgres.execute(f"GRANT {group} TO {name}")
+        return _as(name, postgres_url)
+
+    yield make
+    database = make_url(postgres_url).database
+    for name in made:
+        postgres.execute(f"DROP OWNED BY {name} CASCADE", database)
+        postgres.execute(f"DROP ROLE {name}")
+
+
+@pytest.fixture
+def owned(postgres, postgres_url):
+    """The warehouse of a superuser, with roles, in which everybody may read the source tables."""
+    made = Warehouse(postgres_url)
+    made.ensure_schema()
+    assert made.ensure_roles() == []
+    with made.write() as connection:
+        make_tables(connection, OPENED, TRAINED + timedelta(days=1))
+        connection.exec_driver_sql("GRANT SELECT ON orders, customers TO batch_jobs_writer")
+    return made
+
+
+def _as(name, url):
+    """The URL of another login."""
+    changed = make_url(url).set(username=name, password="secret")
+    return changed.render_as_string(hide_password=False)
+
+
+def _allowed(url, statements, before="SELECT 1"):
+    """Which statements are not refused for want of a right."""
+    found = []
+    with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as connection:
+        for statement in statements:
+            connection.execute(before)
+            try:
+                connection.execute(statement)
+            except errors.InsufficientPrivilege:
+                continue
+            except psycopg.Error as error:
+                found.append((statement, str(error)))
+            else:
+                found.append((statement, "was done"))
+    return found
+
+
+@pytest.mark.parametrize("large", [1, 10**9], ids=["own-tables", "shared-table"])
+def test_a_writer_can_do_all_of_its_work(owned, login, tmp_path, monkeypatch, large):
+    """Train, promote, predict, backfill, force, prune and the outbox, in both modes.
+
+    Another login goes on where the first one stopped: what it made belongs to the role.
+    """
+    monkeypatch.setattr("batch_jobs.staging.LARGE", large)
+    first = _settings_in(tmp_path, login("batch_jobs_writer"))
+    second = replace(first, warehouse=login("batch_jobs_writer"))
+    writer = Warehouse(second.warehouse)
+    for name, length in (("orders", HOUR / 3), ("customers", 2 * HOUR)):
+        day = Interval(TRAINED, TRAINED + length)
+        version = lifecycle.train(first, name, TRAINED)
+        assert registry.register(writer, version).sha256 == version.sha256
+        lifecycle.promote(second, name, actor="tests")
+        runs = serving.backfill(first, name, day)
+        again = [serving.predict(second, name, run.interval, force=True) for run in runs[-2:]]
+        assert {run.state for run in [*runs, *again]} == {"published"}
+        assert serving.gaps(second, name)[0].start == day.end
+        left = retention.prune(writer, name, timedelta(days=-9999), timedelta(minutes=5))
+        assert (left.retired >= 2, left.left) == (True, 0)
+        given_up = serving.plan(first, name, day, serving.new_token())
+        serving.plan(second, name, day, serving.new_token())
+        serving.predict(second, name, day)
+        assert ledger.find_run(writer, given_up.run_id).state == "failed"
+    assert {row["model"] for row in serving.status(second)} == {"orders", "customers"}
+    now = datetime.now(UTC)
+    assert outbox.record(writer, "key", "text", now)
+    pending = outbox.claim(writer, now)
+    outbox.mark_failed(writer, pending, "a test")
+    outbox.mark_sent(writer, pending, now)
+    task = outbox.TaskTry("dag", "run", "task", -1, 1)
+    outbox.remember_error(writer, task, "a test", now)
+    assert outbox.recall_error(writer, task) == "a test"
+    assert not outbox.close_incidents(writer, ["dag"], now)
+    assert writer.ensure_schema() is False
+
+
+def test_a_writer_can_do_no_more(owned, login):
+    """It changes no promotion, view, shape of a table or source, and makes nothing elsewhere."""
+    assert _allowed(login("batch_jobs_writer"), NOT_FOR_WRITERS) == []
+
+
+def test_a_newer_schema_is_not_the_writers_to_make(owned, login, monkeypatch):
+    """It belongs to whoever ran `init`; the error is one clear line."""
+    url = login("batch_jobs_writer")
+    monkeypatch.setattr("batch_jobs.warehouse.SCHEMA_VERSION", SCHEMA_VERSION + 1)
+    monkeypatch.setattr(
+        Warehouse, "_scripts", lambda _: {SCHEMA_VERSION + 1: "ALTER TABLE fences ADD x text"}
+    )
+    with pytest.raises(ConfigurationError, match="must be owner of table fences"):
+        Warehouse(url).ensure_schema()
+
+
+@pytest.fixture
+def reader(owned, login, tmp_path, monkeypatch):
+    """The URL of a reader of a warehouse in which both models have published."""
+    monkeypatch.setattr("batch_jobs.staging.LARGE", 1)
+    settings = _settings_in(tmp_path, login("batch_jobs_writer"))
+    for name in ("orders", "customers"):
+        lifecycle.train(settings, name, TRAINED)
+        lifecycle.promote(settings, name, actor="tests")
+        serving.predict(settings, name, Interval(TRAINED, TRAINED + HOUR))
+    return login("batch_jobs_reader")
+
+
+def test_a_reader_reads_the_contract(reader, owned):
+    """Also what a writer has just put into a table of its own, through views of the owner."""
+    with psycopg.connect(reader.replace("+psycopg", ""), autocommit=True) as connection:
+        for name in CONTRACT - {"rejected_rows"}:
+            rows = connection.execute(f"SELECT * FROM serving.{name}").fetchall()
+            assert rows, name
+        assert connection.execute("SELECT * FROM serving.rejected_rows").fetchall() == []
+        counts = "SELECT model, count(*) FROM serving.current_predictions GROUP BY 1 ORDER BY 1"
+        assert connection.execute(counts).fetchall() == [("customers", 50), ("orders", 6)]
+    relations = "SELECT relname FROM pg_class WHERE relnamespace = 'serving'::regnamespace"
+    known = {
+        name
+        for (name,) in ask(owned, f"{relations} AND relkind IN ('r', 'v', 'p')")
+        if not name.startswith("predictions_r")
+    }
+    assert known - {"orders", "customers"} == CONTRACT | INTERNAL
+
+
+def test_a_reader_can_do_nothing_else(reader):
+    """Rights come from grants, so no setting of the session gives more."""
+    assert _allowed(reader, NOT_FOR_READERS, "SET default_transaction_read_only = off") == []
+
+
+def test_who_is_no_member_sees_nothing(owned, login):
+    """Everybody has lost what everybody has by default."""
+    looks = [f"SELECT * FROM serving.{name}" for name in sorted(CONTRACT | INTERNAL)]
+    assert _allowed(login(), [*looks, "CREATE TEMPORARY TABLE x (x text)"]) == []
+
+
+def test_roles_may_be_made_again(owned, postgres):
+    """And once more, in another database of the same server."""
+    assert owned.ensure_roles() == []
+    postgres.create_database("other_warehouse")
+    other = Warehouse(postgres.url("other_warehouse"))
+    other.ensure_schema()
+    assert other.ensure_roles() == []
+    postgres.drop_database("other_warehouse")
+
+
+def test_who_is_no_superuser_can_make_them(tmp_path):
+    """With CREATEROLE; what only the owner of the database may do is told."""
+    with PostgresServer() as server:
+        server.execute("CREATE ROLE admin LOGIN PASSWORD 'secret' CREATEROLE")
+        server.create_database("warehouse")
+        server.execute("GRANT CREATE ON DATABASE warehouse TO admin")
+        made = Warehouse(_as("admin", server.url("warehouse")))
+        made.ensure_schema()
+        publish(made, tick(0), {"a": 0.1}, mode="replace")
+        to_execute = made.ensure_roles()
+        assert to_execute == ["REVOKE TEMPORARY ON DATABASE warehouse FROM PUBLIC"]
+        server.execute(to_execute[0], "warehouse")
+        assert made.ensure_roles() == []
+        server.execute("CREATE ROLE job LOGIN PASSWORD 'secret' IN ROLE batch_jobs_writer")
+        writer = Warehouse(_as("job", server.url("warehouse")))
+        publish(writer, tick(1), {"a": 0.2, "b": 0.2}, mode="replace")
+        assert prune(writer, before=datetime.now(UTC)).retired == 1
+        assert seen(made) == seen(writer) == {"a": 0.2, "b": 0.2}
+
+
+def test_a_writer_cannot_make_them(owned, login):
+    """One clear line says who can; exit 2."""
+    writer = Warehouse(login("batch_jobs_writer"))
+    with pytest.raises(ConfigurationError, match="cannot make the roles") as caught:
+        writer.ensure_roles()
+    assert "connect as who made its tables" in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+def test_on_sqlite_there_are_no_roles(tmp_path):
+    """One clear line says what decides instead; exit 2."""
+    warehouse = Warehouse(f"sqlite:///{tmp_path}/w.db")
+    warehouse.ensure_schema()
+    with pytest.raises(ConfigurationError, match="only PostgreSQL has roles; on SQLite") as caught:
+        warehouse.ensure_roles()
+    assert caught.value.exit_code == 2
