@@ -34,10 +34,6 @@ UNKNOWN_CLAIM = """
     LEFT JOIN fences AS f ON f.model = r.model AND f.interval_start = r.interval_start
      AND f.interval_end = r.interval_end
     WHERE f.token IS NULL OR f.token < r.token"""
-NOT_HEAD = """
-    SELECT h.model, h.interval_end, max(r.interval_end) FROM serving_heads AS h
-    JOIN prediction_runs AS r ON r.model = h.model AND r.state = 'published'
-    GROUP BY h.model, h.interval_end HAVING h.interval_end <> max(r.interval_end)"""
 STILL_SHOWN = """
     SELECT entity_id, run_id FROM prediction_history
     WHERE model = :model AND superseded_at IS NULL ORDER BY entity_id"""
@@ -142,7 +138,6 @@ class Deployment:
         found = [str(watch.seen)] if watch.seen.violations else []
         found += [("older token", row) for row in self.ask(OLDER)]
         found += [("unknown claim", row) for row in self.ask(UNKNOWN_CLAIM)]
-        found += [("not the head", row) for row in self.ask(NOT_HEAD)]
         for model in SIZES:
             now, history = self.ask(NOW, model=model), self.ask(STILL_SHOWN, model=model)
             if now != history:

@@ -38,6 +38,11 @@ LEDGER = """
            (SELECT count(*) FROM rejected_rows AS b WHERE b.run_id = r.run_id) AS bad
     FROM prediction_runs AS r WHERE r.state = 'published'
     ORDER BY r.published_at DESC, r.run_id DESC LIMIT {limit}"""
+# The newest published interval is not the one that serves.
+NOT_HEAD = """
+    SELECT h.model, h.interval_end, max(r.interval_end) FROM serving_heads AS h
+    JOIN prediction_runs AS r ON r.model = h.model AND r.state = 'published'
+    GROUP BY h.model, h.interval_end HAVING h.interval_end <> max(r.interval_end)"""
 TWICE = """
     SELECT model, interval_start, count(*) AS times FROM prediction_runs
     WHERE state = 'published' GROUP BY model, interval_start, interval_end HAVING count(*) > 1"""
@@ -158,7 +163,9 @@ class Watch:
         if self._library:
             self._status(self._ask(connection, "SELECT * FROM serving_status"))
             self._ledger(self._ask(connection, LEDGER.format(limit=20)))
-            self._twice(self._ask(connection, TWICE))
+            for kind, query in (("published twice", TWICE), ("not the head", NOT_HEAD)):
+                for row in self._ask(connection, query):
+                    self.seen.add(kind, tuple(row))
             self._page(connection)
 
     def _ask(self, connection, sql, **values):
@@ -202,10 +209,6 @@ class Watch:
             if row.token < self._tokens.get(key, row.token):
                 self.seen.add("older token", (self._tokens[key], tuple(row)))
             self._tokens[key] = row.token
-
-    def _twice(self, rows):
-        for row in rows:
-            self.seen.add("published twice", tuple(row))
 
     def _page(self, connection):
         """The next page of the run that was the current one when the first page was read."""
