@@ -6,10 +6,12 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
 from batch_jobs import failpoints
 from batch_jobs.artifacts import ModelStore
+from batch_jobs.warehouse import Warehouse
 from tests.deployment import shown
 
 CAPABILITY_VERSION = 0x20080522  # of linux/capability.h
@@ -93,6 +95,13 @@ def with_query(settings, *, port=None, **query):
         return settings
     url = url.set(port=port or url.port).update_query_dict(query)
     return replace(settings, warehouse=url.render_as_string(hide_password=False))
+
+
+def change(settings, *statements, **values):
+    """Run statements on the warehouse of a deployment."""
+    with Warehouse(settings.warehouse).write() as connection:
+        for statement in statements:
+            connection.execute(text(statement), values)
 
 
 def connect_anew(deployment):

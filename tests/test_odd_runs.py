@@ -1,0 +1,141 @@
+"""A run that is complete and looks wrong is kept from readers, on both databases.
+
+Cases 47, 49 and 50 of docs/failure-modes.md; the limits by themselves are in
+tests/test_circuit_breaker.py.
+"""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from batch_jobs import serving
+from batch_jobs.errors import CircuitBreakerError, IncompleteError
+from batch_jobs.interval import Interval
+from batch_jobs.warehouse import Warehouse, stored_time
+from tests.attempts import ask, seen
+from tests.mishaps import change
+
+OPENED = datetime(2024, 2, 10, tzinfo=UTC)  # the shop of the example models, as in conftest.py
+DAY = timedelta(days=1)
+TICK = timedelta(minutes=10)
+
+
+def day(number):
+    """A day of the shop, from its opening on."""
+    return Interval(OPENED + number * DAY, OPENED + (number + 1) * DAY)
+
+
+def tick(number):
+    """Ten minutes of its tenth day, which have one order."""
+    return Interval(day(10).start + number * TICK, day(10).start + (number + 1) * TICK)
+
+
+def hours(number):
+    """Five hours of its tenth day, which have thirty orders."""
+    return Interval(tick(30 * number).start, tick(30 * number + 29).end)
+
+
+# What happens to the shop between two runs: the model, the intervals, and what is said of it.
+ODDITIES = {
+    "rejects": (
+        "orders",
+        hours,
+        ["UPDATE orders SET amount = -1 WHERE amount < 50"],
+        "rows were rejected",
+    ),
+    "surge": (
+        "orders",
+        tick,
+        [
+            """INSERT INTO orders
+               SELECT c.entity_id || d.entity_id, '2024-02-20T00:15:00+00:00', 5, 'kr', NULL, NULL
+               FROM customers AS c, customers AS d WHERE d.visits < 3"""
+        ],
+        "151 rows were read where",
+    ),
+    "shrunk": (
+        "customers",
+        day,
+        ["DELETE FROM customers WHERE visits > 4"],
+        "5 rows were read where",
+    ),
+    "grown": (
+        "customers",
+        day,
+        [
+            """INSERT INTO customers SELECT c.entity_id || d.entity_id, c.visits, c.spent
+               FROM customers AS c, customers AS d WHERE d.visits < 4"""
+        ],
+        "250 rows were read where",
+    ),
+    "constant": (
+        "customers",
+        day,
+        [
+            "INSERT INTO customers SELECT 'more' || entity_id, visits, spent FROM customers",
+            "UPDATE customers SET visits = 3",
+        ],
+        "all 100 rows got the same score",
+    ),
+}
+
+
+@pytest.mark.parametrize("oddity", ODDITIES)
+def test_what_looks_too_wrong_is_not_published_unless_somebody_accepts_it(shop, oddity):
+    """It fails and says what to do, and readers keep what they have; a reason lets it through."""
+    name, interval, statements, words = ODDITIES[oddity]
+    serving.predict(shop, name, interval(0))
+    before = seen(Warehouse(shop.warehouse))
+    change(shop, *statements)
+    with pytest.raises(CircuitBreakerError, match=words) as caught:
+        serving.predict(shop, name, interval(1))
+    assert caught.value.exit_code == 1
+    assert f"--start {interval(1).start.isoformat()}" in str(caught.value)
+    assert seen(Warehouse(shop.warehouse)) == before
+    failed = "SELECT state, error FROM prediction_runs ORDER BY run_id DESC LIMIT 1"
+    assert ask(Warehouse(shop.warehouse), failed) == [("failed", str(caught.value))]
+    accepted = serving.predict(shop, name, interval(1), accept="it is so")
+    assert (accepted.state, accepted.accepted) == ("published", "it is so")
+    stored = "SELECT run_id, accepted FROM prediction_runs ORDER BY run_id DESC LIMIT 1"
+    assert ask(Warehouse(shop.warehouse), stored) == [(accepted.run_id, "it is so")]
+    assert seen(Warehouse(shop.warehouse)) != before
+
+
+def test_a_source_that_falls_silent_is_told_from_one_that_rests(shop):
+    """What it did before is known; a day of rest is published as an empty interval.
+
+    After twice the longest rest it is taken for dead, until it speaks again.
+    """
+    change(shop, "DELETE FROM orders WHERE placed_at NOT LIKE '%T12:00:00+00:00'")
+    rest = "DELETE FROM orders WHERE placed_at >= :start AND placed_at < :end"
+    change(shop, rest, start=stored_time(day(4).start), end=stored_time(day(5).start))
+    change(shop, rest, start=stored_time(day(9).start), end="9999")
+    for start, end in ((0, 4), (4, 5), (5, 9), (9, 10), (10, 11)):
+        serving.predict(shop, "orders", Interval(day(start).start, day(end).start))
+    counts = "SELECT rows_read FROM prediction_runs ORDER BY run_id"
+    read = [count for (count,) in ask(Warehouse(shop.warehouse), counts)]
+    assert read == [4, 0, 4, 0, 0]
+    before = seen(Warehouse(shop.warehouse))
+    dead = r"no row for 3 days.*longer than 2 days.*and none since"
+    with pytest.raises(CircuitBreakerError, match=dead):
+        serving.predict(shop, "orders", day(11))
+    assert seen(Warehouse(shop.warehouse)) == before
+    later = "INSERT INTO orders VALUES ('order-late', :at, 5, 'kr', NULL, NULL)"
+    change(shop, later, at=stored_time(day(13).start))
+    assert serving.predict(shop, "orders", day(11)).counts.read == 0
+    assert serving.predict(shop, "orders", day(13)).counts.scored == 1
+
+
+def test_an_empty_population_takes_nothing_away(shop):
+    """It is refused, however small the one before was."""
+    change(shop, "DELETE FROM customers WHERE visits > 1")
+    serving.predict(shop, "customers", day(10))
+    change(shop, "UPDATE customers SET entity_id = 'x' || entity_id")
+    change(shop, "CREATE TABLE kept AS SELECT * FROM customers", "DELETE FROM customers")
+    before = seen(Warehouse(shop.warehouse))
+    with pytest.raises(IncompleteError, match="keep the last good predictions"):
+        serving.predict(shop, "customers", day(11), accept="whatever")
+    assert seen(Warehouse(shop.warehouse)) == before
+    change(shop, "INSERT INTO customers SELECT * FROM kept")
+    serving.predict(shop, "customers", day(11))
+    assert seen(Warehouse(shop.warehouse)).keys() == {"xcustomer-0", "xcustomer-1"}
