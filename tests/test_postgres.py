@@ -17,7 +17,7 @@ from tenacity import wait_none
 
 from batch_jobs import postgres as module
 from batch_jobs import warehouse as warehouses
-from batch_jobs.errors import ConfigurationError, WarehouseUnavailableError
+from batch_jobs.errors import ConfigurationError, ContractError, WarehouseUnavailableError
 from batch_jobs.warehouse import Warehouse, repeatable
 from tests.attempts import ask
 from tests.postgres_server import free_port
@@ -193,6 +193,48 @@ def test_a_client_that_takes_its_time_between_chunks_is_not_sent_away(url):
         assert monotonic() < deadline
         sleep(0.01)
     assert [n for chunk in (first, *chunks) for n in chunk["n"]] == list(range(1, 31))
+
+
+@pytest.mark.parametrize("wrong", [0, 1, 50_000])
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("1 / (n - {wrong})", "division by zero"),
+        ("CAST(CASE n WHEN {wrong} THEN 'x' ELSE '1' END AS INTEGER)", 'integer: "x"'),
+    ],
+)
+def test_a_value_that_ends_the_query_is_told_as_the_sources(warehouse, value, words, wrong):
+    """From the first row on or in the midst of the answer: not as a server that does not answer."""
+    query = f"SELECT {value.format(wrong=wrong)} AS x FROM generate_series(0, 60000) AS n"
+    with pytest.raises(ContractError, match=f"^the source: .*{words}$"):
+        _read(warehouse, [], query)
+    with pytest.raises(ContractError, match=r"^the source: division by zero$"):
+        _read(warehouse, [], "SELECT 1 / 0")
+
+
+def test_a_query_that_somebody_cancels_is_read_again(warehouse, postgres, no_pause):
+    """Nothing is wrong with its values."""
+    tries = []
+
+    @repeatable
+    def read(warehouse):
+        chunks = warehouse.stream("SELECT repeat('x', 1000) FROM generate_series(1, 60000)", {}, 60)
+        rows = len(next(chunks))
+        if not tries:
+            _end_the_reader(postgres, "pg_cancel_backend")
+        tries.append(rows)
+        return rows + sum(map(len, chunks))
+
+    assert (read(warehouse), len(tries)) == (60_000, 2)
+
+
+def _end_the_reader(postgres, how):
+    ended = postgres.execute(
+        f"""
+        SELECT {how}(pid) FROM pg_stat_activity
+        WHERE datname = '{NAME}' AND query LIKE 'COPY%' AND state = 'active'"""
+    )
+    assert ended == [(True,)]
 
 
 def test_a_stream_that_is_left_early_leaves_no_connection(warehouse):
@@ -412,12 +454,7 @@ def test_a_reader_that_is_ended_in_the_middle_reads_anew(warehouse, postgres, no
         chunks = warehouse.stream(query, {}, 5000)
         rows = len(next(chunks))
         if not tries:
-            ended = postgres.execute(
-                f"""
-                SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-                WHERE datname = '{NAME}' AND query LIKE 'COPY%' AND state = 'active'"""
-            )
-            assert ended == [(True,)]
+            _end_the_reader(postgres, "pg_terminate_backend")
         tries.append(rows)
         return rows + sum(map(len, chunks))
 

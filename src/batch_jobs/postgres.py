@@ -18,7 +18,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
-from batch_jobs.errors import ConfigurationError
+from batch_jobs.errors import ConfigurationError, ContractError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -163,7 +163,11 @@ class PostgreSQL:
     def stream(
         self, query: str, values: Mapping[str, Any], chunk_rows: int
     ) -> Iterator[tuple[list[str], Sequence[Any]]]:
-        """Column names and columns (Arrow) of a query, chunk by chunk, all of one snapshot."""
+        """Column names and columns (Arrow) of a query, chunk by chunk, all of one snapshot.
+
+        Raises:
+            ContractError: a value of the source, such as a divisor of zero, ends the query.
+        """
         import adbc_driver_postgresql.dbapi as adbc
         from psycopg.conninfo import make_conninfo
 
@@ -174,6 +178,7 @@ class PostgreSQL:
         with (
             adbc.connect(make_conninfo(**arguments), autocommit=True) as connection,
             connection.cursor() as cursor,
+            _told_of_the_source(),
         ):
             cursor.execute(_with_values(query, values) + "\n")  # it may end in a comment
             reader = cursor.fetch_record_batch()
@@ -313,6 +318,30 @@ def _rechunked(reader: pa.RecordBatchReader, rows: int) -> Iterator[pa.Table]:
             first = False
     if count or first:
         yield pa.Table.from_batches(held, schema=reader.schema)
+
+
+# Words that begin what is no fault of the values.
+NO_FAULT_OF_VALUES = ("canceling ", "could not ", "out of ", "terminating ")
+
+
+@contextmanager
+def _told_of_the_source() -> Iterator[None]:
+    """Raise what a value of the source has brought about as such; it would come again.
+
+    Once rows flow, Arrow's reader raises OSError, with the server's words and without its code.
+    """
+    import adbc_driver_manager
+
+    try:
+        yield
+    except (adbc_driver_manager.Error, OSError) as error:
+        words = str(error).partition("ERROR:")[2].strip().partition("\n")[0]
+        is_mid_way = "[PGRES_FATAL_ERROR]: ERROR:" in str(error)
+        if (_sqlstate(error) or "").startswith("22") or (
+            is_mid_way and not words.startswith(NO_FAULT_OF_VALUES)
+        ):
+            raise ContractError("the source", [words or str(error)]) from error
+        raise
 
 
 def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -10,12 +10,14 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import URL
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import NullPool
 
 from batch_jobs.errors import ConfigurationError, ContractError
@@ -99,8 +101,6 @@ class SQLite:
                 connection.exec_driver_sql(buffer)
                 buffer = ""
 
-    def lock_model(self, connection: Connection, model: str) -> None:
-        """Let one transaction at a time publish a model: BEGIN IMMEDIATE has seen to that."""
     def make_roles(self, connection: Connection) -> list[str]:  # noqa: ARG002
         """Refuse.
 
@@ -112,6 +112,8 @@ class SQLite:
             "may read and write"
         )
 
+    def lock_model(self, connection: Connection, model: str) -> None:
+        """Let one transaction at a time publish a model: BEGIN IMMEDIATE has seen to that."""
 
     def stream(
         self, query: str, values: Mapping[str, Any], chunk_rows: int
@@ -119,12 +121,15 @@ class SQLite:
         """Column names and columns of a query, chunk by chunk, all of one snapshot.
 
         A column is an Arrow array, or the list of its values where SQLite holds mixed types.
+
+        Raises:
+            ContractError: the query does not compile, or a value of the source ends it.
         """
-        with self.reader.begin() as connection:
+        with self.reader.begin() as connection, _told_of_the_source():
             result = connection.execution_options(stream_results=True).execute(text(query), values)
             names, cursor = list(result.keys()), result.cursor
             first = True
-            while (rows := _fetch(cursor, chunk_rows)) or first:
+            while (rows := cursor.fetchmany(chunk_rows)) or first:
                 columns = zip(*rows, strict=True) if rows else [()] * len(names)
                 yield names, [_arrow(column) for column in columns]
                 first = False
@@ -189,14 +194,17 @@ class SQLite:
             connection.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
-def _fetch(cursor: Any, rows: int) -> list[tuple[Any, ...]]:
+@contextmanager
+def _told_of_the_source() -> Iterator[None]:
+    """Raise what the query or a value of the source has brought about as such."""
     try:
-        fetched: list[tuple[Any, ...]] = cursor.fetchmany(rows)
-    except sqlite3.OperationalError as error:
-        if "decode to UTF-8" in str(error):
-            raise ContractError("the source", [f"{error}; store text as UTF-8"]) from error
-        raise
-    return fetched
+        yield
+    except (sqlite3.OperationalError, OperationalError) as error:
+        cause = getattr(error, "orig", error)
+        if getattr(cause, "sqlite_errorcode", sqlite3.SQLITE_ERROR) != sqlite3.SQLITE_ERROR:
+            raise
+        cure = "; store text as UTF-8" if "decode to UTF-8" in str(cause) else ""
+        raise ContractError("the source", [f"{cause}{cure}"]) from error
 
 
 def _arrow(column: Sequence[Any]) -> Any:
