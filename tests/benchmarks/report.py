@@ -17,7 +17,13 @@ PostgreSQL runs with fsync on and default settings. Libraries are imported befor
 RSS: peak of the whole process. WAL: bytes written; on SQLite the largest size of its log.
 lock: longest wait of a rival who asks every 10 ms for the lock that a second publisher needs: BEGIN
   IMMEDIATE; on PostgreSQL the lock of the model (ours) or of the table that is written (others).
-readers: p50 / p99 / max of look-ups by two readers in what is being published; idle: before it."""
+readers: p50 / p99 / max of look-ups by two readers in what is being published, and how many
+  failed; idle: before it."""
+
+NUMBERS = (
+    *("seconds", "rows/s", "x floor", "RSS MB", "WAL MB", "lock ms"),
+    *("readers ms", "failed", "idle ms"),
+)
 
 
 def notes(repeats):
@@ -31,16 +37,7 @@ def table_of(records):
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("database", "rows", "system"):
         table.add_column(name, no_wrap=True)
-    for name in (
-        "seconds",
-        "rows/s",
-        "x floor",
-        "RSS MB",
-        "WAL MB",
-        "lock ms",
-        "readers ms",
-        "idle",
-    ):
+    for name in NUMBERS:
         table.add_column(name, justify="right")
     before = None
     for record in records:
@@ -69,13 +66,15 @@ def _cells(record):
         _shown(record["peak_rss_mb"], ",.0f"),
         _shown(wal and wal / 1e6, ",.1f"),
         _shown(record["writer_lock_ms"], ",.0f"),
-        _latencies(record, "reader")
-        + (f" {record['reader_errors']} failed" * bool(record["reader_errors"])),
+        _latencies(record, "reader"),
+        _shown(record["reader_errors"], ","),
         _latencies(record, "reader_idle"),
     ]
 
 
 def _latencies(record, who):
+    if record[f"{who}_max_ms"] is None:
+        return ""
     return " / ".join(_shown(record[f"{who}_{what}_ms"], ",.1f") for what in ("p50", "p99", "max"))
 
 

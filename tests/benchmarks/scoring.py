@@ -189,10 +189,12 @@ class Bench:
         done = subprocess.run(
             [*command, json.dumps(asdict(job))],
             cwd=ROOT,
-            check=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL if self._args.json else None,
+            check=False,
+            capture_output=True,
+            text=True,
         )
+        if done.returncode:
+            raise RuntimeError(done.stderr)
         return json.loads(done.stdout.splitlines()[-1])
 
     def _child(self, act, *arguments):

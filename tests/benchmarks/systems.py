@@ -8,6 +8,7 @@ import importlib.util
 import json
 import sys
 import time
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +22,8 @@ class Job:
     """What to score.
 
     Attributes:
-        url: of the warehouse.
+        url: of the warehouse; on PostgreSQL, of a superuser.
+        writer: the same with the rights that ours needs.
         model: name of the model file.
         query: the features query, with `:start` and `:end`.
         start: first moment of the interval, ISO.
@@ -34,6 +36,7 @@ class Job:
     """
 
     url: str
+    writer: str
     model: str
     query: str
     start: str
@@ -78,9 +81,12 @@ class Job:
 
 def run(system, job):
     """Run a system; when it began and ended (`time.monotonic`), and its peak memory in MB."""
-    act = SYSTEMS[system](job)
-    began = time.monotonic()
-    act()
+    try:
+        act = SYSTEMS[system](job)
+        began = time.monotonic()
+        act()
+    except Exception:  # noqa: BLE001 - its own class may not travel to another process
+        raise RuntimeError(traceback.format_exc()) from None
     return {"began": began, "ended": time.monotonic(), "peak_rss_mb": _peak_rss_mb()}
 
 
@@ -215,7 +221,7 @@ def ours(job):
     from batch_jobs.settings import Settings
 
     store = str(Path(job.folder) / "models")
-    settings = Settings(job.url, store, ("tests.benchmarks.models", "batch_jobs.models"))
+    settings = Settings(job.writer, store, ("tests.benchmarks.models", "batch_jobs.models"))
     interval = Interval(datetime.fromisoformat(job.start), datetime.fromisoformat(job.end))
     return lambda: serving.predict(settings, job.model, interval, force=True)
 
@@ -237,7 +243,12 @@ def mlflow_script(job):
     import mlflow
 
     path = str(Path(job.folder) / f"mlflow-{time.time_ns()}")
-    mlflow.sklearn.save_model(job.estimator(), path, pyfunc_predict_fn="predict_proba")
+    mlflow.sklearn.save_model(
+        job.estimator(),
+        path,
+        serialization_format="cloudpickle",
+        pyfunc_predict_fn="predict_proba",
+    )
     model = None
 
     def predict(inputs):

@@ -44,16 +44,17 @@ def prepare(url, dataset, folder):
     at_training = replace(settings, warehouse=f"sqlite:///{folder}/training-{name}.db")
     trained, warehouse = Warehouse(at_training.warehouse), Warehouse(url)
     if trained.ensure_schema():
-        _fill(trained, at_training.warehouse, dataset, TRAINING_ROWS, start - HISTORY, start)
+        _fill(at_training.warehouse, dataset, TRAINING_ROWS, start - HISTORY, start)
         version = lifecycle.train(at_training, name, start)
         estimator = lifecycle.load_estimator(ModelStore(settings.model_store), model, version)
         joblib.dump(estimator, folder / f"{name}.joblib")
     warehouse.ensure_schema()
     registry.register(warehouse, registry.newest_version(trained, name))
     lifecycle.promote(settings, name, actor="benchmark", reason="to be measured")
-    _fill(warehouse, url, dataset, dataset, start, end)
+    _fill(url, dataset, dataset, start, end)
     job = Job(
         url=url,
+        writer=url,
         model=name,
         query=model.features_query,
         start=stored_time(start),
@@ -65,13 +66,30 @@ def prepare(url, dataset, folder):
         folder=str(folder),
     )
     if not job.is_sqlite:
-        with warehouse.database.writer.execution_options(
-            isolation_level="AUTOCOMMIT"
-        ).connect() as connection:
-            connection.exec_driver_sql("VACUUM ANALYZE")
+        job = replace(job, writer=_make_writer(warehouse, url))
     with warehouse.read() as connection:
         count = text(f"SELECT count(*) FROM (\n{job.query}\n) AS f")
         return replace(job, rows=connection.scalar(count, job.times))
+
+
+def _make_writer(warehouse, url):
+    """The URL of a login that may do what a writer of batch-jobs may, and read the source."""
+    from sqlalchemy.engine import make_url
+
+    warehouse.ensure_roles()
+    writer = make_url(url).set(username="bench_writer")
+    engine = warehouse.database.writer.execution_options(isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        if not connection.exec_driver_sql(
+            "SELECT FROM pg_roles WHERE rolname = 'bench_writer'"
+        ).rowcount:
+            connection.exec_driver_sql(
+                f"CREATE ROLE bench_writer LOGIN PASSWORD '{writer.password}'"
+            )
+            connection.exec_driver_sql("GRANT batch_jobs_writer TO bench_writer")
+        connection.exec_driver_sql("GRANT SELECT ON ALL TABLES IN SCHEMA public TO bench_writer")
+        connection.exec_driver_sql("VACUUM ANALYZE")
+    return writer.render_as_string(hide_password=False)
 
 
 def publish_first(job, table):
@@ -86,11 +104,13 @@ def publish_first(job, table):
         connection.exec_driver_sql(f"CREATE INDEX ix_{table}_entity_id ON {table} (entity_id)")
 
 
-def _fill(warehouse, url, dataset, rows, start, end):
+def _fill(url, dataset, rows, start, end):
     if dataset == "flights":
+        from sqlalchemy import create_engine
+
         from batch_jobs.samples import load_flights
 
-        with warehouse.write() as connection:
+        with create_engine(url).begin() as connection:
             load_flights(connection, start, shift_weeks=0)
         return
     for batch in _batches(rows, start, end):
