@@ -256,6 +256,35 @@ def test_flight_features_know_nothing_of_what_happens_later(flights_2013, tmp_pa
     assert not _read(other, (query, after)).equals(_read(flights_2013, (query, after)))
 
 
+@pytest.mark.parametrize("query", ["features_query", "labels_query"])
+def test_queries_say_the_same_on_postgresql(flights_2013, flowers, postgres_url, query):
+    """Row by row, of a day of flights with the two days before it, and of all flowers."""
+    midnight = datetime(2013, 7, 8, tzinfo=UTC)
+    days = "SELECT * FROM {} WHERE {} BETWEEN {minute} - 2880 AND {minute} + 1440"
+    minute = int(midnight.timestamp()) // 60
+    made = Warehouse(postgres_url)
+    made.ensure_schema()
+    tables = samples._tables()
+    with made.write() as connection:
+        tables.create_all(connection)
+        samples.load_iris(connection, FLOWERS_AT)
+        for name, time in (("flights", "as_of_minute"), ("weather", "minute")):
+            rows = _table(flights_2013, days.format(name, time, minute=minute))
+            sum(samples._insert(connection, tables.tables[name], rows))
+
+    of_flights = getattr(FLIGHT_DELAY, query), Interval(midnight, midnight + timedelta(days=1))
+    of_flowers = (
+        getattr(IRIS, query),
+        Interval(FLOWERS_AT - timedelta(days=3), FLOWERS_AT + timedelta(days=1)),
+    )
+    for source, wanted, rows in ((flights_2013, of_flights, 900), (flowers, of_flowers, 150)):
+        there, here = (_read(warehouse, wanted) for warehouse in (made, source))
+        times = [name for name in ("as_of", "known_at") if name in here]
+        here[times] = here[times].apply(pd.to_datetime, utc=True, format="ISO8601")
+        pd.testing.assert_frame_equal(there, here, check_dtype=False, rtol=1e-12)
+        assert len(there) >= rows
+
+
 def test_flowers_are_measured_around_now(flowers):
     """Of the 150 flowers most are measured by now, and some come in the hours after."""
     measured = _table(flowers, "SELECT measured_at FROM iris")["measured_at"]
