@@ -11,7 +11,7 @@ from airflow.utils.db import initdb
 from sqlalchemy import text
 
 from batch_jobs import Interval, ledger, lifecycle, serving
-from batch_jobs.errors import WarehouseUnavailableError
+from batch_jobs.errors import IncompleteError
 from batch_jobs.settings import Settings
 from batch_jobs.warehouse import Warehouse
 from tests.conftest import ROOT
@@ -208,7 +208,7 @@ def test_a_prune_that_fails_is_told_and_touches_nothing(promoted, now, monkeypat
     """The interval is published all the same; the run fails, or nobody would ever know."""
 
     def fail(*_):
-        raise WarehouseUnavailableError("a test")
+        raise IncompleteError("a test")
 
     monkeypatch.setattr("batch_jobs.retention.prune", fail)
     assert run("predict_orders", logical_date=now) == ("failed", DONE | {"prune": "failed"})
