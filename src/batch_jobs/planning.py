@@ -225,18 +225,24 @@ def _cuts(
 def _late_moments(
     warehouse: Warehouse, model: str, features_query: str, span: Interval
 ) -> list[datetime]:
-    """The distinct `as_of` of rows in the source that no published run has scored or rejected."""
+    """The distinct `as_of` of rows in the source that their interval was published without.
+
+    A row of the entity from an older interval does not count, nor does its rejection there; one
+    from a newer interval does, since readers would not see the late row beside it.
+    """
+    as_of = warehouse.database.moment("f.as_of")
+    known = f"r.model = :model AND r.run_id = k.run_id AND r.interval_end > {as_of}"
     with warehouse.read() as connection:
         stored = connection.scalars(
             text(f"""
-                SELECT DISTINCT f.as_of FROM (\n{features_query}\n) AS f
+                SELECT DISTINCT {as_of} FROM (\n{features_query}\n) AS f
                 WHERE f.entity_id IS NOT NULL
-                  AND NOT EXISTS (SELECT 1 FROM current_rows AS c
-                                  WHERE c.model = :model AND c.entity_id = f.entity_id)
-                  AND NOT EXISTS (SELECT 1 FROM rejected_rows AS d
-                                  JOIN prediction_runs AS r ON r.run_id = d.run_id
-                                  WHERE r.model = :model AND r.state = 'published'
-                                    AND d.entity_id = f.entity_id)"""),  # noqa: S608
+                  AND NOT EXISTS (SELECT 1 FROM current_rows AS k JOIN prediction_runs AS r
+                                  ON {known}
+                                  WHERE k.model = :model AND k.entity_id = f.entity_id)
+                  AND NOT EXISTS (SELECT 1 FROM rejected_rows AS k JOIN prediction_runs AS r
+                                  ON {known} AND r.state = 'published'
+                                  WHERE k.entity_id = f.entity_id)"""),  # noqa: S608
             {**bounds(span), "model": model},
         ).all()
         return [loaded_time(moment) for moment in stored if moment is not None]

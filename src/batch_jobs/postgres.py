@@ -123,6 +123,10 @@ class PostgreSQL:
         version: int | None = connection.scalar(text("SELECT version FROM schema_version"))
         return version
 
+    def moment(self, column: str) -> str:
+        """SQL of a source's time that can be compared with the ledger's."""
+        return f"CAST({column} AS timestamptz)"
+
     def prepare(self, connection: Connection) -> None:
         """Make ready for the first script, one process at a time."""
         self.lock_model(connection, "")

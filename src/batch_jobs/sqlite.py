@@ -11,6 +11,7 @@ import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,6 +67,7 @@ class SQLite:
                 database, isolation_level=None, uri=database.startswith("file:")
             )
             connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+            connection.create_function("utc", 1, _utc, deterministic=True)
             if wal:
                 connection.execute("PRAGMA journal_mode = WAL")
                 connection.execute("PRAGMA synchronous = FULL")
@@ -88,6 +90,10 @@ class SQLite:
             return None
         version: int | None = connection.scalar(text("SELECT version FROM schema_version"))
         return version
+
+    def moment(self, column: str) -> str:
+        """SQL of a source's time that can be compared with the ledger's; NULL if it is none."""
+        return f"utc({column})"
 
     def prepare(self, connection: Connection) -> None:
         """Make ready for the first script: SQLite needs nothing."""
@@ -192,6 +198,15 @@ class SQLite:
             # Writers would wait as long as this does.
             connection.connection.execute("PRAGMA busy_timeout = 0")
             connection.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def _utc(value: Any) -> str | None:
+    """A text with an offset as the ledger writes times; SQLite's own functions round them."""
+    try:
+        read = datetime.fromisoformat(value)
+        return None if read.tzinfo is None else read.astimezone(UTC).isoformat()
+    except (TypeError, ValueError, OverflowError):
+        return None
 
 
 @contextmanager
