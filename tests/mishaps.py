@@ -104,12 +104,6 @@ def change(settings, *statements, **values):
             connection.execute(text(statement), values)
 
 
-def connect_anew(deployment):
-    """Let the deployment's own reader connect again, after it has lost its connection."""
-    deployment.close()
-    vars(deployment).pop("_reading", None)
-
-
 def is_as_before(deployment, model="ticks"):
     """Whether an app reads what it read before the fault, and nothing is wrong with it."""
     return deployment.seen(model) == shown(model, [0])

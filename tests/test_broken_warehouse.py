@@ -22,7 +22,6 @@ from batch_jobs.warehouse import Warehouse
 from tests.deployment import shown
 from tests.fault_models._rows import tick
 from tests.mishaps import (
-    connect_anew,
     is_as_before,
     is_published_once,
     once,
@@ -143,9 +142,8 @@ def test_a_damaged_page_of_sqlite_is_one_clear_error(deployment, table):
     SQLite has no checksums: a bit that flips inside a value is not found by anybody.
     """
     path = database_file(deployment)
-    deployment.close()
     (page,) = roots_of(path, table)
-    connect_anew(deployment)
+    deployment.close()
     with path.open("r+b") as file:
         file.seek((page - 1) * PAGE)
         whole = file.read(PAGE)

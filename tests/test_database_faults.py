@@ -18,7 +18,6 @@ from tests.deployment import shown
 from tests.fault_models._rows import tick
 from tests.faults import until
 from tests.mishaps import (
-    connect_anew,
     held,
     is_as_before,
     is_published_once,
@@ -44,7 +43,7 @@ def test_a_crash_of_the_server_at_any_step_is_outlived(deployment, place, model)
     def break_it():
         assert is_as_before(deployment, model)
         deployment.crash()
-        connect_anew(deployment)
+        deployment.close()
         assert is_as_before(deployment, model)
 
     with once(place, break_it):
@@ -68,7 +67,7 @@ def test_a_crash_in_the_middle_of_a_copy_stages_no_half(deployment, in_backgroun
         until(lambda: waiting(deployment, "COPY shared_predictions%"), "a COPY to be under way")
         assert is_as_before(deployment)
         deployment.crash()
-    connect_anew(deployment)
+    deployment.close()
     assert job.result().state == "published"
     assert is_published_once(deployment)
 
@@ -94,7 +93,7 @@ def test_a_crash_while_the_source_is_read_reads_the_part_again(deployment, in_ba
         until(lambda: waiting(deployment, "COPY (%"), "the source to be read")
         assert is_as_before(deployment)
         deployment.crash()
-    connect_anew(deployment)
+    deployment.close()
     assert job.result().state == "published"
     assert is_published_once(deployment)
 
@@ -299,7 +298,7 @@ def test_a_server_that_comes_back_in_time_is_waited_for(deployment, in_backgroun
     job = in_background(deployment.predict, "ticks", 1)
     until(lambda: "trying again" in caplog.text, "the job to wait")
     deployment.server.start()
-    connect_anew(deployment)
+    deployment.close()
     assert job.result().state == "published"
     assert is_published_once(deployment)
 
@@ -311,7 +310,7 @@ def test_a_server_that_stays_away_fails_the_job_with_one_clear_line(deployment, 
     with pytest.raises(WarehouseUnavailableError, match="did not answer") as caught:
         serving.predict(hasty, "ticks", tick(1))
     deployment.server.start()
-    connect_anew(deployment)
+    deployment.close()
     assert is_one_clear_line(caught.value, deployment)
     assert is_as_before(deployment)
     assert deployment.states("ticks", 1) == []
