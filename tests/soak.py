@@ -70,6 +70,9 @@ class Soak:
         models: which models it is done for.
         seed: of the faults.
         crash: crashes and restarts the server of the database, if it has one.
+        actions: what is done at a place, as often as it is named.
+        hits: the how many-th time there.
+        pause: the shortest and the longest time that an attempt is stopped.
     """
 
     act: object
@@ -77,6 +80,9 @@ class Soak:
     models: tuple
     seed: int
     crash: object = None
+    actions: tuple = ("kill", "kill", "stop", "fail")
+    hits: tuple = (1, 1, 2)
+    pause: tuple = (0.05, 1)
     tally: Tally = field(default_factory=Tally)
 
     def __post_init__(self):
@@ -119,8 +125,8 @@ class Soak:
             number = chance.randint(max(newest - 60, 0), newest)
         order = None
         if chance.random() < 0.6:
-            action = chance.choice(["kill", "kill", "stop", "fail"])
-            order = Order(chance.choice(self.places), action, chance.choice([1, 1, 2]))
+            action, hit = chance.choice(self.actions), chance.choice(self.hits)
+            order = Order(chance.choice(self.places), action, hit)
         function, *arguments = self.act(model, number, force)
         self.tally.attempts += 1
         return _Running(Attempt(function, *arguments, order=order), model, number, order)
@@ -142,7 +148,7 @@ class Soak:
                 one.attempt.signal(signal.SIGCONT)
 
     def _will_wake(self, one):
-        one.wake_at = time.monotonic() + self._chance.uniform(0.05, 1)
+        one.wake_at = time.monotonic() + self._chance.uniform(*self.pause)
         self.tally.pauses += 1
 
     def _reap(self):

@@ -34,6 +34,9 @@ def test_a_writer_without_claim_and_pointer_is_caught(
         places=writers.PLACES,
         models=("population",),
         seed=1,
+        actions=("kill", "stop", "stop"),
+        hits=(1,),
+        pause=(0.5, 2),
     )
     watched = reader(tables={"population": f"{name}_now"})
     soak.run(PATIENCE, enough=lambda: set(watched.so_far().violations) >= CAUGHT[name])
