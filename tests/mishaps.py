@@ -110,11 +110,12 @@ def is_as_before(deployment, model="ticks"):
 
 
 def is_published_once(deployment, model="ticks", states=("published",)):
-    """Whether tick 1 is published, its runs ended like this, and the next one tidies up."""
+    """Whether tick 1 is published and its runs ended like this; the next one tidies up."""
     assert deployment.seen(model) == shown(model, [0, 1])
     assert tuple(deployment.states(model, 1)) == tuple(states)
-    deployment.predict(model, 2)
-    assert deployment.seen(model) == shown(model, [0, 1, 2])
+    if "failed" in states:
+        deployment.predict(model, 2)
+        assert deployment.seen(model) == shown(model, [0, 1, 2])
     assert (deployment.leftovers(), deployment.unsound()) == ([], [])
     return True
 

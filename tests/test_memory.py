@@ -94,8 +94,8 @@ def test_ten_times_the_rows_need_no_more_memory(growth):
 
     PostgreSQL's driver reads 16 MB at a time, a few of which are held at once.
     """
-    bound = 1.2 * growth(20_000, 5_000) + 3 * BATCH
-    assert growth(200_000, 5_000) <= bound < growth(200_000, 50_000)
+    bound = 1.2 * growth(10_000, 2_500) + 3 * BATCH
+    assert growth(100_000, 2_500) <= bound < growth(100_000, 50_000)
 
 
 def _served(deployment):
@@ -106,12 +106,12 @@ def _served(deployment):
 
 def test_a_job_that_runs_out_of_memory_loses_nothing(deployment, attempt, many):
     """It ends in whatever way; with a smaller chunk, the same call publishes."""
-    serving.predict(many(20_000, 5_000), "many", tick(0))
-    limited = (with_little_memory, 100_000_000, serving.predict, "many", tick(1))
-    ended = attempt(*limited, settings=many(200_000, 200_000)).result()
+    serving.predict(many(2_000, 1_000), "many", tick(0))
+    limited = (with_little_memory, 50_000_000, serving.predict, "many", tick(1))
+    ended = attempt(*limited, settings=many(100_000, 100_000)).result()
     assert ended.code != 0, ended
-    assert _served(deployment) == (20_000, 0)
+    assert _served(deployment) == (2_000, 0)
     assert deployment.states("many", 1) == ["staging"]
-    serving.predict(many(30_000, 5_000), "many", tick(1))
-    assert _served(deployment) == (30_000, 1)
+    serving.predict(many(3_000, 1_000), "many", tick(1))
+    assert _served(deployment) == (3_000, 1)
     assert deployment.states("many", 1) == ["failed", "published"]

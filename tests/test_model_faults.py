@@ -40,8 +40,7 @@ def test_a_doubled_task_of_a_part_changes_nothing(deployment):
     assert is_published_once(deployment)
 
 
-@pytest.mark.parametrize("hit", [1, 2])
-def test_a_part_that_failed_half_way_is_scored_again_by_its_retry(deployment, hit):
+def test_a_part_that_failed_half_way_is_scored_again_by_its_retry(deployment):
     """What the first try had staged is not there twice, and the other parts are not touched."""
     run = serving.plan(deployment.settings, "ticks", tick(1), serving.new_token(), parts=2)
     serving.score(deployment.settings, "ticks", run.run_id, 0, run.token)
@@ -49,7 +48,7 @@ def test_a_part_that_failed_half_way_is_scored_again_by_its_retry(deployment, hi
     def lose_power():
         raise KeyboardInterrupt
 
-    with once("score.chunk_staged", lose_power, hit), pytest.raises(KeyboardInterrupt):
+    with once("score.chunk_staged", lose_power), pytest.raises(KeyboardInterrupt):
         serving.score(deployment.settings, "ticks", run.run_id, 1, run.token)
     serving.score(deployment.settings, "ticks", run.run_id, 1, serving.new_token())
     assert serving.publish(deployment.settings, run.run_id).counts.read == 12
@@ -67,10 +66,9 @@ class Stub(RegressorMixin, BaseEstimator):
         return self.answer(len(rows))
 
 
-@pytest.mark.parametrize("more", [-1, 1])
-def test_a_model_that_answers_for_other_rows_fails_the_run(deployment, monkeypatch, more):
+def test_a_model_that_answers_for_other_rows_fails_the_run(deployment, monkeypatch):
     """Which score belongs to which row is then anybody's guess."""
-    stub = Stub(lambda count: np.ones(count + more))
+    stub = Stub(lambda count: np.ones(count - 1))
     with monkeypatch.context() as patched:
         patched.setattr(serving, "load_estimator", lambda *_: stub)
         with pytest.raises(ContractError, match="estimator: answered"):
@@ -81,9 +79,9 @@ def test_a_model_that_answers_for_other_rows_fails_the_run(deployment, monkeypat
 
 
 @pytest.mark.parametrize(
-    ("model", "error"), [("ticks", CircuitBreakerError), ("population", IncompleteError)]
+    ("model", "wild", "error"),
+    [("ticks", np.nan, CircuitBreakerError), ("population", np.inf, IncompleteError)],
 )
-@pytest.mark.parametrize("wild", [np.nan, np.inf])
 def test_a_model_that_answers_no_numbers_fails_the_run(deployment, monkeypatch, model, error, wild):
     """Each row is set aside, and then there are too many of those."""
     with monkeypatch.context() as patched:
