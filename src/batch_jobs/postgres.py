@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, lru_cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
@@ -89,7 +89,7 @@ class PostgreSQL:
     @cached_property
     def writer(self) -> Engine:
         """Connections whose transactions write."""
-        return create_engine("postgresql+psycopg://", creator=self._connect, poolclass=NullPool)
+        return _engine(self._url, self._shown)
 
     @cached_property
     def reader(self) -> Engine:
@@ -97,24 +97,6 @@ class PostgreSQL:
         return self.writer.execution_options(
             isolation_level="REPEATABLE READ", postgresql_readonly=True
         )
-
-    def _arguments(self) -> dict[str, Any]:
-        from sqlalchemy.dialects.postgresql.psycopg import dialect
-
-        arguments: dict[str, Any] = dialect().create_connect_args(self._url)[1]  # type: ignore[no-untyped-call]
-        return arguments
-
-    def _connect(self) -> Any:
-        import psycopg
-
-        try:
-            return psycopg.connect(**self._arguments())
-        except (psycopg.OperationalError, psycopg.ProgrammingError) as error:
-            if any(refusal in str(error) for refusal in REFUSALS):
-                raise ConfigurationError(
-                    f"the warehouse {self._shown} refuses the connection: {_last_line(error)}"
-                ) from None
-            raise
 
     def schema_version(self, connection: Connection) -> int | None:
         """The version of the schema; None if there is none yet."""
@@ -175,7 +157,7 @@ class PostgreSQL:
         import adbc_driver_postgresql.dbapi as adbc
         from psycopg.conninfo import make_conninfo
 
-        arguments = self._arguments()
+        arguments = _arguments(self._url)
         arguments["options"] += " -c default_transaction_read_only=on"
         # One statement sees one snapshot. With a transaction around it, the server would wait for
         # its end as soon as all is sent, and take a client that still predicts for a stopped one.
@@ -294,6 +276,32 @@ class PostgreSQL:
 
     def after_removal(self) -> None:
         """Give space back: autovacuum does."""
+
+
+@lru_cache(maxsize=16)
+def _engine(url: URL, shown: str) -> Engine:
+    """One engine a URL: it asks the server about itself once, and holds no connection."""
+
+    def connect() -> Any:
+        import psycopg
+
+        try:
+            return psycopg.connect(**_arguments(url))
+        except (psycopg.OperationalError, psycopg.ProgrammingError) as error:
+            if any(refusal in str(error) for refusal in REFUSALS):
+                raise ConfigurationError(
+                    f"the warehouse {shown} refuses the connection: {_last_line(error)}"
+                ) from None
+            raise
+
+    return create_engine("postgresql+psycopg://", creator=connect, poolclass=NullPool)
+
+
+def _arguments(url: URL) -> dict[str, Any]:
+    from sqlalchemy.dialects.postgresql.psycopg import dialect
+
+    arguments: dict[str, Any] = dialect().create_connect_args(url)[1]  # type: ignore[no-untyped-call]
+    return arguments
 
 
 def _with_values(query: str, values: Mapping[str, Any]) -> str:

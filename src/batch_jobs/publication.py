@@ -75,6 +75,7 @@ def _seal(warehouse: Warehouse, run_id: int) -> Run:
 @repeatable
 def _audit(warehouse: Warehouse, run: Run) -> Staged:
     with warehouse.read() as connection:
+        require_owner(warehouse, connection, run.run_id)  # else its rows may have been swept
         staged = _staged(connection, run)
         stored = connection.execute(
             text(f"""

@@ -228,6 +228,11 @@ def stage(
         run, stored = _require_part(warehouse, connection, part, token)
         if stored.chunks > chunk:
             return
+        if stored.chunks < chunk:
+            raise FencedError(
+                f"run {part.run_id} part {part.part}: the same try was started twice, and the "
+                f"other one has begun anew"
+            )
         connection.execute(
             text("""
                 UPDATE run_parts SET chunks = :chunks WHERE run_id = :run_id AND part = :part"""),
@@ -316,8 +321,13 @@ def close_part(
 
 @repeatable
 def has_doubled_reject(warehouse: Warehouse, run: Run) -> bool:
-    """Whether an entity was rejected twice, or rejected and scored, in different chunks."""
+    """Whether an entity was rejected twice, or rejected and scored, in different chunks.
+
+    Raises:
+        FencedError: a newer attempt has claimed the interval.
+    """
     with warehouse.read() as connection:
+        require_owner(warehouse, connection, run.run_id)  # else its rows may have been swept
         found = connection.scalar(
             text(f"""
                 SELECT 1 FROM (SELECT entity_id, count(*) AS times FROM rejected_rows
