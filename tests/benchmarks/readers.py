@@ -22,16 +22,14 @@ class Seen:
     """What was seen within a span of time.
 
     Attributes:
-        latencies: of look-ups in milliseconds, sorted.
+        latencies: of look-ups in milliseconds, sorted, those that failed in the end included.
         errors: look-ups that failed.
         lock_ms: longest time that the rival waited.
-        wal_bytes: largest size of SQLite's write-ahead log; 0 on PostgreSQL.
     """
 
     latencies: list
     errors: int
     lock_ms: float
-    wal_bytes: int
 
     def percentile(self, share):
         """The latency that this share of the look-ups did not exceed; None if there is none."""
@@ -77,17 +75,16 @@ class Watchers:
             [sample for sample in samples if began <= sample[0] <= ended]
             for samples in self._samples
         )
-        took = [took for samples in readers for _, took in samples]
+        lookups = [lookup for samples in readers for lookup in samples]
         return Seen(
-            latencies=sorted(1000 * seconds for seconds in took if seconds is not None),
-            errors=took.count(None),
-            lock_ms=round(1000 * max((waited for _, waited, _ in rival), default=0), 1),
-            wal_bytes=max((size for _, _, size in rival), default=0),
+            latencies=sorted(1000 * took for _, took, _ in lookups),
+            errors=sum(failed for _, _, failed in lookups),
+            lock_ms=round(1000 * max((waited for _, waited in rival), default=0), 1),
         )
 
 
 def read(pipe, job, table):
-    """Look up random keys until told to end, then send `(moment, seconds or None)` of each."""
+    """Look up random keys until told to end, then send `(moment, seconds, failed)` of each."""
     connection, error = _connect(job)
     keys = f"SELECT entity_id FROM (\n{job.literal_query}\n) AS f LIMIT {KEYS}"
     keys = [key for (key,) in connection.execute(keys)]
@@ -100,13 +97,12 @@ def read(pipe, job, table):
     pipe.send("ready")
     while not pipe.poll(READ_EVERY):
         key = random.choice(keys)
-        began = time.monotonic()
+        began, failed = time.monotonic(), False
         try:
             connection.execute(query, (key,)).fetchall()
-        except error:  # there was no such table, or it was locked
-            samples.append((began, None))
-        else:
-            samples.append((began, time.monotonic() - began))
+        except error:  # the table was not there, perhaps after it had been locked for long
+            failed = True
+        samples.append((began, time.monotonic() - began, failed))
     connection.close()
     pipe.recv()
     pipe.send(samples)
@@ -124,18 +120,15 @@ def _connect(job):
 
 
 def compete(pipe, job, table):
-    """Take the publisher's lock until told to end, then send `(moment, seconds, bytes)` of each."""
+    """Take the publisher's lock until told to end, then send `(moment, seconds)` of each."""
     lock = _sqlite_lock(job) if job.is_sqlite else _postgresql_lock(job, table)
-    wal = Path(f"{job.address}-wal")
     samples = []
     lock()
     pipe.send("ready")
     while not pipe.poll(LOCK_EVERY):
         began = time.monotonic()
         lock()
-        waited = time.monotonic() - began
-        size = wal.stat().st_size if job.is_sqlite and wal.exists() else 0
-        samples.append((began, waited, size))
+        samples.append((began, time.monotonic() - began))
     pipe.recv()
     pipe.send(samples)
 

@@ -1,6 +1,7 @@
 """The records of the benchmark as a table for people."""
 
 import importlib.util
+import os
 
 from rich import box
 from rich.table import Table
@@ -9,8 +10,7 @@ NOTES = """\
 floor: what no one can avoid, each part alone, summed: ADBC reads into Arrow{sqlite_reader};
   predict_proba of an array in memory; key, score and label by one bulk insert into a bare table
   (PostgreSQL: ADBC, UNLOGGED). Best of {repeats} each.
-ours: batch_jobs.serving.predict with all that a deployment does, over a run as large. Best of
-  {repeats}.
+ours: batch_jobs.serving.predict, everything on, over a run as large. Best of {repeats}.
 pandas: read_sql(chunksize=50000), predict_proba, to_sql(if_exists="replace", then "append").
 mlflow: the same with mlflow.pyfunc. orm: row by row, on fewer rows; its ratio is that of rows/s.
 PostgreSQL runs with fsync on and default settings. Libraries are imported before the clock starts.
@@ -27,9 +27,10 @@ NUMBERS = (
 
 
 def notes(repeats):
-    """How the figures came about."""
+    """How the figures came about, and what else the machine was busy with."""
     reader = "" if importlib.util.find_spec("adbc_driver_sqlite") else " (SQLite: sqlite3)"
-    return NOTES.format(repeats=repeats, sqlite_reader=reader)
+    machine = f"{os.cpu_count()} processors, load average {os.getloadavg()[2]:.1f}"
+    return f"{NOTES.format(repeats=repeats, sqlite_reader=reader)}\nmachine: {machine} (15 minutes)"
 
 
 def table_of(records):

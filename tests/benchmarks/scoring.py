@@ -52,7 +52,7 @@ def main(argv=None):
     with ExitStack() as stack:
         bench = Bench(args, stack)
         records = [record for dataset in args.rows for record in bench.compare(dataset)]
-    console = Console(width=None if sys.stdout.isatty() else 150, highlight=False, markup=False)
+    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False, markup=False)
     console.print(table_of(records))
     console.print(notes(args.repeats), soft_wrap=True)
     if "mlflow" in args.systems and not bench.mlflow:
@@ -143,15 +143,12 @@ class Bench:
             self._run(system, job)  # so that there is something to read, and to be replaced
         else:
             self._child(publish_first, job, table)
-        found = []
         with Watchers(self._context, job, table) as watchers:
             began = time.monotonic()
             time.sleep(self._args.idle)
             idle = (began, time.monotonic())
-            for _ in range(self._args.repeats if system == "ours" else 1):
-                wal = self._wal(job)
-                found.append(self._run(system, job))
-                found[-1]["wal"] = self._wal(job) - wal
+            times = self._args.repeats if system == "ours" else 1
+            found = [self._run(system, job) for _ in range(times)]
         best = min(found, key=lambda took: took["ended"] - took["began"])
         spans = [watchers.seen(took["began"], took["ended"]) for took in found]
         quiet = watchers.seen(*idle)
@@ -166,7 +163,7 @@ class Bench:
             "reader_idle_p50_ms": quiet.percentile(0.5),
             "reader_idle_p99_ms": quiet.percentile(0.99),
             "reader_idle_max_ms": quiet.percentile(1),
-            "wal_bytes": max(span.wal_bytes for span in spans) or max(t["wal"] for t in found),
+            "wal_bytes": max(took["wal_bytes"] for took in found),
             "writer_lock_ms": max(span.lock_ms for span in spans),
         }
 
@@ -183,16 +180,14 @@ class Bench:
     def _run(self, system, job):
         """Run a system in a new process, from a database that has nothing left to write."""
         self._checkpoint(job)
-        if system != "mlflow":
-            return self._child(run, system, job)
-        command = [self._args.mlflow_python, "-m", "tests.benchmarks.systems", system]
-        done = subprocess.run(
-            [*command, json.dumps(asdict(job))],
-            cwd=ROOT,
-            check=False,
-            capture_output=True,
-            text=True,
-        )
+        before = self._wal(job)
+        took = self._run_mlflow(job) if system == "mlflow" else self._child(run, system, job)
+        return took | {"wal_bytes": self._wal(job) - before}
+
+    def _run_mlflow(self, job):
+        command = [self._args.mlflow_python, "-m", "tests.benchmarks.systems", "mlflow"]
+        command.append(json.dumps(asdict(job)))
+        done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(done.stderr)
         return json.loads(done.stdout.splitlines()[-1])
@@ -224,9 +219,10 @@ class Bench:
             self._server.execute("CHECKPOINT")
 
     def _wal(self, job):
-        """Bytes of log that PostgreSQL has written so far."""
+        """Bytes of log that PostgreSQL has written so far; the size of SQLite's log."""
         if job.is_sqlite:
-            return 0
+            log = Path(f"{job.address}-wal")
+            return log.stat().st_size if log.exists() else 0
         [[written]] = self._server.execute("SELECT pg_current_wal_insert_lsn() - '0/0'")
         return int(written)
 
