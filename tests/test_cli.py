@@ -20,6 +20,8 @@ from batch_jobs.warehouse import Warehouse
 
 SPAN = ("--start", "2024-03-01T00:00:00Z", "--end", "2024-03-01T00:10:00Z")
 DAY = ("--start", "2024-03-01T00:00:00Z", "--end", "2024-03-01T00:30:00Z")
+# What no database has a say in is tried with one.
+on_sqlite = pytest.mark.parametrize("shop", ["sqlite"], indirect=True)
 
 
 class Done(NamedTuple):
@@ -83,6 +85,7 @@ def test_init_makes_roles_where_there_are_any(on_shop, shop):
         assert "batch_jobs_writer and batch_jobs_reader" in on_shop("init", "--roles").out
 
 
+@on_sqlite
 def test_models_lists_every_file_also_a_broken_one(on_shop, tmp_path, monkeypatch):
     """With its mode and what it is about, or what is wrong with it; no warehouse is needed."""
     (tmp_path / "team_broken_models").mkdir()
@@ -206,6 +209,7 @@ def test_status_shows_what_readers_see(on_shop):
     assert "orders" in on_shop("status").out
 
 
+@on_sqlite
 def test_log_lines_go_to_standard_error_and_may_be_switched_off(on_shop):
     """Standard output is the answer alone."""
     loud = on_shop("predict", "orders", *SPAN, "--json")
@@ -214,6 +218,7 @@ def test_log_lines_go_to_standard_error_and_may_be_switched_off(on_shop):
     assert on_shop("--quiet", "predict", "orders", *SPAN, "--json").err == ""
 
 
+@on_sqlite
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -241,6 +246,7 @@ def test_wrong_input_is_one_clear_line_and_exit_2(on_shop, arguments, words):
     assert words in done.err
 
 
+@on_sqlite
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -282,6 +288,7 @@ def test_a_warehouse_of_a_newer_release_exits_2(on_shop, shop):
         assert "upgrade batch-jobs" in done.err
 
 
+@on_sqlite
 @pytest.mark.parametrize(
     ("error", "exit_code"),
     [(IncompleteError("run 1 lost a row"), 1), (FencedError("a newer attempt"), 3)],
@@ -297,6 +304,7 @@ def test_a_failed_run_exits_1_and_a_fenced_one_3(on_shop, monkeypatch, error, ex
     assert (done.exit_code, done.err) == (exit_code, f"error: {error}\n")
 
 
+@on_sqlite
 def test_an_error_of_the_database_is_one_line_without_password_or_values(on_shop, monkeypatch):
     """Neither the statement nor what was bound to it, nor a traceback; exit 1."""
 

@@ -27,6 +27,8 @@ from tests.attempts import ask, forget_promotions
 
 TRAINED = datetime(2024, 3, 1, tzinfo=UTC)
 EARLIER = TRAINED - timedelta(hours=6)
+# What no database has a say in is tried with one.
+on_sqlite = pytest.mark.parametrize("shop", ["sqlite"], indirect=True)
 
 
 def _change(settings, sql):
@@ -89,6 +91,7 @@ def test_training_as_of_the_same_moment_gives_the_same_version(shop):
     assert lifecycle.train(shop, "orders", TRAINED).version == champion.version
 
 
+@on_sqlite
 @pytest.mark.parametrize(
     ("as_of", "error"),
     [
@@ -102,6 +105,7 @@ def test_training_as_of_the_future_or_of_no_certain_time_is_refused(shop, as_of,
         lifecycle.train(shop, "orders", as_of)
 
 
+@on_sqlite
 def test_an_unknown_model_is_told_the_known_ones(shop):
     """Before anything else is looked at."""
     with pytest.raises(UnknownModelError, match="known models: customers, orders"):
@@ -132,6 +136,7 @@ def test_a_training_that_fails_registers_nothing(shop, sql, as_of, error, words)
     assert (_champion(shop), sorted(Path(shop.model_store).rglob("*"))) == (champion, files)
 
 
+@on_sqlite
 def test_an_unwritable_store_is_found_out_before_training(shop, tmp_path):
     """Even before it is found out that there is nothing to learn from."""
     (tmp_path / "file").touch()
@@ -149,6 +154,7 @@ def test_rows_that_do_not_fit_are_left_out_and_told(shop, caplog):
     )
 
 
+@on_sqlite
 @pytest.mark.parametrize("harm", ["flip", "remove", "not an estimator"])
 def test_a_champion_that_cannot_be_judged_does_not_stop_training(shop, harm):
     """The report says so; its successor is judged by the baseline alone."""
@@ -239,6 +245,7 @@ def test_a_rollback_makes_an_earlier_version_serve_again(shop, challenger):
     assert _recorded(shop)[1:] == [(first.version, "rollback", "too eager")]
 
 
+@on_sqlite
 @pytest.mark.parametrize("act", [lifecycle.promote, lifecycle.rollback])
 @pytest.mark.parametrize(
     ("harm", "words"),
@@ -259,6 +266,7 @@ def test_a_version_that_does_not_load_never_becomes_the_champion(
     assert (_champion(shop), _recorded(shop)) == (champion, [])
 
 
+@on_sqlite
 @pytest.mark.parametrize("version", ["20990101T0000-00000000", "../orders/v1", ""])
 def test_an_unknown_version_is_refused(shop, version):
     """Whatever it looks like."""
@@ -266,6 +274,7 @@ def test_an_unknown_version_is_refused(shop, version):
         lifecycle.rollback(shop, "orders", version, actor="ann", reason="typo")
 
 
+@on_sqlite
 @pytest.mark.parametrize(
     "change",
     [

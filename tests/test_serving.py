@@ -3,6 +3,7 @@
 from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,8 @@ def _order(number):
 
 
 HOURS = span(0, 300)
+# What no database has a say in is tried with one.
+on_sqlite = pytest.mark.parametrize("shop", ["sqlite"], indirect=True)
 
 
 @pytest.fixture
@@ -192,6 +195,7 @@ def test_rows_that_do_not_fit_are_set_aside_with_reason_and_payload(shop):
     assert loaded_json(rows[0][4])["amount"] == -5
 
 
+@on_sqlite
 @pytest.mark.parametrize("wild", [np.nan, np.inf])
 def test_a_row_to_which_the_model_answers_no_number_is_set_aside(shop, monkeypatch, wild):
     """Neither stored as a score nor lost."""
@@ -206,9 +210,15 @@ def test_a_row_to_which_the_model_answers_no_number_is_set_aside(shop, monkeypat
     assert set(_ask(shop, "SELECT reason FROM rejected_rows")) == {(f"the model answered {wild}",)}
 
 
-@pytest.mark.parametrize("parts", [1, 3])
-@pytest.mark.parametrize("distance", [1, 15])
-@pytest.mark.parametrize("amount", ["amount", "-1"])
+@pytest.mark.parametrize(
+    ("shop", "parts", "distance", "amount"),
+    [
+        *product(["sqlite"], [1, 3], [1, 15], ["amount", "-1"]),
+        *product(["postgresql"], [1, 3], [15], ["amount"]),
+        ("postgresql", 1, 1, "-1"),
+    ],
+    indirect=["shop"],
+)
 def test_a_key_that_comes_twice_stops_the_run_wherever_it_comes(shop, parts, distance, amount):
     """In one chunk or in two, fit or unfit: one error with count and sample, nothing published."""
     serving.predict(shop, "orders", span(-60, 0))
@@ -278,6 +288,7 @@ def test_a_query_that_does_not_compile_stops_before_anything_is_claimed(variant,
     assert (caught.value.exit_code, _states(settings)) == (2, {})
 
 
+@on_sqlite
 def test_a_column_that_the_query_does_not_return_fails_the_run(variant):
     """The model declares `country`, and the last good predictions stay."""
     settings = variant(
@@ -289,6 +300,7 @@ def test_a_column_that_the_query_does_not_return_fails_the_run(variant):
     assert _states(settings) == {"failed": 1}
 
 
+@on_sqlite
 def test_an_interval_of_the_future_is_refused(shop):
     """Its rows are not all there; nothing is claimed."""
     now = datetime.now(UTC)
@@ -305,6 +317,7 @@ def test_without_a_champion_nothing_is_claimed(shop):
     assert _states(shop) == {}
 
 
+@on_sqlite
 def test_a_corrupted_artifact_fails_the_run_and_readers_keep_what_they_have(shop):
     """No byte of it is deserialised."""
     run = serving.predict(shop, "orders", tick(0))
@@ -315,6 +328,7 @@ def test_a_corrupted_artifact_fails_the_run_and_readers_keep_what_they_have(shop
     assert (list(_seen(shop)), _states(shop)) == ([_order(0)], {"published": 1, "failed": 1})
 
 
+@on_sqlite
 def test_features_that_changed_since_training_fail_the_run(shop, variant):
     """The error says to train again, and readers keep what they have."""
     serving.predict(shop, "orders", tick(0))
@@ -396,12 +410,14 @@ def test_after_an_outage_the_missed_intervals_are_planned_oldest_first(shop):
     assert serving.status(shop)[0]["fresh_until"] == tick(5).end.isoformat()
 
 
+@on_sqlite
 def test_the_first_plan_ever_heals_nothing(shop):
     """Before the first publication nothing is missing."""
     runs = serving.plan_due(shop, "orders", tick(5), new_token())
     assert [run.interval for run in runs] == [tick(5)]
 
 
+@on_sqlite
 def test_intervals_older_than_the_look_back_stay_and_are_told(shop, caplog):
     """With the command that publishes them; two hours are healed."""
     serving.predict(shop, "orders", tick(0))
@@ -436,6 +452,7 @@ def test_a_missed_interval_that_a_newer_attempt_has_claimed_does_not_stop_the_ne
     assert [run.interval for run in runs] == [tick(2)]
 
 
+@on_sqlite
 def test_a_missed_interval_that_fails_does_not_keep_the_newest_back(shop):
     """It stays a gap, and the watermark waits for it."""
     serving.predict(shop, "orders", tick(0))
@@ -446,6 +463,7 @@ def test_a_missed_interval_that_fails_does_not_keep_the_newest_back(shop):
     assert serving.status(shop)[0]["fresh_until"] == tick(0).end.isoformat()
 
 
+@on_sqlite
 def test_a_newest_interval_that_is_published_is_left_alone(shop):
     """A second run of the same tick finds nothing to do."""
     done = serving.predict(shop, "orders", tick(0))
@@ -459,6 +477,7 @@ def test_a_population_needs_no_healing(shop):
     assert [run.interval for run in runs] == [span(300, 360)]
 
 
+@on_sqlite
 def test_a_plan_of_the_future_claims_nothing(shop):
     """Nor does it heal."""
     serving.predict(shop, "orders", tick(0))
@@ -480,6 +499,7 @@ def test_a_backfill_publishes_every_due_interval_of_a_span_oldest_first(shop):
     assert serving.status(shop, "orders")[0]["run_id"] == newest.run_id
 
 
+@on_sqlite
 def test_gaps_are_the_due_intervals_up_to_now(variant):
     """As many as have passed since, but for those that are published."""
     settings, day = variant(schedule="0 0 * * *"), 24 * 60
@@ -501,6 +521,7 @@ def test_the_status_tells_what_readers_see_of_each_model(shop):
     assert (row["row_count"], row["fresh_until"]) == (50, "2024-03-01T01:00:00+00:00")
 
 
+@on_sqlite
 def test_progress_is_told_chunk_by_chunk(shop):
     """Seven rows at a time, as the model says: memory is bounded by the chunk."""
     told = []
