@@ -15,7 +15,7 @@ from tests.mishaps import peak_memory, with_little_memory
 
 BATCH = 16 * 2**20
 SERVED = "SELECT row_count, interval_start FROM serving_status WHERE model = 'many'"
-# A model of as many rows as the table `size` says, each with a text of 1000 characters.
+# A model of as many rows as the table `size` says, each with a text of 2000 characters.
 MODEL = '''
 from datetime import timedelta
 from batch_jobs import BatchModel, Category, Gate, Number
@@ -59,7 +59,7 @@ def many(deployment, tmp_path, monkeypatch):
         package = f"many_{new_token().replace('-', '')}"
         (tmp_path / package).mkdir()
         (tmp_path / package / "__init__.py").touch()
-        source = MODEL.replace("{text}", "x" * 1000).replace("{chunk_rows}", str(chunk_rows))
+        source = MODEL.replace("{text}", "x" * 2000).replace("{chunk_rows}", str(chunk_rows))
         (tmp_path / package / "many.py").write_text(source.replace("{{", "{").replace("}}", "}"))
         settings = replace(
             deployment.settings, models=(package,), model_store=str(tmp_path / "models")
@@ -94,8 +94,8 @@ def test_ten_times_the_rows_need_no_more_memory(growth):
 
     PostgreSQL's driver reads 16 MB at a time, a few of which are held at once.
     """
-    bound = 1.2 * growth(10_000, 2_500) + 3 * BATCH
-    assert growth(100_000, 2_500) <= bound < growth(100_000, 50_000)
+    bound = 1.2 * growth(5_000, 1_000) + 3 * BATCH
+    assert growth(50_000, 1_000) <= bound < growth(50_000, 25_000)
 
 
 def _served(deployment):
@@ -108,7 +108,7 @@ def test_a_job_that_runs_out_of_memory_loses_nothing(deployment, attempt, many):
     """It ends in whatever way; with a smaller chunk, the same call publishes."""
     serving.predict(many(2_000, 1_000), "many", tick(0))
     limited = (with_little_memory, 50_000_000, serving.predict, "many", tick(1))
-    ended = attempt(*limited, settings=many(100_000, 100_000)).result()
+    ended = attempt(*limited, settings=many(50_000, 50_000)).result()
     assert ended.code != 0, ended
     assert _served(deployment) == (2_000, 0)
     assert deployment.states("many", 1) == ["staging"]

@@ -49,9 +49,9 @@ ODDITIES = {
         [
             """INSERT INTO orders
                SELECT c.entity_id || d.entity_id, '2024-02-20T00:15:00+00:00', 5, 'kr', NULL, NULL
-               FROM customers AS c, customers AS d WHERE d.visits < 3"""
+               FROM customers AS c, customers AS d WHERE d.visits < 2"""
         ],
-        "151 rows were read where",
+        "101 rows were read where",
     ),
     "shrunk": (
         "customers",

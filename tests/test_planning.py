@@ -133,20 +133,19 @@ def test_a_late_row_that_is_rejected_is_looked_at_once(deployment):
     assert deployment.seen("ticks") == shown("ticks", [0, 1, 2, 3])
 
 
-@pytest.mark.parametrize("before_the_end", [timedelta(microseconds=1), timedelta(0)])
-def test_a_late_row_at_the_edge_belongs_to_one_interval(deployment, before_the_end):
+def test_a_late_row_at_the_edge_belongs_to_one_interval(deployment):
     """To the microsecond; and once it is scored, it is late no more."""
     for number in (1, 2):
         deployment.predict("ticks", number)
-    at = stored_time(tick(1).end - before_the_end)
-    late = "INSERT INTO fault_rows VALUES ('ticks', 'edge', :at, :at, 5)"
-    change(deployment.settings, late, at=at)
-    expected_tick = 1 if before_the_end else 2
-    assert list(plan(deployment, 3)) == [expected_tick, 3]
+    late = "INSERT INTO fault_rows VALUES ('ticks', :key, :at, :at, 5)"
+    for key, at in (("last", tick(1).end - timedelta(microseconds=1)), ("first", tick(2).start)):
+        change(deployment.settings, late, key=key, at=stored_time(at))
+    assert list(plan(deployment, 3)) == [1, 2, 3]
     assert list(plan(deployment, 4)) == [4]
-    number = "SELECT interval_start FROM current_predictions WHERE entity_id = 'edge'"
-    ((start,),) = deployment.ask(number)
-    assert number_of(start) == expected_tick
+    shown_of = "SELECT interval_start FROM current_predictions WHERE entity_id = :key"
+    for key, number in (("last", 1), ("first", 2)):
+        ((start,),) = deployment.ask(shown_of, key=key)
+        assert number_of(start) == number
 
 
 def test_missed_and_late_intervals_are_planned_oldest_first(deployment):
