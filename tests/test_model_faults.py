@@ -24,6 +24,9 @@ from tests.deployment import shown
 from tests.fault_models._rows import tick
 from tests.mishaps import is_as_before, is_published_once, once
 
+# What no database has a say in is tried with one.
+on_sqlite = pytest.mark.parametrize("deployment", ["sqlite"], indirect=True)
+
 
 def test_a_doubled_task_of_a_part_changes_nothing(deployment):
     """Each part is scored twice and published twice: every row is there once."""
@@ -66,6 +69,7 @@ class Stub(RegressorMixin, BaseEstimator):
         return self.answer(len(rows))
 
 
+@on_sqlite
 def test_a_model_that_answers_for_other_rows_fails_the_run(deployment, monkeypatch):
     """Which score belongs to which row is then anybody's guess."""
     stub = Stub(lambda count: np.ones(count - 1))
@@ -93,6 +97,7 @@ def test_a_model_that_answers_no_numbers_fails_the_run(deployment, monkeypatch, 
     assert is_published_once(deployment, model, ["failed", "published"])
 
 
+@on_sqlite
 def test_a_model_whose_file_is_gone_fails_the_run(deployment, tmp_path):
     """It says where the file should be; with the file restored, the same call publishes."""
     store = tmp_path / "models"
