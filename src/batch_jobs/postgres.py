@@ -224,6 +224,8 @@ class PostgreSQL:
     def seal(self, connection: Connection, table: str) -> None:
         """Make the keys of a filled table unique; the index is built at once, not row by row.
 
+        Building it counts the rows for PostgreSQL's planner; autovacuum will find the rest out.
+
         Raises:
             sqlalchemy.exc.IntegrityError: a key is there twice.
         """
@@ -233,7 +235,6 @@ class PostgreSQL:
         connection.exec_driver_sql(
             f"CREATE UNIQUE INDEX IF NOT EXISTS {table}_key ON {table} (entity_id)"
         )
-        connection.exec_driver_sql(f"ANALYZE {table}")
 
     def attach(self, connection: Connection, run_id: int, table: str) -> None:
         """Let readers reach the rows of a run."""
