@@ -96,11 +96,26 @@ def cases(tmp_path_factory: pytest.TempPathFactory, postgres: PostgresServer) ->
 
 @pytest.fixture(scope="module")
 def orphans(cases: Cases) -> dict[str, int]:
-    """The processes of the tasks whose supervisors have been killed."""
+    """The processes of the tasks whose supervisors have been killed, as Airflow soon finds out."""
     names = [name for name in STOPS if name.startswith(("outliving", "late", "orphan"))]
     found = {name: cases.stopped(name) for name in names}
     for process in found.values():
         kill(psutil.Process(process).ppid())
+    until(lambda: gone(found["orphan"]), "the task to die")
+    assert cases.states("orphan")["score"] == "running"
+    assert cases.seen("orphan") == LAST_GOOD
+    for name in names:
+        cases.miss_the_heartbeat(name)
+    return found
+
+
+@pytest.fixture(scope="module")
+def cleared(cases: Cases) -> dict[str, int]:
+    """The processes of the tasks that scored when something was cleared."""
+    clearings = {"cleared": "score", "replaced": "plan", "replaced_on_sqlite": "plan"}
+    found = {name: cases.stopped(name) for name in clearings}
+    for name, task in clearings.items():
+        cases.clear(name, task)
     return found
 
 
@@ -139,11 +154,7 @@ def assert_published_once(
 
 def test_a_task_dies_with_its_supervisor(cases, orphans):
     """Linux kills it at once; Airflow misses its heartbeat minutes later, and tries again."""
-    until(lambda: gone(orphans["orphan"]), "the task to die")
-    assert cases.states("orphan")["score"] == "running"
-    assert cases.seen("orphan") == LAST_GOOD
-
-    cases.miss_the_heartbeat("orphan")
+    assert gone(orphans["orphan"])
 
     assert_published_once(cases, "orphan", attempts=["published"], tries={"score": 2})
 
@@ -151,7 +162,6 @@ def test_a_task_dies_with_its_supervisor(cases, orphans):
 @pytest.mark.parametrize("name", ["outliving", "outliving_on_sqlite"])
 def test_a_task_that_outlives_its_supervisor_is_fenced_off(cases, orphans, name):
     """It wakes up after its retry has published: it stages no further row and changes nothing."""
-    cases.miss_the_heartbeat(name)
     assert_published_once(cases, name, attempts=["published"], tries={"score": 2})
     assert not gone(orphans[name])
     before = cases.everything(name)
@@ -168,7 +178,6 @@ def test_a_task_that_outlives_its_supervisor_is_fenced_off(cases, orphans, name)
 def test_a_claim_that_comes_too_late_is_refused(cases, orphans):
     """An orphan wakes up before it has claimed, after its retry has claimed and published."""
     process = orphans["late_claimer"]
-    cases.miss_the_heartbeat("late_claimer")
     assert_published_once(cases, "late_claimer", attempts=["published"], tries={"plan": 2})
     assert not gone(process)
     before = cases.everything("late_claimer")
@@ -208,27 +217,19 @@ def test_a_terminated_task_publishes_once(cases):
     assert_published_once(cases, "terminated", attempts=["published"], tries=tries)
 
 
-def test_a_cleared_running_task_gives_way_to_its_next_try(cases):
+def test_a_cleared_running_task_gives_way_to_its_next_try(cases, cleared):
     """Its process ends, what it staged is removed, and the run goes on."""
-    process = cases.stopped("cleared")
-
-    cases.clear("cleared", "score")
-
     assert_published_once(cases, "cleared", attempts=["published"], tries={"score": 2})
-    until(lambda: gone(process), "the first try to end")
+    until(lambda: gone(cleared["cleared"]), "the first try to end")
     assert cases.seen("cleared") == PUBLISHED
 
 
 @pytest.mark.parametrize("name", ["replaced", "replaced_on_sqlite"])
-def test_a_cleared_plan_gives_a_new_attempt_while_the_old_one_scores(cases, name):
+def test_a_cleared_plan_gives_a_new_attempt_while_the_old_one_scores(cases, cleared, name):
     """The new attempt claims the interval and fails the old one, which ends."""
-    process = cases.stopped(name)
-
-    cases.clear(name, "plan")
-
     tries = {"plan": 2, "score": 2}
     assert_published_once(cases, name, attempts=["failed", "published"], tries=tries)
-    until(lambda: gone(process), "the first attempt to end")
+    until(lambda: gone(cleared[name]), "the first attempt to end")
     assert cases.seen(name) == PUBLISHED
 
 
