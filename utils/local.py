@@ -311,9 +311,13 @@ class LocalAirflow:
         deadline = time.monotonic() + BUSY_SECONDS
         while True:
             answer = self._client.request(method, f"/api/v2{path}", json=json)
-            # With SQLite a call answers 500 after 5 seconds, with nothing done, while a request of
-            # a task holds the write lock in the event loop that the call blocks.
-            busy = answer.status_code == httpx.codes.INTERNAL_SERVER_ERROR
+            # With SQLite a call answers 500 (503 about backfills) after 5 seconds, with nothing
+            # done, while a request of a task holds the write lock in the event loop that the call
+            # blocks.
+            busy = answer.status_code in {
+                httpx.codes.INTERNAL_SERVER_ERROR,
+                httpx.codes.SERVICE_UNAVAILABLE,
+            }
             if not busy or time.monotonic() > deadline:
                 answer.raise_for_status()
                 return answer.json() if answer.content else None

@@ -48,8 +48,12 @@ log = logging.getLogger(__name__)
 
 SLACK_CONNECTION_ID = "slack_webhook"
 MARKED_FAILED = "marked failed by hand"
-SENDING_SECONDS = 8.0
-WAREHOUSE_SECONDS = 4.0
+UNKNOWN = "unknown"
+# A callback has 20 seconds: a task's to note its error, a DAG's to compose, to look and to send.
+NOTING_SECONDS = 14.0
+COMPOSING_SECONDS = 6.0
+LOOKING_SECONDS = 3.0
+SENDING_SECONDS = 7.0
 
 _REASONS = {
     "timed_out": "The run took longer than its dagrun_timeout.",
@@ -59,12 +63,12 @@ _REASONS = {
 _ERRORS = {
     "AirflowTaskTimeout": "The task took longer than its execution_timeout.",
     MARKED_FAILED: "The task was marked failed by hand.",
+    UNKNOWN: "Why cannot be told now, the warehouse does not answer; the log has the reason.",
 }
 _KILLED = (
     "The task left no exception: it was killed (out of memory?), its worker was lost, "
     "or the DAG file could not be loaded there."
 )
-
 Context = Mapping[str, Any]
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -96,8 +100,12 @@ def record_error(context: Context) -> None:
     error, task = context.get("exception"), _task_try(context)
     if error is not None and task is not None:
         warehouse = _warehouse()
-        _within(WAREHOUSE_SECONDS, warehouse.ensure_schema)
-        _within(WAREHOUSE_SECONDS, lambda: _remember(warehouse, task, error))
+
+        def note() -> None:
+            warehouse.ensure_schema()
+            _remember(warehouse, task, error)
+
+        _within(NOTING_SECONDS, note)
 
 
 @_never_raises
@@ -134,11 +142,11 @@ def send_message(text: str, *, key: str | None = None) -> None:
 
 @_never_raises
 def flush_alerts() -> None:
-    """Send the messages that wait, the oldest first, for at most eight seconds."""
+    """Send the messages that wait, the oldest first, for at most seven seconds."""
     from batch_jobs import outbox
 
     warehouse = _warehouse()
-    if _within(WAREHOUSE_SECONDS, lambda: outbox.waiting(warehouse, _now())):
+    if _within(LOOKING_SECONDS, lambda: outbox.waiting(warehouse, _now())):
         slack = _slack()
         if slack is not None:
             _within(SENDING_SECONDS + 1, lambda: _send_waiting(warehouse, slack))
@@ -168,7 +176,8 @@ def record_failure(context: Context) -> None:
         )
 
     def alone(now: datetime) -> str:
-        error = None if exception is None else _first_line(exception)
+        # Why a task failed is kept where nothing can be read now.
+        error = UNKNOWN if exception is None else _first_line(exception)
         _, failed = _describe(context, error)
         return messages.run_failed(failed, messages.Incident(1, now), None)
 
@@ -245,9 +254,13 @@ def _put(
     now = _now()
     try:
         warehouse = _warehouse()
-        if alone is not None:
-            _within(WAREHOUSE_SECONDS, warehouse.ensure_schema)
-        _within(WAREHOUSE_SECONDS, lambda: put(warehouse, now))
+
+        def prepared() -> None:
+            if alone is not None:
+                warehouse.ensure_schema()
+            put(warehouse, now)
+
+        _within(COMPOSING_SECONDS, prepared)
     except Exception as error:  # noqa: BLE001 - whatever it is, the alert comes first
         log.warning("the outbox of alerts cannot be used: %s", _first_line(error))
         if alone is not None:

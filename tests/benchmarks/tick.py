@@ -14,6 +14,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -370,6 +371,7 @@ def main(arguments: Sequence[str]) -> None:
         took = time_verb(Settings.from_environ(), case, verb, int(number))
         sys.stdout.write(json.dumps(took) + "\n")
         return
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))  # and end Airflow
     with (
         tempfile.TemporaryDirectory(prefix="batch-jobs-tick-") as name,
         PostgresServer() as server,
