@@ -51,7 +51,7 @@ MARKED_FAILED = "marked failed by hand"
 UNKNOWN = "unknown"
 # A callback has 20 seconds: a task's to note its error, a DAG's to compose, to look and to send.
 NOTING_SECONDS = 14.0
-COMPOSING_SECONDS = 6.0
+COMPOSING_SECONDS = 8.0
 LOOKING_SECONDS = 3.0
 SENDING_SECONDS = 7.0
 
