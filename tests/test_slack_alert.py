@@ -433,7 +433,7 @@ def test_without_a_warehouse_the_alert_is_sent_all_the_same(slack, monkeypatch, 
 
 @on_both
 def test_locked_warehouse_does_not_hold_the_alert(slack, deployment, monkeypatch):
-    """A writer that never ends costs eight seconds at most, and what is not known is not guessed."""
+    """A writer that never ends costs eight seconds at most, and nothing is guessed."""
     monkeypatch.setattr(slack_alert, "COMPOSING_SECONDS", 0.3)
     monkeypatch.setattr(slack_alert, "LOOKING_SECONDS", 0.3)
     warehouse = Warehouse(deployment)

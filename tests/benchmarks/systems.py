@@ -213,7 +213,8 @@ def ours(job):
     """Claim, read, check, predict, stage, audit, publish: all that a task of the DAG does."""
     from datetime import datetime
 
-    import pandas as pd  # noqa: F401 - as every other system has it before it begins
+    import numba  # noqa: F401 - libraries are there before any system begins
+    import pandas as pd  # noqa: F401
     import sklearn.ensemble  # noqa: F401
 
     from batch_jobs import serving
