@@ -153,11 +153,14 @@ class PostgresServer:
             return cursor.fetchall() if cursor.description else []
 
     def create_database(self, name: str, template: str | None = None) -> None:
-        """Make a database, empty or a copy of one that nobody is connected to.
+        """Make a database, empty or a copy of one, to which the connections are ended.
 
         A copy of the files is of after a checkpoint. The usual copy is not, and there a sequence
         can give a number again after a crash.
         """
+        if template:
+            ended = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = "
+            self.execute(f"{ended}'{template}'")
         copied = f' TEMPLATE "{template}" STRATEGY FILE_COPY' if template else ""
         self.execute(f'CREATE DATABASE "{name}"{copied}')
 

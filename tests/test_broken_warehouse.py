@@ -66,7 +66,11 @@ def test_a_full_disk_under_postgresql_costs_nobody_a_row(deployment):
         files.append(deployment.server.folder / "data" / found)
         files[0].rename(f"{files[0]}.kept")
         files[0].symlink_to("/dev/full")
+        deployment.ask(f"SELECT pg_terminate_backend(pid, 10000) {others}")  # they have it open
 
+    others = """
+        FROM pg_stat_activity
+        WHERE datname = current_database() AND pid <> pg_backend_pid()"""
     files = []
     with (
         once("score.opened", fill),

@@ -7,16 +7,18 @@ stopped client cannot hold the others up
 
 from __future__ import annotations
 
+import atexit
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property, lru_cache
+from functools import cached_property
 from importlib.resources import files
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Engine, create_engine, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.pool import NullPool
 
 from batch_jobs.errors import ConfigurationError, ContractError
 
@@ -40,6 +42,7 @@ CONNECTING = {
     "tcp_user_timeout": "30000",
     "application_name": "batch-jobs",
 }
+KEPT, ENGINES = 2, 4  # connections an engine, engines a process
 # Serialisation, deadlock, lock not available, shutting down, starting up, too many connections,
 # ended as idle, cancelled by a timeout.
 PASSING = ("40001", "40P01", "55P03", "57P01", "57P02", "57P03", "53300", "25P03", "57014")
@@ -260,6 +263,7 @@ class PostgreSQL:
             WHERE inhparent = to_regclass('run_predictions') AND inhdetachpending""")
         detach = "ALTER TABLE run_predictions DETACH PARTITION {} {}"
         with self.writer.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
+            connection.detach()  # from the pool: nobody else gets its settings and its lock
             connection.exec_driver_sql(f"SET lock_timeout = '{DETACH_TIMEOUT}'")
             connection.execute(  # until the connection is closed
                 text("SELECT pg_advisory_lock(hashtextextended(:key, 0))"),
@@ -279,15 +283,22 @@ class PostgreSQL:
         """Give space back: autovacuum does."""
 
 
-@lru_cache(maxsize=16)
+_engines: dict[URL, Engine] = {}
+_engines_lock = Lock()
+
+
 def _engine(url: URL, shown: str) -> Engine:
-    """One engine a URL: it asks the server about itself once, and holds no connection."""
+    """One engine a URL, which keeps a connection or two: to make one takes eight milliseconds.
+
+    A kept one is asked for a sign of life before it is used.
+    """
 
     def connect() -> Any:
         import psycopg
 
         try:
-            return psycopg.connect(**_arguments(url))
+            # A statement that is prepared by itself would outlive the table it was made for.
+            return psycopg.connect(**_arguments(url), prepare_threshold=None)
         except (psycopg.OperationalError, psycopg.ProgrammingError) as error:
             if any(refusal in str(error) for refusal in REFUSALS):
                 raise ConfigurationError(
@@ -295,7 +306,35 @@ def _engine(url: URL, shown: str) -> Engine:
                 ) from None
             raise
 
-    return create_engine("postgresql+psycopg://", creator=connect, poolclass=NullPool)
+    with _engines_lock:
+        found = _engines.pop(url, None) or create_engine(
+            "postgresql+psycopg://",
+            creator=connect,
+            pool_size=KEPT,
+            max_overflow=-1,
+            pool_pre_ping=True,
+        )
+        _engines[url] = found  # the newest last
+        while len(_engines) > ENGINES:
+            _engines.pop(next(iter(_engines))).dispose()
+    return found
+
+
+@atexit.register
+def _close() -> None:
+    for engine in _engines.values():
+        engine.dispose()
+
+
+def _forget() -> None:
+    """In a forked process: the connections are its parent's, and the lock may be held there."""
+    global _engines_lock  # noqa: PLW0603
+    _engines_lock = Lock()
+    for engine in _engines.values():
+        engine.dispose(close=False)
+
+
+os.register_at_fork(after_in_child=_forget)
 
 
 def _arguments(url: URL) -> dict[str, Any]:
