@@ -8,22 +8,26 @@ blocks of rows, so that a split is a few vector instructions. The comparisons ar
 and leaves are added in its order, so sums do not differ in any bit; everything around them
 (validation, categories, the link function) stays scikit-learn's own code.
 
-Importing this module imports numba. What it compiled is kept beside this file, or where
-NUMBA_CACHE_DIR says.
+What numba compiled is kept beside this file, or where NUMBA_CACHE_DIR says.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
-from sklearn.pipeline import Pipeline
 
+# By name, so that nothing is imported to see that an estimator is another; a subclass is another,
+# since it may predict otherwise.
+PIPELINE = "sklearn.pipeline.Pipeline"
+BOOSTED = {
+    f"sklearn.ensemble._hist_gradient_boosting.gradient_boosting.HistGradientBoosting{kind}"
+    for kind in ("Classifier", "Regressor")
+}
 MAX_LEAVES = 64  # bits of a mask
 BLOCK = 128  # rows at a time: their features fit into a processor's first cache
 MISSING = 256  # scikit-learn's codes of categories are smaller
@@ -55,7 +59,7 @@ def compiled(estimator: Any) -> Any:
     Args:
         estimator: fitted; a pipeline's last step counts.
     """
-    if isinstance(estimator, Pipeline):
+    if _kind(estimator) == PIPELINE:
         name, last = estimator.steps[-1]
         faster = compiled(last)
         if faster is None:
@@ -63,8 +67,7 @@ def compiled(estimator: Any) -> Any:
         pipeline = copy.copy(estimator)
         pipeline.steps = [*estimator.steps[:-1], (name, faster)]
         return pipeline
-    kinds = (HistGradientBoostingClassifier, HistGradientBoostingRegressor)
-    if type(estimator) not in kinds:  # a subclass may predict otherwise
+    if _kind(estimator) not in BOOSTED:
         return None
     trees = [tree for iteration in estimator._predictors for tree in iteration]
     if not all(map(_is_usual, trees)):
@@ -72,12 +75,26 @@ def compiled(estimator: Any) -> Any:
     known, place = estimator._bin_mapper.make_known_categories_bitsets()
     (to_left, to_right, by_code), leaves = _flattened(trees, known, place)
 
+    add = _machine_code()
+
     def add_leaves(inputs: Any, _predictors: Any, raw: NDArray[np.float64], *_: Any) -> None:
-        _add_leaves(np.asarray(inputs, "float64"), to_left, to_right, by_code, leaves, raw)
+        add(np.asarray(inputs, "float64"), to_left, to_right, by_code, leaves, raw)
 
     faster = copy.copy(estimator)
     faster._predict_iterations = add_leaves
     return faster
+
+
+def _kind(estimator: Any) -> str:
+    return f"{type(estimator).__module__}.{type(estimator).__qualname__}"
+
+
+@cache
+def _machine_code() -> Callable[..., None]:
+    import numba
+
+    compiler: Callable[..., Callable[..., None]] = numba.njit(cache=True, nogil=True)
+    return compiler(_add_leaves)
 
 
 def _is_usual(tree: Any) -> bool:
@@ -159,7 +176,6 @@ def _splits(ends: NDArray[np.int64], found: Found) -> Splits:
     )
 
 
-@numba.njit(cache=True, nogil=True)
 def _add_leaves(  # noqa: C901, PLR0912
     inputs: NDArray[np.float64],
     to_left: Splits,
@@ -179,6 +195,9 @@ def _add_leaves(  # noqa: C901, PLR0912
         raw: shape (rows, columns).
     """
     rows, features = inputs.shape
+    left_ends, left_feature, left_threshold, _, left_stays = to_left
+    right_ends, right_feature, right_threshold, _, right_stays = to_right
+    code_ends, code_feature, _, code_goes_left, code_stays = by_code
     every = ~np.uint64(0)
     reach = np.empty(BLOCK, np.uint64)
     block = np.empty((features, BLOCK))
@@ -192,43 +211,38 @@ def _add_leaves(  # noqa: C901, PLR0912
             column = tree % raw.shape[1]
             for row in range(size):
                 reach[row] = every
-            for split in range(left, to_left.ends[tree]):
-                values, threshold = block[to_left.feature[split]], to_left.threshold[split]
-                stays = to_left.stays[split]
+            for split in range(left, left_ends[tree]):
+                values, threshold = block[left_feature[split]], left_threshold[split]
+                stays = left_stays[split]
                 for row in range(size):
                     reach[row] &= stays if values[row] > threshold else every
-            for split in range(right, to_right.ends[tree]):
-                values, threshold = block[to_right.feature[split]], to_right.threshold[split]
-                stays = to_right.stays[split]
+            for split in range(right, right_ends[tree]):
+                values, threshold = block[right_feature[split]], right_threshold[split]
+                stays = right_stays[split]
                 for row in range(size):
                     reach[row] &= every if values[row] <= threshold else stays
-            for split in range(code, by_code.ends[tree]):
-                values, stays = block[by_code.feature[split]], by_code.stays[split]
+            for split in range(code, code_ends[tree]):
+                values, stays = block[code_feature[split]], code_stays[split]
                 for row in range(size):
                     value = values[row]
                     known = np.int64(value) if 0 <= value < MISSING else np.int64(MISSING)
-                    if not by_code.goes_left[split, known]:
+                    if not code_goes_left[split, known]:
                         reach[row] &= stays
-            left, right, code = to_left.ends[tree], to_right.ends[tree], by_code.ends[tree]
+            left, right, code = left_ends[tree], right_ends[tree], code_ends[tree]
             for row in range(size):
-                raw[start + row, column] += leaves[tree, _lowest_bit(reach[row])]
-
-
-@numba.njit(inline="always")
-def _lowest_bit(word: np.uint64) -> int:
-    """The number of the lowest bit that is set."""
-    lowest = word & (~word + np.uint64(1))
-    place = 0
-    if lowest & np.uint64(0xFFFFFFFF00000000):
-        place += 32
-    if lowest & np.uint64(0xFFFF0000FFFF0000):
-        place += 16
-    if lowest & np.uint64(0xFF00FF00FF00FF00):
-        place += 8
-    if lowest & np.uint64(0xF0F0F0F0F0F0F0F0):
-        place += 4
-    if lowest & np.uint64(0xCCCCCCCCCCCCCCCC):
-        place += 2
-    if lowest & np.uint64(0xAAAAAAAAAAAAAAAA):
-        place += 1
-    return place
+                word = reach[row]
+                lowest = word & (~word + np.uint64(1))
+                leaf = 0
+                if lowest & np.uint64(0xFFFFFFFF00000000):
+                    leaf += 32
+                if lowest & np.uint64(0xFFFF0000FFFF0000):
+                    leaf += 16
+                if lowest & np.uint64(0xFF00FF00FF00FF00):
+                    leaf += 8
+                if lowest & np.uint64(0xF0F0F0F0F0F0F0F0):
+                    leaf += 4
+                if lowest & np.uint64(0xCCCCCCCCCCCCCCCC):
+                    leaf += 2
+                if lowest & np.uint64(0xAAAAAAAAAAAAAAAA):
+                    leaf += 1
+                raw[start + row, column] += leaves[tree, leaf]

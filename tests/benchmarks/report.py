@@ -18,7 +18,7 @@ RSS: peak of the whole process. WAL: bytes written; on SQLite the largest size o
 lock: longest wait of a rival who asks every 10 ms for the lock that a second publisher needs: BEGIN
   IMMEDIATE; on PostgreSQL the lock of the model (ours) or of the table that is written (others).
 readers: p50 / p99 / max of look-ups by two readers in what is being published, and how many
-  failed; idle: before it."""
+  failed, and idle: before it. Readers and rival are there in runs of their own, not in timed ones."""
 
 NUMBERS = (
     *("seconds", "rows/s", "x floor", "RSS MB", "WAL MB", "lock ms"),
