@@ -1,13 +1,14 @@
 """Score one part of a run: reading, predicting and staging overlap, chunk by chunk.
 
-At any time one chunk is being read, one predicted and one staged, so memory is bounded by the chunk
-and not by the table. Threads are enough: Arrow, scikit-learn and the database drivers let go of
-Python's lock while they work.
+At any time a few chunks have been read, one is predicted and one staged, so memory is bounded by
+the chunk and not by the table. Threads are enough: Arrow, scikit-learn and the database drivers let
+go of Python's lock while they work.
 """
 
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 Progress = Callable[[int], None]
 
+# Chunks that are read before they are asked for; compiling takes as long as reading so many.
+AHEAD = 3
 # Loading what was compiled takes half a second, which 150,000 rows save again. A chunk of the
 # default size that is full will not be the last.
 MANY_ROWS = 50_000
@@ -157,15 +160,17 @@ def _compiled(estimator: Any, inputs: pd.DataFrame, answer: NDArray[np.float64])
 
 
 def _ahead(chunks: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
-    """Each chunk, while the next one is being read by a thread of its own."""
+    """Each chunk, while the next ones are being read by a thread of its own."""
     end = object()
     with ThreadPoolExecutor(1, "read") as reader:
-        coming: Future[Any] = reader.submit(next, chunks, end)
+        coming: deque[Future[Any]] = deque(reader.submit(next, chunks, end) for _ in range(AHEAD))
         try:
-            while (chunk := coming.result()) is not end:
-                coming = reader.submit(next, chunks, end)
+            while (chunk := coming.popleft().result()) is not end:
+                coming.append(reader.submit(next, chunks, end))
                 yield chunk
         finally:  # by the same thread, as its connection belongs to it
+            for future in coming:
+                future.cancel()
             reader.submit(chunks.close).result()  # type: ignore[attr-defined]
 
 

@@ -120,14 +120,21 @@ def _connect(job):
 
 
 def compete(pipe, job, table):
-    """Take the publisher's lock until told to end, then send `(moment, seconds)` of each."""
-    lock = _sqlite_lock(job) if job.is_sqlite else _postgresql_lock(job, table)
+    """Take the publisher's lock until told to end, then send `(moment, seconds)` of each wait.
+
+    The wait is counted from the moment at which the lock was found taken: how long the rival is
+    kept from a processor is not the publisher's doing.
+    """
+    is_free = _sqlite_lock(job) if job.is_sqlite else _postgresql_lock(job, table)
     samples = []
-    lock()
+    is_free()
     pipe.send("ready")
     while not pipe.poll(LOCK_EVERY):
         began = time.monotonic()
-        lock()
+        if is_free():
+            continue
+        while not is_free():  # a database's own waiting sleeps up to a tenth of a second
+            time.sleep(0.001)
         samples.append((began, time.monotonic() - began))
     pipe.recv()
     pipe.send(samples)
@@ -136,33 +143,38 @@ def compete(pipe, job, table):
 def _sqlite_lock(job):
     connection = sqlite3.connect(job.address, isolation_level=None, timeout=0)
 
-    def lock():
-        while True:  # SQLite's own waiting sleeps up to a tenth of a second
-            try:
-                connection.execute("BEGIN IMMEDIATE")
-            except sqlite3.OperationalError:
-                time.sleep(0.001)
-            else:
-                connection.execute("ROLLBACK")
-                return
+    def is_free():
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:
+            return False
+        connection.execute("ROLLBACK")
+        return True
 
-    return lock
+    return is_free
 
 
 def _postgresql_lock(job, table):
     from sqlalchemy import create_engine, text
+    from sqlalchemy.exc import OperationalError
 
     from batch_jobs.warehouse import Warehouse
 
     connection = create_engine(job.url).connect()
     database = Warehouse(job.url).database
 
-    def lock():
+    def is_free():
         with connection.begin() as transaction:
-            if table == VIEW:
-                database.lock_model(connection, job.model)
-            else:
-                connection.execute(text(f"LOCK TABLE {table} IN ROW EXCLUSIVE MODE"))
-            transaction.rollback()
+            connection.execute(text("SET LOCAL lock_timeout = '1ms'"))
+            try:
+                if table == VIEW:
+                    database.lock_model(connection, job.model)
+                else:
+                    connection.execute(text(f"LOCK TABLE {table} IN ROW EXCLUSIVE MODE"))
+            except OperationalError:
+                return False
+            finally:
+                transaction.rollback()
+        return True
 
-    return lock
+    return is_free

@@ -15,10 +15,10 @@ pandas: read_sql(chunksize=50000), predict_proba, to_sql(if_exists="replace", th
 mlflow: the same with mlflow.pyfunc. orm: row by row, on fewer rows; its ratio is that of rows/s.
 PostgreSQL runs with fsync on and default settings. Libraries are imported before the clock starts.
 RSS: peak of the whole process. WAL: bytes written; on SQLite the largest size of its log.
-lock: longest wait of a rival who asks every 10 ms for the lock that a second publisher needs: BEGIN
+lock: longest wait of a rival who finds the lock taken that a second publisher needs: BEGIN
   IMMEDIATE; on PostgreSQL the lock of the model (ours) or of the table that is written (others).
 readers: p50 / p99 / max of look-ups by two readers in what is being published, and how many
-  failed, and idle: before it. Readers and rival are there in runs of their own, not in timed ones."""
+  failed; idle: before it. They and the rival watch runs of their own, not those that are timed."""
 
 NUMBERS = (
     *("seconds", "rows/s", "x floor", "RSS MB", "WAL MB", "lock ms"),

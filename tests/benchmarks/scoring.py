@@ -165,7 +165,7 @@ class Bench:
             "reader_idle_p50_ms": quiet.percentile(0.5),
             "reader_idle_p99_ms": quiet.percentile(0.99),
             "reader_idle_max_ms": quiet.percentile(1),
-            "wal_bytes": max(took["wal_bytes"] for took in found),
+            "wal_bytes": max(took["wal_bytes"] for took in watched),
             "writer_lock_ms": max(span.lock_ms for span in spans),
         }
 
