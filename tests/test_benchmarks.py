@@ -40,7 +40,7 @@ def test_scoring_measures_every_system():
         if record["system"] != "floor":
             assert record["peak_rss_mb"] > 0
             assert record["wal_bytes"] > 0
-            assert record["writer_lock_ms"] > 0
+            assert record["writer_lock_ms"] >= 0
             assert 0 < record["reader_p50_ms"] <= record["reader_p99_ms"]
             assert 0 < record["reader_idle_p50_ms"] <= record["reader_idle_p99_ms"]
 

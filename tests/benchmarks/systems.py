@@ -280,7 +280,7 @@ def _read_predict_write(job, table, predict):
 def orm_loop(job):
     """A loop over rows: predict one, merge one object, commit every thousand."""
     import pandas as pd
-    from sqlalchemy import create_engine, text
+    from sqlalchemy import create_engine, delete, text
     from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
     class Base(DeclarativeBase):
@@ -294,6 +294,8 @@ def orm_loop(job):
 
     engine = create_engine(job.url)
     Base.metadata.create_all(engine)
+    with engine.begin() as connection:  # what is merged as it was would not be written
+        connection.execute(delete(Prediction))
 
     def act():
         estimator = job.estimator()
