@@ -1,5 +1,7 @@
 """What is PostgreSQL's own: values inside queries, types, refusals, and errors that pass."""
 
+import multiprocessing
+import os
 import sys
 import traceback
 from datetime import date, time
@@ -23,6 +25,7 @@ from tests.attempts import ask
 from tests.postgres_server import free_port
 
 NAME = "what_is_postgresqls_own"
+PID = "SELECT pg_backend_pid()"
 
 
 @pytest.fixture(scope="module")
@@ -261,6 +264,30 @@ def test_our_sessions_are_set_up_for_a_warehouse(warehouse):
     query = "SELECT " + ", ".join(f"current_setting('{name}') AS {name}" for name in names)
     (chunk,) = warehouse.stream(query, {}, 1)
     assert (ask(warehouse, query), tuple(chunk.iloc[0])) == ([expected], expected)
+
+
+def test_a_connection_is_kept_and_made_anew_once_the_server_has_ended_it(postgres, warehouse):
+    """Nothing fails for a server that was restarted since it was used."""
+    [(kept,)] = ask(warehouse, PID)
+    assert ask(warehouse, PID) == [(kept,)]
+    postgres.execute(f"SELECT pg_terminate_backend({kept}, 10000)")
+    assert ask(warehouse, PID) != [(kept,)]
+
+
+def test_a_forked_process_leaves_its_parents_connections_alone(warehouse):
+    """It makes one of its own, and its end closes none of them."""
+    [(kept,)] = ask(warehouse, PID)
+    ours, theirs = multiprocessing.Pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            theirs.send(ask(warehouse, PID))
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    assert ours.poll(0)
+    assert ours.recv() != [(kept,)]
+    assert ask(warehouse, PID) == [(kept,)]
 
 
 def test_options_of_the_url_win(url):

@@ -196,8 +196,8 @@ def test_rows_that_do_not_fit_are_set_aside_with_reason_and_payload(shop):
 
 
 @on_sqlite
-@pytest.mark.parametrize("wild", [np.nan, np.inf])
-def test_a_row_to_which_the_model_answers_no_number_is_set_aside(shop, monkeypatch, wild):
+@pytest.mark.parametrize("wild", [np.nan, np.inf, 1.5, -0.25])
+def test_a_row_to_which_the_model_answers_no_probability_is_set_aside(shop, monkeypatch, wild):
     """Neither stored as a score nor lost."""
 
     def probabilities(estimator, inputs):

@@ -58,3 +58,12 @@ def scores_and_labels(
     classes = pa.array([str(label) for label in estimator.classes_], pa.string())
     labels = classes.take(pa.array(answer.argmax(axis=1)))
     return answer[:, 1] if answer.shape[1] == 2 else answer.max(axis=1), labels
+
+
+def are_sound(estimator: Any, scores: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which scores may be published: finite ones, and of a classifier only probabilities."""
+    import numpy as np
+    from sklearn.base import is_classifier
+
+    sound = np.isfinite(scores)
+    return sound & (scores >= 0) & (scores <= 1) if is_classifier(estimator) else sound

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from operator import itemgetter
@@ -305,9 +306,14 @@ def status(settings: Settings, name: str | None = None) -> list[dict[str, Any]]:
     """What readers see of each model: the rows of the view `serving_status`."""
     warehouse = Warehouse.existing(settings.warehouse)
     names = [load_model(name, settings.models).name] if name else None
+    return [row for row in _status(warehouse) if names is None or row["model"] in names]
+
+
+@repeatable
+def _status(warehouse: Warehouse) -> list[dict[str, Any]]:
     with warehouse.read() as connection:
         rows = connection.execute(text("SELECT * FROM serving_status ORDER BY model")).mappings()
-        return [_plain(dict(row)) for row in rows if names is None or row["model"] in names]
+        return [_plain(dict(row)) for row in rows]
 
 
 def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -358,7 +364,12 @@ def _silence(warehouse: Warehouse, model: BatchModel, run: Run) -> str | None:
     now = datetime.now(UTC)
     if problem and now > run.interval.end:
         rest = Interval(run.interval.end, now)
-        rows = next(warehouse.stream(model.features_query, bounds(rest), 1))
-        if len(rows):
+        if _has_rows(warehouse, model, rest):
             return None  # it speaks again: there really was nothing
     return problem
+
+
+@repeatable
+def _has_rows(warehouse: Warehouse, model: BatchModel, interval: Interval) -> bool:
+    with closing(warehouse.stream(model.features_query, bounds(interval), 1)) as chunks:
+        return len(next(chunks)) > 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -159,7 +159,7 @@ def _compiled(estimator: Any, inputs: pd.DataFrame, answer: NDArray[np.float64])
     return estimator if faster is None else faster
 
 
-def _ahead(chunks: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
+def _ahead(chunks: Generator[pd.DataFrame]) -> Generator[pd.DataFrame]:
     """Each chunk, while the next ones are being read by a thread of its own."""
     end = object()
     with ThreadPoolExecutor(1, "read") as reader:
@@ -171,10 +171,10 @@ def _ahead(chunks: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
         finally:  # by the same thread, as its connection belongs to it
             for future in coming:
                 future.cancel()
-            reader.submit(chunks.close).result()  # type: ignore[attr-defined]
+            reader.submit(chunks.close).result()
 
 
-def _read(warehouse: Warehouse, model: BatchModel, run: Run, part: Part) -> Iterator[pd.DataFrame]:
+def _read(warehouse: Warehouse, model: BatchModel, run: Run, part: Part) -> Generator[pd.DataFrame]:
     query, values = model.features_query, dict(bounds(run.interval))
     wanted = {}
     if part.key_from is not None:
@@ -193,7 +193,6 @@ def _read(warehouse: Warehouse, model: BatchModel, run: Run, part: Part) -> Iter
 def _predict(
     model: BatchModel, predictor: Predictor | None, run: Run, chunk: pd.DataFrame
 ) -> Predicted:
-    import numpy as np
     import pyarrow as pa
 
     checked = check_features(model, chunk, run.interval)
@@ -210,16 +209,16 @@ def _predict(
             "label": pa.array(labels, pa.string()),
         }
     )
-    finite = np.isfinite(scores)
-    if not finite.all():
-        wild = rows[~finite]
+    sound = scoring.are_sound(predictor.estimator, scores)
+    if not sound.all():
+        wild = rows[~sound]
         rejected += [
             (key, f"the model answered {score}", row)
             for key, score, row in zip(
-                wild["entity_id"], scores[~finite], records(wild), strict=True
+                wild["entity_id"], scores[~sound], records(wild), strict=True
             )
         ]
-        table, scores = table.filter(pa.array(finite)), scores[finite]
+        table, scores = table.filter(pa.array(sound)), scores[sound]
     return Predicted(
         Counts(len(chunk), table.num_rows, len(rejected)),
         table,

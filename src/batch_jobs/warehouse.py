@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from importlib.resources import files
@@ -116,7 +116,7 @@ class Warehouse:
 
     def stream(
         self, query: str, values: Mapping[str, Any], chunk_rows: int
-    ) -> Iterator[pd.DataFrame]:
+    ) -> Generator[pd.DataFrame]:
         """The rows of a query in chunks, all from one snapshot.
 
         A query without rows gives one empty frame, so that its columns are known. Numbers, text
