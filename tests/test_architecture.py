@@ -20,7 +20,7 @@ ROOMS = {
     "pure": {"contract", "scoring", "training", "gate", "circuit_breaker", "compiled_trees"},
     "stores": {
         *("warehouse", "sqlite", "postgres", "ledger", "staging", "publication", "registry"),
-        *("retention", "artifacts", "outbox", "slack_webhook"),
+        *("retention", "artifacts", "signing", "outbox", "slack_webhook"),
     },
     "doors": {
         *("lifecycle", "planning", "streaming", "serving", "samples", "cli"),

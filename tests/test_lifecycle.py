@@ -291,7 +291,64 @@ def test_a_version_trained_on_other_features_does_not_score(shop, change):
     with pytest.raises(
         ArtifactError, match=r"trained with .*amount \(number\), country .* now declares .* train"
     ):
-        lifecycle.load_estimator(ModelStore(shop.model_store), changed, _champion(shop))
+        lifecycle.load_estimator(shop, changed, _champion(shop))
+
+
+def _retold(settings, change):
+    """The champion, with another manifest."""
+    champion = _champion(settings)
+    manifest = json.loads(json.dumps(champion.manifest))
+    change(manifest)
+    return replace(champion, manifest=manifest)
+
+
+def test_the_manifest_says_what_a_version_was_made_of(shop, monkeypatch):
+    """Its rows, its code, its metrics, and twenty golden rows with their answers."""
+    monkeypatch.setenv("BATCH_JOBS_COMMIT", "abc123")
+    version = lifecycle.train(shop, "orders", EARLIER)
+    manifest = version.manifest
+    assert (manifest["commit"], manifest["metrics"]) == ("abc123", version.metrics)
+    golden = manifest["golden"]
+    assert list(golden["inputs"]) == ["amount", "country"]
+    assert {len(values) for values in (*golden["inputs"].values(), golden["answers"])} == {20}
+    assert all(sum(answer) == pytest.approx(1) for answer in golden["answers"])
+    _change(shop, "UPDATE orders SET amount = amount + 0.001 WHERE entity_id = 'order-00500'")
+    assert (
+        lifecycle.train(shop, "orders", EARLIER).manifest["data_digest"]
+        != (manifest["data_digest"])
+    )
+
+
+@on_sqlite
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda golden: golden["answers"][7].__setitem__(0, 0.5), r"row 8 of 20 is answered \["),
+        (lambda golden: golden["inputs"]["amount"].__setitem__(3, 1e9), r"row 4 of 20"),
+        (lambda golden: [row.append(0.0) for row in golden["answers"]], "it gives 2 numbers a row"),
+        (lambda golden: golden["inputs"].pop("country"), "KeyError: 'country'"),
+    ],
+    ids=["answer", "input", "shape", "feature"],
+)
+def test_a_version_that_answers_its_golden_rows_otherwise_does_not_load(shop, change, words):
+    """Whatever has changed: the file, a library, or what the manifest remembers."""
+    odd = _retold(shop, lambda manifest: change(manifest["golden"]))
+    with pytest.raises(ArtifactError, match=f"does not answer its golden rows.*{words}"):
+        lifecycle.load_estimator(shop, load_model("orders", shop.models), odd)
+
+
+@on_sqlite
+def test_other_libraries_are_refused_or_left_to_the_golden_rows(shop):
+    """As the deployment has decided."""
+    model = load_model("orders", shop.models)
+    old = _retold(shop, lambda manifest: manifest["libraries"].update(numpy="1.0"))
+    with pytest.raises(ArtifactError, match="was trained with numpy 1"):
+        lifecycle.load_estimator(shop, model, old)
+    lenient = replace(shop, libraries="golden")
+    assert lifecycle.load_estimator(lenient, model, old) is not None
+    odd = _retold(shop, lambda manifest: manifest["golden"]["answers"][0].reverse())
+    with pytest.raises(ArtifactError, match="golden rows"):
+        lifecycle.load_estimator(lenient, model, odd)
 
 
 def test_a_population_is_trained_on_snapshots_spread_over_its_history(shop):

@@ -11,7 +11,6 @@ import pytest
 from sqlalchemy import text
 
 from batch_jobs import ledger, lifecycle, registry, serving, staging
-from batch_jobs.artifacts import ModelStore
 from batch_jobs.catalog import load_model
 from batch_jobs.errors import (
     ArtifactError,
@@ -96,7 +95,7 @@ def test_what_is_published_is_what_the_champion_says_of_the_rows(shop):
     model, warehouse = load_model("orders", shop.models), Warehouse(shop.warehouse)
     (rows,) = warehouse.stream(model.features_query, bounds(HOURS), 1000)
     version = registry.champion(warehouse, "orders")
-    estimator = lifecycle.load_estimator(ModelStore(shop.model_store), model, version)
+    estimator = lifecycle.load_estimator(shop, model, version)
     inputs = rows[["amount", "country"]].astype({"amount": float, "country": "category"})
     expected = dict(zip(rows["entity_id"], estimator.predict_proba(inputs)[:, 1], strict=True))
     assert _seen(shop) == pytest.approx(expected)

@@ -63,3 +63,18 @@ def test_idle_threads_sleep_unless_the_environment_says_otherwise():
     let_threads_sleep(default)
     let_threads_sleep(chosen)
     assert (default, chosen) == ({"OMP_WAIT_POLICY": "passive"}, {"OMP_WAIT_POLICY": "active"})
+
+
+def test_signatures_and_library_policy_have_variables_of_their_own():
+    """All three may be missing; an empty one is."""
+    plain = Settings.from_environ(ENVIRON | {"BATCH_JOBS_VERIFY_KEY": ""})
+    assert (plain.signing_key, plain.verify_key, plain.libraries) == (None, "hash-only", "same")
+    told = {
+        "BATCH_JOBS_SIGNING_KEY": "/run/secrets/signing.pem",
+        "BATCH_JOBS_VERIFY_KEY": "/etc/batch/verify.pem",
+        "BATCH_JOBS_LIBRARIES": "golden",
+    }
+    full = Settings.from_environ(ENVIRON | told)
+    assert [full.signing_key, full.verify_key, full.libraries] == list(told.values())
+    with pytest.raises(ConfigurationError, match="'newest'; write same or golden"):
+        Settings.from_environ(ENVIRON | {"BATCH_JOBS_LIBRARIES": "newest"})

@@ -149,12 +149,17 @@ def serialize(estimator: Any) -> bytes:
     return buffer.getvalue()
 
 
-def deserialize(content: bytes, version: ModelVersion) -> Any:
+def deserialize(content: bytes, version: ModelVersion, policy: str = "same") -> Any:
     """The estimator in verified bytes.
 
+    Args:
+        content: whose hash holds.
+        version: whose bytes they are.
+        policy: `same` refuses what other versions of scikit-learn or numpy wrote, which is
+            unsupported; `golden` leaves that to the version's golden rows.
+
     Raises:
-        ArtifactError: other library versions wrote it, whose loading is unsupported, or it does not
-            load any more.
+        ArtifactError: other library versions wrote it, or it does not load any more.
     """
     import joblib
     from sklearn.exceptions import InconsistentVersionWarning
@@ -165,13 +170,13 @@ def deserialize(content: bytes, version: ModelVersion) -> Any:
         for name in ("scikit-learn", "numpy")
         if trained.get(name) != here[name]
     ]
-    if differing:
+    if differing and policy == "same":
         raise ArtifactError(
             f"{version.model} {version.version} was trained with {', '.join(differing)}; "
             f"train again with the libraries that score"
         )
     with warnings.catch_warnings():
-        warnings.simplefilter("error", InconsistentVersionWarning)
+        warnings.simplefilter("error" if policy == "same" else "ignore", InconsistentVersionWarning)
         try:
             return joblib.load(io.BytesIO(content))
         except InconsistentVersionWarning as warning:

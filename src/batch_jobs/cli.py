@@ -33,6 +33,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from batch_jobs import catalog, lifecycle, serving
 from batch_jobs.errors import BatchJobsError
 from batch_jobs.interval import Interval, parse_time
+from batch_jobs.ledger import Run
 from batch_jobs.redaction import first_line
 from batch_jobs.settings import Settings, let_threads_sleep, model_packages
 from batch_jobs.warehouse import Warehouse
@@ -171,11 +172,17 @@ def rollback(
     *,
     as_json: AsJson = False,
 ) -> None:
-    """Make an earlier version the champion again, after proving that it loads."""
-    answer = lifecycle.rollback(
-        Settings.from_environ(), model, to, actor=getpass.getuser(), reason=reason
-    )
-    _tell_promotion(answer, as_json)
+    """Make an earlier version the champion again, and score again what readers see of the later."""
+    with _bar(f"{model}: intervals scored again") as advance:
+        answer, runs = serving.rollback(
+            Settings.from_environ(),
+            model,
+            to,
+            actor=getpass.getuser(),
+            reason=reason,
+            progress=lambda _: advance(1),
+        )
+    _tell_promotion(answer, as_json, runs)
 
 
 @app.command()
@@ -296,10 +303,16 @@ def _bar(what: str) -> Iterator[Callable[[int], None]]:
         yield lambda count: progress.advance(task, count)
 
 
-def _tell_promotion(answer: lifecycle.Promotion, as_json: bool) -> None:
+def _tell_promotion(
+    answer: lifecycle.Promotion, as_json: bool, again: Sequence[Run] | None = None
+) -> None:
     name = f"{answer.version.model} {answer.version.version}"
     said = "was not promoted" if answer.outcome == "kept" else "is the champion"
-    _tell(answer, as_json, f"{name} {said}: {answer.reason}")
+    shown = f"{name} {said}: {answer.reason}"
+    if again:
+        shown += f"; {len(again)} intervals were scored again"
+    told = asdict(answer) | ({} if again is None else {"runs": [run.as_dict() for run in again]})
+    _tell(told, as_json, shown)
 
 
 def _joined(gaps: Sequence[Interval]) -> list[dict[str, str]]:

@@ -115,6 +115,23 @@ def published_between(warehouse: Warehouse, model: str, span_: Interval) -> list
 
 
 @repeatable
+def seen_of_version(warehouse: Warehouse, model: str, version: str) -> list[Run]:
+    """The published runs of a model version of which readers still see a row, oldest first."""
+    with warehouse.read() as connection:
+        found = connection.scalars(
+            text("""
+                SELECT run_id FROM prediction_runs AS r
+                WHERE model = :model AND state = 'published' AND model_version = :version
+                AND superseded_at IS NULL
+                AND (EXISTS (SELECT 1 FROM serving_heads AS h WHERE h.run_id = r.run_id)
+                     OR EXISTS (SELECT 1 FROM current_rows AS c WHERE c.run_id = r.run_id))
+                ORDER BY interval_start, interval_end"""),
+            {"model": model, "version": version},
+        ).all()
+        return [load_run(connection, run_id) for run_id in found]
+
+
+@repeatable
 def find_run(warehouse: Warehouse, run_id: int) -> Run:
     """The run of that number; see `load_run`."""
     with warehouse.read() as connection:

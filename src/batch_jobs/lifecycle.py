@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import logging
+import os
+import subprocess
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from batch_jobs import registry
+from batch_jobs import registry, signing
 from batch_jobs.artifacts import ModelStore, deserialize, libraries, name_version, serialize
 from batch_jobs.catalog import load_model
-from batch_jobs.errors import ArtifactError, IntervalError, NoChampionError
+from batch_jobs.errors import (
+    ArtifactError,
+    ConfigurationError,
+    IntervalError,
+    NoChampionError,
+)
 from batch_jobs.interval import Interval, due_between, require_aware
 from batch_jobs.model import BatchModel
+from batch_jobs.redaction import first_line
 from batch_jobs.registry import ModelVersion
-from batch_jobs.settings import Settings
+from batch_jobs.settings import HASH_ONLY, Settings
 from batch_jobs.warehouse import Warehouse, bounds, repeatable, stored_time
 
 if TYPE_CHECKING:
@@ -63,17 +74,24 @@ def train(settings: Settings, name: str, as_of: datetime) -> ModelVersion:
     warehouse = Warehouse.existing(settings.warehouse)
     store = ModelStore(settings.model_store)
     store.require_writable()
+    _require_signer(settings)
     split = _read_split(warehouse, model, as_of)
     log.info("fitting on %s rows, holding out %s", f"{len(split.fit):,}", f"{len(split.judge):,}")
     estimator = training.fit(model, split.fit)
-    report = _judge_against(warehouse, store, model, split, estimator)
+    report = _judge_against(warehouse, settings, model, split, estimator)
     metrics = report.metrics["challenger"]
     log.info("hold-out: %s", ", ".join(f"{key} {value:.4f}" for key, value in metrics.items()))
     for reason in report.reasons:
         log.info("gate: %s: %s", "promote" if report.promote else "keep the champion", reason)
     artifact = serialize(estimator)
     version = name_version(as_of, artifact)
-    manifest = _manifest(model, version, as_of, split, artifact)
+    manifest = {
+        **_manifest(model, version, as_of, split, artifact),
+        "metrics": metrics,
+        "golden": training.golden(model, estimator, split.judge),
+    }
+    if settings.signing_key:
+        manifest = signing.sign(manifest, settings.signing_key)
     store.write(model.name, version, artifact, manifest)
     registered = registry.register(
         warehouse,
@@ -116,7 +134,7 @@ def promote(
         return Promotion(wanted, "unchanged", champion, "it is the champion already")
     if not wanted.gate["promote"] and not reason:
         return Promotion(wanted, "kept", champion, "; ".join(wanted.gate["reasons"]))
-    load_estimator(ModelStore(settings.model_store), model, wanted)
+    load_estimator(settings, model, wanted)
     why = reason or "; ".join(wanted.gate["reasons"])
     registry.promote(
         warehouse,
@@ -141,7 +159,7 @@ def rollback(settings: Settings, name: str, to: str, *, actor: str, reason: str)
     serving = registry.champion(warehouse, name)
     if serving is not None and serving.version == to:
         return Promotion(wanted, "unchanged", to, "it is the champion already")
-    load_estimator(ModelStore(settings.model_store), model, wanted)
+    load_estimator(settings, model, wanted)
     registry.promote(
         warehouse,
         wanted,
@@ -165,21 +183,56 @@ def require_champion(warehouse: Warehouse, name: str) -> ModelVersion:
     return version
 
 
-def load_estimator(store: ModelStore, model: BatchModel, version: ModelVersion) -> Any:
-    """The estimator of a version, from verified bytes.
+def load_estimator(settings: Settings, model: BatchModel, version: ModelVersion) -> Any:
+    """The estimator of a version, from verified bytes, that answers its golden rows as ever.
 
     Raises:
-        ArtifactError: the file is missing, changed or unfit, or the model file has since declared
-            other features than the version was trained with.
+        ArtifactError: the manifest or the file is missing, changed, unsigned or unfit; or the model
+            file has since declared other features than the version was trained with.
     """
-    trained = version.manifest["features"]
+    from batch_jobs import training
+
+    subject = f"{model.name} {version.version}"
+    manifest = version.manifest
+    if settings.verify_key != HASH_ONLY:
+        signing.verify(manifest, settings.verify_key, subject)
+        named = (manifest["model"], manifest["version"], manifest["sha256"])
+        if named != (version.model, version.version, version.sha256):
+            raise ArtifactError(
+                f"the manifest of {subject} is that of {named[0]} {named[1]}; roll back to another "
+                f"version, or train again"
+            )
+    trained = manifest["features"]
     declared = _kinds(model)
     if list(trained.items()) != list(declared.items()):
         raise ArtifactError(
-            f"{model.name} {version.version} was trained with the features {_listed(trained)}, "
+            f"{subject} was trained with the features {_listed(trained)}, "
             f"but the model file now declares {_listed(declared)}; train again"
         )
-    return deserialize(store.read(version), version)
+    content = ModelStore(settings.model_store).read(version)
+    estimator = deserialize(content, version, settings.libraries)
+    if golden := manifest.get("golden"):  # older versions have none
+        try:
+            problem = training.unlike_golden(model, estimator, golden)
+        except Exception as error:  # noqa: BLE001 - it is the user's code that predicts
+            problem = first_line(error)
+        if problem:
+            raise ArtifactError(
+                f"{subject} does not answer its golden rows as it did when it was trained: "
+                f"{problem}; roll back to another version, or train again"
+            )
+    return estimator
+
+
+def _require_signer(settings: Settings) -> None:
+    """Find out before training whether what is trained could be loaded."""
+    if settings.signing_key:
+        signing.private_key(settings.signing_key)
+    elif settings.verify_key != HASH_ONLY:
+        raise ConfigurationError(
+            "BATCH_JOBS_VERIFY_KEY asks for signatures, and there is no BATCH_JOBS_SIGNING_KEY to "
+            "sign with; train where the private key is"
+        )
 
 
 @repeatable
@@ -233,7 +286,7 @@ def _whole(warehouse: Warehouse, query: str, values: Any) -> pd.DataFrame:
 
 def _judge_against(
     warehouse: Warehouse,
-    store: ModelStore,
+    settings: Settings,
     model: BatchModel,
     split: Split,
     estimator: Any,
@@ -244,7 +297,7 @@ def _judge_against(
     judged = None
     if serving is not None:
         try:
-            judged = training.judge(model, load_estimator(store, model, serving), split.judge)
+            judged = training.judge(model, load_estimator(settings, model, serving), split.judge)
         except Exception as error:  # noqa: BLE001 - whatever ails it, it may not stop its successor
             log.warning("the champion cannot be judged: %s: %s", type(error).__name__, error)
     return gate.decide(
@@ -273,7 +326,30 @@ def _manifest(
         "rows_fit": len(split.fit),
         "rows_judged": len(split.judge),
         "label_coverage": round(split.coverage, 4),
+        "data_digest": _digest(split.fit),
+        "commit": _commit(model),
     }
+
+
+def _digest(rows: pd.DataFrame) -> str:
+    """The sha256 of the rows learnt from: equal ones were learnt from equally."""
+    import pandas as pd
+
+    hashed = pd.util.hash_pandas_object(rows, index=False).to_numpy()
+    return hashlib.sha256(hashed.astype("<u8").tobytes()).hexdigest()
+
+
+def _commit(model: BatchModel) -> str | None:
+    """Which commit the model file is of: what `BATCH_JOBS_COMMIT` says, or git; None if neither."""
+    if told := os.environ.get("BATCH_JOBS_COMMIT"):
+        return told
+    folder = Path(inspect.getfile(model.estimator)).parent
+    with suppress(OSError, subprocess.SubprocessError):
+        asked = ["git", "-C", str(folder), "rev-parse", "HEAD"]
+        return subprocess.run(
+            asked, check=True, capture_output=True, text=True, timeout=10
+        ).stdout.strip()
+    return None
 
 
 def _kinds(model: BatchModel) -> dict[str, str]:

@@ -106,6 +106,19 @@ def champion_at(warehouse: Warehouse, model: str, moment: datetime) -> ModelVers
 
 
 @repeatable
+def champion_before(warehouse: Warehouse, model: str) -> str | None:
+    """The name of the version that the champion took over from."""
+    with warehouse.read() as connection:
+        name: str | None = connection.scalar(
+            text("""
+                SELECT previous_version FROM promotions WHERE model = :model
+                ORDER BY promotion_id DESC LIMIT 1"""),
+            {"model": model},
+        )
+        return name
+
+
+@repeatable
 def promote(
     warehouse: Warehouse,
     version: ModelVersion,
@@ -174,12 +187,22 @@ def _from_row(row: Row[Any]) -> ModelVersion:
         version=row.version,
         as_of=stored_time(loaded_time(row.as_of)),
         sha256=row.sha256,
-        manifest=_from_json(row.manifest),
-        metrics=_from_json(row.metrics),
-        gate=_from_json(row.gate),
+        manifest=_from_json(row, "manifest"),
+        metrics=_from_json(row, "metrics"),
+        gate=_from_json(row, "gate"),
     )
 
 
-def _from_json(stored: Any) -> Any:
-    """SQLite gives the text, PostgreSQL what it says."""
-    return json.loads(stored) if isinstance(stored, str) else stored
+def _from_json(row: Row[Any], column: str) -> Any:
+    """What the JSON of a column says, which SQLite gives as text."""
+    stored = getattr(row, column)
+    try:
+        found = json.loads(stored) if isinstance(stored, str) else stored
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise ArtifactError(
+            f"the {column} of {row.model} {row.version} is no JSON object any more; roll back to "
+            f"another version, or train again"
+        )
+    return found

@@ -14,8 +14,15 @@ from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 from uuid6 import uuid7
 
-from batch_jobs import circuit_breaker, ledger, publication, retention, staging
-from batch_jobs.artifacts import ModelStore
+from batch_jobs import (
+    circuit_breaker,
+    ledger,
+    lifecycle,
+    publication,
+    registry,
+    retention,
+    staging,
+)
 from batch_jobs.catalog import load_model, model_names
 from batch_jobs.errors import (
     BatchJobsError,
@@ -27,7 +34,7 @@ from batch_jobs.errors import (
 from batch_jobs.failpoints import failpoint
 from batch_jobs.interval import Interval, newest_due
 from batch_jobs.ledger import Counts, Run
-from batch_jobs.lifecycle import load_estimator
+from batch_jobs.lifecycle import Promotion, load_estimator
 from batch_jobs.model import BatchModel
 from batch_jobs.planning import Champion, Planner
 from batch_jobs.publication import Staged
@@ -152,7 +159,7 @@ def _score_part(
 
     def load() -> Any:
         version = find_version(warehouse, model.name, run.model_version)
-        return load_estimator(ModelStore(settings.model_store), model, version)
+        return load_estimator(settings, model, version)
 
     run, opened = staging.open_part(warehouse, run_id, part, token)
     try:
@@ -273,6 +280,49 @@ def backfill(
         if progress:
             progress(runs[-1])
     return runs
+
+
+def rollback(
+    settings: Settings,
+    name: str,
+    to: str,
+    *,
+    actor: str,
+    reason: str,
+    progress: Callable[[Run], None] | None = None,
+) -> tuple[Promotion, list[Run]]:
+    """Make an earlier version the champion again, and let it score what readers see of the later.
+
+    The pointer moves first, so that no new run uses the later version; then every interval of
+    which readers still see its rows is scored again, oldest first, each published in one
+    transaction. Calling it again goes on where it was interrupted.
+
+    Args:
+        settings: where everything is.
+        name: which model.
+        to: the version that shall serve again.
+        actor: who wants it.
+        reason: why; both are recorded.
+        progress: called with each run.
+
+    Returns:
+        What became of the wish, and the runs that were scored again.
+
+    Raises:
+        ArtifactError: no such version, or its file is missing, changed or unfit.
+    """
+    answer = lifecycle.rollback(settings, name, to, actor=actor, reason=reason)
+    warehouse = Warehouse.existing(settings.warehouse)
+    left = registry.champion_before(warehouse, name)
+    token = new_token()
+    planner = Planner(settings, name, token)
+    runs = []
+    for seen in ledger.seen_of_version(warehouse, name, left) if left else []:
+        run = planner.claim(seen.interval, force=True)
+        runs.append(_score_and_publish(settings, run, token))
+        if progress:
+            progress(runs[-1])
+    return answer, runs
 
 
 def gaps(settings: Settings, name: str) -> list[Interval]:

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from batch_jobs.errors import ConfigurationError
 
 BUNDLED_MODELS = "batch_jobs.models"
+HASH_ONLY = "hash-only"
+LIBRARY_POLICIES = ("same", "golden")
 
 
 @dataclass(frozen=True)
@@ -20,24 +22,35 @@ class Settings:
             never shown, because it may hold a password.
         model_store: folder that holds the trained artifacts.
         models: importable packages with model files; the bundled ones come last.
+        signing_key: file with the private key that signs what is trained; None signs nothing.
+        verify_key: file with the public key without whose signature nothing is loaded; `hash-only`
+            trusts whoever can write the warehouse, as on one machine.
+        libraries: whether a version loads only where scikit-learn and numpy are the `same` as where
+            it was trained, or wherever it answers its `golden` rows alike.
     """
 
     warehouse: str = field(repr=False)
     model_store: str
     models: tuple[str, ...] = (BUNDLED_MODELS,)
+    signing_key: str | None = None
+    verify_key: str = HASH_ONLY
+    libraries: str = "same"
 
     @classmethod
     def from_environ(
         cls, environ: Mapping[str, str] = os.environ, *, warehouse: str | None = None
     ) -> Settings:
-        """Read `BATCH_JOBS_WAREHOUSE`, `BATCH_JOBS_MODEL_STORE` and `BATCH_JOBS_MODELS`.
+        """Read `BATCH_JOBS_WAREHOUSE`, `BATCH_JOBS_MODEL_STORE`, `BATCH_JOBS_MODELS`, and more.
+
+        `BATCH_JOBS_SIGNING_KEY`, `BATCH_JOBS_VERIFY_KEY` and `BATCH_JOBS_LIBRARIES` may be missing.
 
         Args:
             environ: the environment to read.
             warehouse: URL that wins over the environment (an Airflow connection).
 
         Raises:
-            ConfigurationError: a required variable is not set; all of them are named at once.
+            ConfigurationError: a required variable is not set; all of them are named at once. Or
+                one has a value that it cannot have.
         """
         warehouse = warehouse or environ.get("BATCH_JOBS_WAREHOUSE", "")
         store = environ.get("BATCH_JOBS_MODEL_STORE", "")
@@ -51,7 +64,19 @@ class Settings:
         ]
         if missing:
             raise ConfigurationError(f"not set: {', '.join(missing)}")
-        return cls(warehouse=warehouse, model_store=store, models=model_packages(environ))
+        libraries = environ.get("BATCH_JOBS_LIBRARIES") or LIBRARY_POLICIES[0]
+        if libraries not in LIBRARY_POLICIES:
+            raise ConfigurationError(
+                f"BATCH_JOBS_LIBRARIES is {libraries!r}; write {' or '.join(LIBRARY_POLICIES)}"
+            )
+        return cls(
+            warehouse=warehouse,
+            model_store=store,
+            models=model_packages(environ),
+            signing_key=environ.get("BATCH_JOBS_SIGNING_KEY") or None,
+            verify_key=environ.get("BATCH_JOBS_VERIFY_KEY") or HASH_ONLY,
+            libraries=libraries,
+        )
 
 
 def let_threads_sleep(environ: MutableMapping[str, str] = os.environ) -> None:

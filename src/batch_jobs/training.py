@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
     from numpy.typing import NDArray
+
+
+GOLDEN_ROWS = 20
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,49 @@ def fit(model: BatchModel, rows: pd.DataFrame) -> Any:
         )
         raise ModelFileError(f"model file {model.name}.py", [problem])
     return fitted
+
+
+def golden(model: BatchModel, estimator: Any, rows: pd.DataFrame) -> dict[str, Any]:
+    """A few rows and what the estimator answers to them, as plain JSON values.
+
+    Args:
+        model: whose features.
+        estimator: fitted.
+        rows: some of them are taken, evenly spaced.
+
+    Returns:
+        `inputs`, per feature a list of values, and `answers`, one list a row.
+    """
+    chosen = rows.iloc[:: max(len(rows) // GOLDEN_ROWS, 1)].head(GOLDEN_ROWS)
+    inputs = chosen[list(model.features)]
+    answers = probabilities(estimator, as_inputs(inputs, model.features))
+    plain = inputs.astype("object").where(inputs.notna(), None)
+    return {
+        "inputs": {name: plain[name].tolist() for name in plain},
+        "answers": answers.tolist(),
+    }
+
+
+def unlike_golden(model: BatchModel, estimator: Any, kept: Mapping[str, Any]) -> str | None:
+    """What is wrong with an estimator's answers to its golden rows; None if they are alike.
+
+    Alike up to the last bits, in which processors of different makes differ.
+    """
+    import numpy as np
+    import pandas as pd
+
+    columns = {
+        name: pd.Series(kept["inputs"][name], dtype="float64" if kind.kind == "number" else "str")
+        for name, kind in model.features.items()
+    }
+    wanted = np.array(kept["answers"], "float64")
+    answers = probabilities(estimator, as_inputs(pd.DataFrame(columns), model.features))
+    if answers.shape == wanted.shape and np.allclose(answers, wanted, rtol=1e-9, atol=1e-12):
+        return None
+    if answers.shape != wanted.shape:
+        return f"it gives {answers.shape[1]} numbers a row where it gave {wanted.shape[1]}"
+    row = int(np.abs(answers - wanted).max(axis=1).argmax())
+    return f"row {row + 1} of {len(wanted)} is answered {answers[row]} where it was {wanted[row]}"
 
 
 @dataclass(frozen=True)

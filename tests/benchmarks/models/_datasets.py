@@ -30,7 +30,6 @@ def prepare(url, dataset, folder):
     from sqlalchemy import text
 
     from batch_jobs import lifecycle, registry
-    from batch_jobs.artifacts import ModelStore
     from batch_jobs.catalog import load_model
     from batch_jobs.model import Category
     from batch_jobs.settings import Settings
@@ -46,7 +45,7 @@ def prepare(url, dataset, folder):
     if trained.ensure_schema():
         _fill(at_training.warehouse, dataset, TRAINING_ROWS, start - HISTORY, start)
         version = lifecycle.train(at_training, name, start)
-        estimator = lifecycle.load_estimator(ModelStore(settings.model_store), model, version)
+        estimator = lifecycle.load_estimator(settings, model, version)
         joblib.dump(estimator, folder / f"{name}.joblib")
     warehouse.ensure_schema()
     registry.register(warehouse, registry.newest_version(trained, name))

@@ -1,0 +1,127 @@
+"""Signatures of manifests: Ed25519 (RFC 8032), the private key only where training runs.
+
+A hash tells that bytes are those that somebody recorded; a signature tells who recorded them.
+Whoever can write the warehouse and the model store, but has not the private key, can make nothing
+load that training did not make.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from batch_jobs.errors import ArtifactError, ConfigurationError
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import (
+        Ed25519PrivateKey,
+        Ed25519PublicKey,
+    )
+
+SIGNATURE = "signature"
+HOW_TO_MAKE = (
+    "make a pair with `openssl genpkey -algorithm ed25519 -out signing.pem` and "
+    "`openssl pkey -in signing.pem -pubout -out verify.pem`"
+)
+
+
+def sign(manifest: Mapping[str, Any], key_file: str) -> dict[str, Any]:
+    """The manifest with its signature.
+
+    Raises:
+        ConfigurationError: there is no private Ed25519 key in the file, or others may read it.
+    """
+    signature = private_key(key_file).sign(_signed(manifest))
+    return {**manifest, SIGNATURE: base64.b64encode(signature).decode()}
+
+
+def verify(manifest: Mapping[str, Any], key_file: str, subject: str) -> None:
+    """Check that the holder of the private key made this manifest, every letter of it.
+
+    Args:
+        manifest: as it was stored.
+        key_file: with the public key.
+        subject: whose manifest, for the error.
+
+    Raises:
+        ArtifactError: it is not signed, by another key, or it was changed since.
+        ConfigurationError: there is no public Ed25519 key in the file.
+    """
+    from cryptography.exceptions import InvalidSignature
+
+    key = _public_key(key_file)
+    if SIGNATURE not in manifest:
+        raise ArtifactError(
+            f"the manifest of {subject} is not signed; train again where BATCH_JOBS_SIGNING_KEY is "
+            f"set"
+        )
+    try:
+        key.verify(base64.b64decode(manifest[SIGNATURE], validate=True), _signed(manifest))
+    except (InvalidSignature, TypeError, binascii.Error):
+        raise ArtifactError(
+            f"the manifest of {subject} was changed since it was signed, or signed by another key "
+            f"than that of {key_file}; roll back to another version, or train again"
+        ) from None
+
+
+def private_key(key_file: str) -> Ed25519PrivateKey:
+    """The key that signs.
+
+    Raises:
+        ConfigurationError: there is no private Ed25519 key in the file, or others may read it.
+    """
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    content = _read("BATCH_JOBS_SIGNING_KEY", key_file)
+    if Path(key_file).stat().st_mode & (stat.S_IROTH | stat.S_IWOTH | stat.S_IWGRP):
+        raise ConfigurationError(
+            f"BATCH_JOBS_SIGNING_KEY: everybody can read or change {key_file}; run `chmod 600 "
+            f"{key_file}`"
+        )
+    try:
+        key = load_pem_private_key(content, None)
+    except (ValueError, TypeError):  # TypeError: it has a password
+        key = None
+    if not isinstance(key, Ed25519PrivateKey):
+        raise ConfigurationError(
+            f"BATCH_JOBS_SIGNING_KEY: {key_file} holds no private Ed25519 key without a password; "
+            f"{HOW_TO_MAKE}"
+        )
+    return key
+
+
+def _public_key(key_file: str) -> Ed25519PublicKey:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+    content = _read("BATCH_JOBS_VERIFY_KEY", key_file)
+    try:
+        key = load_pem_public_key(content)
+    except ValueError:
+        key = None
+    if not isinstance(key, Ed25519PublicKey):
+        raise ConfigurationError(
+            f"BATCH_JOBS_VERIFY_KEY: {key_file} holds no public Ed25519 key; {HOW_TO_MAKE}"
+        )
+    return key
+
+
+def _read(variable: str, key_file: str) -> bytes:
+    try:
+        return Path(key_file).read_bytes()
+    except OSError as error:
+        raise ConfigurationError(
+            f"{variable}: {key_file} cannot be read: {error.strerror}; {HOW_TO_MAKE}"
+        ) from error
+
+
+def _signed(manifest: Mapping[str, Any]) -> bytes:
+    """What the signature is of: the same bytes however a database has written the JSON anew."""
+    unsigned = {name: value for name, value in manifest.items() if name != SIGNATURE}
+    return json.dumps(unsigned, sort_keys=True, separators=(",", ":")).encode()
