@@ -23,7 +23,16 @@ ROOMS = {
         *("retention", "artifacts", "signing", "outbox", "slack_webhook"),
     },
     "doors": {
-        *("lifecycle", "planning", "streaming", "serving", "samples", "cli"),
+        *(
+            "lifecycle",
+            "checking",
+            "model_template",
+            "planning",
+            "streaming",
+            "serving",
+            "samples",
+            "cli",
+        ),
         *("__init__", "__main__"),
     },
 }

@@ -108,6 +108,29 @@ def test_a_challenger_that_is_worse_is_not_promoted(promoted, now):
     assert len(rows(promoted, "SELECT * FROM promotions")) == 1
 
 
+def test_a_rollback_leaves_nothing_of_the_later_version(promoted, now, capfd):
+    """And records who asked for it, and why; a version that there is not is told."""
+    [(first,)] = rows(promoted, "SELECT version FROM promotions")
+    later = lifecycle.train(promoted, "orders", now - timedelta(hours=3)).version
+    lifecycle.promote(promoted, "orders", later, actor="test", reason="newer")
+    assert run("predict_orders")[0] == "success"
+
+    answer = run("rollback_orders", {"version": first, "reason": "it is worse"})
+
+    assert answer == ("success", {"rollback": "success"})
+    seen = "SELECT DISTINCT model_version FROM current_predictions"
+    assert rows(promoted, seen) == [(first,)]
+    [(action, actor, reason)] = rows(
+        promoted, "SELECT action, actor, reason FROM promotions ORDER BY promotion_id DESC LIMIT 1"
+    )
+    assert (action, actor.startswith("airflow manual__"), reason) == (
+        *("rollback", True),
+        "it is worse",
+    )
+    assert run("rollback_orders", {"version": "v0", "reason": "typo"})[0] == "failed"
+    assert "orders has no version 'v0'" in capfd.readouterr().out
+
+
 def test_before_the_first_training_there_is_nothing_to_score_with(settings, capfd):
     """No champion yet is no failure: the run is skipped and says why."""
     assert run("predict_orders") == ("success", SKIPPED)

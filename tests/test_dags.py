@@ -55,14 +55,13 @@ def parse_elsewhere(**environ):
     return json.loads(answer.stdout.splitlines()[-1])
 
 
-def test_each_model_gets_one_pair_of_dags(bag):
+def test_each_model_gets_a_dag_for_each_verb(bag):
     """A model file is all it takes: its name names the pair."""
     assert bag.import_errors == {}
     assert set(bag.dags) == {
-        "train_flight_delay",
-        "predict_flight_delay",
-        "train_iris",
-        "predict_iris",
+        f"{verb}_{model}"
+        for verb in ("train", "predict", "rollback")
+        for model in ("flight_delay", "iris")
     }
 
 
@@ -82,7 +81,7 @@ def test_a_broken_model_file_keeps_its_dags_and_stops_no_other(tmp_path):
     (tmp_path / "team" / "churn.py").write_text("model = 1 / 0\n")
     found = parse_elsewhere(BATCH_JOBS_MODELS="team", PYTHONPATH=f"{ROOT}{os.pathsep}{tmp_path}")
     assert found["errors"] == {}
-    assert {"train_churn", "predict_churn", "train_iris", "predict_iris"} <= set(found["dags"])
+    assert {"train_churn", "predict_churn", "rollback_churn", "train_iris"} <= set(found["dags"])
 
 
 @pytest.mark.parametrize("path", DAG_FILES, ids=lambda path: path.name)
@@ -120,6 +119,16 @@ def test_intervals_are_not_of_zero_length(bag):
         "UTC",
     )
     assert train.timetable.expression == "0 3 * * 1"
+
+
+def test_a_rollback_is_started_by_hand_only(bag):
+    """And asks for a version and a reason."""
+    dag = bag.dags["rollback_iris"]
+    assert (type(dag.timetable).__name__, dag.is_paused_upon_creation) == ("NullTimetable", False)
+    assert set(dag.params) == {"version", "reason"}
+    for name, wrong in (("version", "../x"), ("version", ""), ("reason", "")):
+        with pytest.raises(ParamValidationError):
+            dag.params.get_param(name).resolve(wrong)
 
 
 def test_the_training_command_holds_no_user_input(bag):

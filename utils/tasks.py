@@ -86,6 +86,22 @@ SPAN_PARAMS = {
     ),
 }
 
+ROLLBACK_PARAMS = {
+    "version": Param(
+        type="string",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
+        title="Version",
+        description="The version that shall serve again, as the table model_versions names it.",
+    ),
+    "reason": Param(
+        type="string",
+        minLength=1,
+        maxLength=1000,
+        title="Reason",
+        description="Why; it is recorded.",
+    ),
+}
+
 
 def models() -> list[BatchModel]:
     """Every model there is a file for, found without a heavy import.
@@ -182,6 +198,28 @@ def promote(model: str, ti: Any, outlet_events: Any, dag_run: Any, **_: Any) -> 
     for outlet in ti.task.outlets:
         outlet_events[outlet].extra = {**event, "metrics": dict(answer.version.metrics)}
     return event
+
+
+def rollback(
+    model: str, params: dict[str, Any], ti: Any, outlet_events: Any, dag_run: Any, **_: Any
+) -> dict[str, Any]:
+    """Make an earlier version the champion again, and score again what the later one had scored."""
+    from batch_jobs import serving
+
+    _die_with_supervisor()
+    with _translated():
+        answer, runs = serving.rollback(
+            airflow_settings(),
+            model,
+            params["version"],
+            actor=f"airflow {dag_run.run_id}",
+            reason=params["reason"],
+        )
+    log.info("%s is the champion; %d intervals were scored again", params["version"], len(runs))
+    event = {"version": answer.version.version, "outcome": answer.outcome}
+    for outlet in ti.task.outlets:
+        outlet_events[outlet].extra = event
+    return {**event, "scored_again": len(runs)}
 
 
 def plan(

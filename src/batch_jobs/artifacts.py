@@ -149,6 +149,13 @@ def serialize(estimator: Any) -> bytes:
     return buffer.getvalue()
 
 
+def deserialize_bytes(content: bytes) -> Any:
+    """What was serialized; only for bytes that somebody has vouched for."""
+    import joblib
+
+    return joblib.load(io.BytesIO(content))
+
+
 def deserialize(content: bytes, version: ModelVersion, policy: str = "same") -> Any:
     """The estimator in verified bytes.
 
@@ -161,7 +168,6 @@ def deserialize(content: bytes, version: ModelVersion, policy: str = "same") -> 
     Raises:
         ArtifactError: other library versions wrote it, or it does not load any more.
     """
-    import joblib
     from sklearn.exceptions import InconsistentVersionWarning
 
     trained, here = version.manifest["libraries"], libraries()
@@ -178,7 +184,7 @@ def deserialize(content: bytes, version: ModelVersion, policy: str = "same") -> 
     with warnings.catch_warnings():
         warnings.simplefilter("error" if policy == "same" else "ignore", InconsistentVersionWarning)
         try:
-            return joblib.load(io.BytesIO(content))
+            return deserialize_bytes(content)
         except InconsistentVersionWarning as warning:
             raise ArtifactError(f"{version.model} {version.version}: {warning}") from warning
         except Exception as error:  # unpickling imports the user's modules, which may have moved

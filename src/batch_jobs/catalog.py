@@ -6,11 +6,13 @@ import pkgutil
 from collections.abc import Iterator, Sequence
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 
 from pydantic import ValidationError
 
 from batch_jobs.errors import ConfigurationError, ModelFileError, UnknownModelError
 from batch_jobs.model import NAME_PATTERN, BatchModel
+from batch_jobs.settings import BUNDLED_MODELS
 
 
 def model_names(packages: Sequence[str]) -> list[str]:
@@ -47,6 +49,23 @@ def load_model(name: str, packages: Sequence[str]) -> BatchModel:
             subject, [f"its name must match {NAME_PATTERN.pattern}, because it becomes a DAG id"]
         )
     return model.model_copy(update={"name": name})
+
+
+def own_package(packages: Sequence[str]) -> tuple[str, Path]:
+    """The first package of a team's own, and its folder.
+
+    Raises:
+        ConfigurationError: there is none, or it cannot be found.
+    """
+    if packages[0] == BUNDLED_MODELS:
+        raise ConfigurationError(
+            "not set: BATCH_JOBS_MODELS, the importable package for your model files (for example "
+            "my_team.models)"
+        )
+    list(_model_modules(packages))
+    spec = find_spec(packages[0])
+    folder = next(iter(spec.submodule_search_locations or [""])) if spec else ""
+    return packages[0], Path(folder)
 
 
 def _model_modules(packages: Sequence[str]) -> Iterator[tuple[str, str]]:

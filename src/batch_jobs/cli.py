@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
 import typer
@@ -130,6 +131,45 @@ def models(*, as_json: AsJson = False) -> None:
         except BatchJobsError as error:
             rows.append({"model": name, "mode": "", "about": str(error)})
     _tell(rows, as_json, rows)
+
+
+@app.command()
+def new(
+    name: Annotated[str, typer.Argument(help="Of the model.")],
+    *,
+    tests: Annotated[Path, typer.Option(help="Folder of the tests.")] = Path("tests"),
+    as_json: AsJson = False,
+) -> None:
+    """Write a model file to begin with, in the first package of BATCH_JOBS_MODELS, and its test."""
+    from batch_jobs import model_template
+
+    package, folder = catalog.own_package(model_packages())
+    files = [str(path) for path in model_template.write(name, package, folder, tests)]
+    _tell({"files": files}, as_json, f"wrote {' and '.join(files)}; try `batch-jobs check {name}`")
+
+
+@app.command()
+def check(
+    model: Model,
+    as_of: Annotated[
+        str | None, typer.Option(help="As if it were that time, ISO 8601; default: now.")
+    ] = None,
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Prove on the real source what can be proved of a model file; nothing is written."""
+    from batch_jobs import checking
+
+    settings = Settings.from_environ()
+    findings = checking.check(settings, model, parse_time(as_of) if as_of else None)
+    marks = {True: "holds", False: "FAILS"}
+    rows = [
+        {"": marks[finding.holds], "proof": finding.proof, "found": finding.said}
+        for finding in findings
+    ]
+    _tell(findings, as_json, rows)
+    if not all(finding.holds for finding in findings):
+        raise typer.Exit(2)
 
 
 @app.command()

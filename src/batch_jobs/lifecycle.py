@@ -75,7 +75,7 @@ def train(settings: Settings, name: str, as_of: datetime) -> ModelVersion:
     store = ModelStore(settings.model_store)
     store.require_writable()
     _require_signer(settings)
-    split = _read_split(warehouse, model, as_of)
+    split = read_split(warehouse, model, as_of)
     log.info("fitting on %s rows, holding out %s", f"{len(split.fit):,}", f"{len(split.judge):,}")
     estimator = training.fit(model, split.fit)
     report = _judge_against(warehouse, settings, model, split, estimator)
@@ -236,7 +236,12 @@ def _require_signer(settings: Settings) -> None:
 
 
 @repeatable
-def _read_split(warehouse: Warehouse, model: BatchModel, as_of: datetime) -> Split:
+def read_split(warehouse: Warehouse, model: BatchModel, as_of: datetime) -> Split:
+    """The labelled rows to learn from and to judge on, as they were known at `as_of`.
+
+    Raises:
+        InputError: queries or rows that do not fit, or too few labelled rows.
+    """
     import pandas as pd
 
     from batch_jobs import contract, training

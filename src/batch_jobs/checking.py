@@ -1,0 +1,335 @@
+"""`check`: all that can be proved about a model file before it is deployed, all findings at once.
+
+Nothing is written, neither to the warehouse nor to the model store.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from batch_jobs import lifecycle
+from batch_jobs.catalog import load_model
+from batch_jobs.errors import BatchJobsError
+from batch_jobs.interval import Interval, newest_due
+from batch_jobs.model import BatchModel
+from batch_jobs.redaction import first_line
+from batch_jobs.settings import Settings
+from batch_jobs.warehouse import Warehouse, bounds, repeatable
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from batch_jobs.training import Split
+
+log = logging.getLogger(__name__)
+
+SAMPLES = 3
+ROWS_ONE_BY_ONE = 100
+# A feature that alone tells the label so well is, as a rule, made of it.
+TELLTALE = 0.995
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What became of one proof.
+
+    Attributes:
+        proof: what was to be proved.
+        holds: whether it was.
+        said: figures, or what is wrong and what would be right.
+    """
+
+    proof: str
+    holds: bool
+    said: str
+
+
+class Unproved(Exception):
+    """A proof that does not hold, in words."""
+
+
+def check(
+    settings: Settings,
+    name: str,
+    as_of: datetime | None = None,
+    progress: Callable[[Finding], None] | None = None,
+) -> list[Finding]:
+    """Try everything that training and scoring will do, on the real source.
+
+    Args:
+        settings: where everything is.
+        name: the model.
+        as_of: as if it were that time; now by default.
+        progress: called with each finding.
+
+    Raises:
+        InputError: unknown model, a model file that is none (all its problems are told at once), or
+            no warehouse.
+    """
+    model = load_model(name, settings.models)
+    warehouse = Warehouse.existing(settings.warehouse)
+    report = _Report(progress)
+    now = as_of or datetime.now(UTC)
+    _check_queries(report, warehouse, model, now)
+    _check_rows(report, warehouse, model, now)
+    split: Split | None = None
+    with report.proof("training has enough rows whose labels are known"):
+        split = lifecycle.read_split(warehouse, model, now)
+        report.say(
+            f"{len(split.fit):,} to learn from, {len(split.judge):,} to judge on, "
+            f"{split.coverage:.0%} of the newest labelled"
+        )
+    if split is not None:
+        _check_features(report, model, split)
+        _check_estimator(report, model, split)
+    return report.findings
+
+
+class _Report:
+    def __init__(self, progress: Callable[[Finding], None] | None) -> None:
+        self.findings: list[Finding] = []
+        self.said: list[str] = []
+        self._progress = progress
+
+    def say(self, words: str) -> None:
+        self.said.append(words)
+
+    @contextmanager
+    def proof(self, what: str) -> Iterator[None]:
+        """Whatever is raised inside is a finding, and the next proof is tried."""
+        self.said = []
+        began = time.monotonic()
+        holds = True
+        try:
+            yield
+        except (Unproved, BatchJobsError) as error:
+            holds, self.said = False, [str(error)]
+        except Exception as error:  # noqa: BLE001 - the user's queries and estimator may raise anything
+            holds, self.said = False, [first_line(error)]
+        said = "; ".join(self.said) or f"{time.monotonic() - began:.1f} s"
+        self.findings.append(Finding(what, holds, said))
+        if self._progress:
+            self._progress(self.findings[-1])
+
+
+def _check_queries(report: _Report, warehouse: Warehouse, model: BatchModel, now: datetime) -> None:
+    values = bounds(newest_due(model.schedule, now))
+    for kind, query in (("features", model.features_query), ("labels", model.labels_query)):
+        with report.proof(f"the database understands the {kind} query"):
+            warehouse.require_query(f"{kind}_query of {model.name}", query, values)
+            report.say("compiles")
+
+
+def _check_rows(report: _Report, warehouse: Warehouse, model: BatchModel, now: datetime) -> None:
+    from batch_jobs import contract
+
+    newest = newest_due(model.schedule, now)
+    with report.proof("one interval is read and held to its contract in time"):
+        began = time.monotonic()
+        checked = contract.check_features(
+            model, _read(warehouse, model.features_query, newest), newest
+        )
+        seconds = time.monotonic() - began
+        report.say(f"{len(checked.rows):,} rows of {newest} in {seconds:.2f} s")
+        if seconds > (newest.end - newest.start).total_seconds() / 2:
+            raise Unproved(f"{'; '.join(report.said)}: that is more than half of its time")
+    span = Interval(now - model.history, now) if model.mode == "merge" else newest
+    read: list[pd.DataFrame] = []
+    with report.proof("the rows of the whole history keep the contract"):
+        whole = _read(warehouse, model.features_query, span)
+        checked = contract.check_features(model, whole, span)
+        read.append(whole)
+        report.say(f"{len(whole):,} rows")
+        if checked.rejected:
+            shown = "; ".join(f"{key}: {why}" for key, why, _ in checked.rejected[:SAMPLES])
+            raise Unproved(
+                f"{len(checked.rejected):,} of {len(whole):,} rows would be set aside, e.g. {shown}"
+            )
+    if read and model.mode == "merge":
+        with report.proof("a long interval has the very rows of its parts"):
+            _require_additive(warehouse, model, span, read[0])
+            report.say("three uneven parts")
+    with report.proof("labels become known after their rows could be scored"):
+        _require_later_labels(report, warehouse, model, span, next(iter(read), None))
+
+
+def _require_additive(
+    warehouse: Warehouse, model: BatchModel, span: Interval, whole: pd.DataFrame
+) -> None:
+    import pandas as pd
+
+    length = span.end - span.start
+    cuts = [span.start, span.start + length * 0.37, span.start + length * 0.81, span.end]
+    parts = pd.concat(
+        [
+            _read(warehouse, model.features_query, Interval(start, end))
+            for start, end in pairwise(cuts)
+        ],
+        ignore_index=True,
+    )
+    names = ["entity_id", "as_of", *model.features]
+    one, other = (
+        frame[names].astype("object").set_index("entity_id").sort_index(kind="stable")
+        for frame in (whole, parts)
+    )
+    if missing := sorted(set(one.index) ^ set(other.index), key=str):
+        raise Unproved(
+            f"{len(missing):,} keys are in one and not in the other, e.g. {_some(missing)}: the "
+            f"query may use :start and :end only to bound as_of"
+        )
+    different = ~((one == other) | (one.isna() & other.isna()))
+    if different.any().any():
+        column = different.any().idxmax()
+        keys = different.index[different[column]]
+        raise Unproved(
+            f"{column} differs in {len(keys):,} rows, e.g. {_some(keys)}: it depends on :start or "
+            f":end, so training would see other values than scoring"
+        )
+
+
+def _require_later_labels(
+    report: _Report,
+    warehouse: Warehouse,
+    model: BatchModel,
+    span: Interval,
+    whole: pd.DataFrame | None,
+) -> None:
+    from batch_jobs import contract
+
+    labels = contract.check_labels(model, _read(warehouse, model.labels_query, span))
+    report.say(f"{len(labels):,} labels")
+    if whole is None or labels.empty:
+        return
+    key = ["entity_id", "as_of"] if "as_of" in labels else ["entity_id"]
+    rows = whole[["entity_id", "as_of"]].assign(as_of=contract.times(whole["as_of"]))
+    both = rows.merge(labels, on=key, how="inner", suffixes=("", "_label"))
+    early = both[both["known_at"] <= both["as_of"]]
+    if len(early):
+        raise Unproved(
+            f"{len(early):,} of {len(both):,} labels were known when the row came up for scoring, "
+            f"e.g. that of {_some(early['entity_id'])}: then there is nothing to predict, or "
+            f"known_at is not the moment at which the label became known"
+        )
+    if not len(both):
+        raise Unproved("no label has the key of a row: do both queries give the same entity_id?")
+    waits = (both["known_at"] - both["as_of"]).dt.round("s")
+    report.say(f"half of them within {waits.median()}")
+
+
+def _check_features(report: _Report, model: BatchModel, split: Split) -> None:
+    import pandas as pd
+    from sklearn.metrics import roc_auc_score
+
+    rows = pd.concat([split.fit, split.judge], ignore_index=True)
+    with report.proof("no feature varies not at all, or is always missing"):
+        flat = [name for name in model.features if rows[name].nunique(dropna=False) < 2]
+        if flat:
+            raise Unproved(f"{', '.join(flat)}: one value in all {len(rows):,} rows")
+        report.say(f"{len(model.features)} features")
+    labels = rows["label"]
+    if labels.nunique() != 2:
+        return
+    with report.proof("no feature knows the label"):
+        truth = labels == labels.max()
+        told = {}
+        for name, feature in model.features.items():
+            # Means of the label within a category would tell every rare category's own.
+            if feature.kind == "number" and rows[name].notna().any():
+                values = rows[name].fillna(rows[name].median())
+                area = roc_auc_score(truth, values)
+                told[name] = max(area, 1 - area)
+            missing = rows[name].isna()
+            if 0 < missing.sum() < len(rows):
+                area = roc_auc_score(truth, missing)
+                told[name] = max(told.get(name, 0.5), area, 1 - area)
+        telltale = [f"{name} (AUC {area:.3f})" for name, area in told.items() if area > TELLTALE]
+        if telltale:
+            raise Unproved(
+                f"{', '.join(telltale)} alone tells the label: was it known at as_of, or is it "
+                f"made of the label?"
+            )
+        report.say(f"at most AUC {max(told.values(), default=0.5):.3f} by one alone")
+
+
+def _check_estimator(report: _Report, model: BatchModel, split: Split) -> None:
+    from batch_jobs import training
+
+    estimator: Any = None
+    with report.proof("the estimator fits"):
+        began = time.monotonic()
+        estimator = training.fit(model, split.fit)
+        report.say(f"{time.monotonic() - began:.1f} s, {_peak_memory()} MB at most")
+        if time.monotonic() - began > model.train_timeout.total_seconds() / 2:
+            raise Unproved(f"{'; '.join(report.said)}: more than half of its train_timeout")
+    if estimator is None:
+        return
+    with report.proof("the fitted estimator is stored and answers as before"):
+        from batch_jobs.artifacts import deserialize_bytes, serialize
+
+        content = serialize(estimator)
+        golden = training.golden(model, estimator, split.judge)
+        problem = training.unlike_golden(model, deserialize_bytes(content), golden)
+        if problem:
+            raise Unproved(problem)
+        report.say(f"{len(content) / 1e6:.1f} MB")
+    with report.proof("a row's answer does not depend on the rows beside it"):
+        _require_same_in_any_chunk(model, estimator, split.judge)
+        report.say(f"{min(len(split.judge), ROWS_ONE_BY_ONE)} rows, one by one and turned round")
+    with report.proof("it is better than the constant answer"):
+        judged = training.judge(model, estimator, split.judge)
+        constant = training.baseline(estimator, split.fit, split.judge)
+        loss, bound = judged.losses.mean(), constant.losses.mean()
+        report.say(", ".join(f"{name} {value:.4f}" for name, value in judged.metrics.items()))
+        if not loss < bound:
+            raise Unproved(f"its loss is {loss:.4f}, and that of a constant answer {bound:.4f}")
+
+
+def _require_same_in_any_chunk(model: BatchModel, estimator: Any, rows: pd.DataFrame) -> None:
+    import numpy as np
+
+    from batch_jobs.scoring import as_inputs, probabilities
+
+    chosen = rows.head(ROWS_ONE_BY_ONE)
+
+    def answers(frame: pd.DataFrame) -> Any:
+        return probabilities(estimator, as_inputs(frame, model.features))
+
+    whole = answers(chosen)
+    alone = np.concatenate([answers(chosen.iloc[[place]]) for place in range(len(chosen))])
+    for other, how in ((alone, "alone"), (answers(chosen[::-1])[::-1], "in another order")):
+        different = ~np.isclose(whole, other, rtol=1e-9, atol=1e-12).all(axis=1)
+        if different.any():
+            place = int(different.argmax())
+            raise Unproved(
+                f"{chosen['entity_id'].iloc[place]} is answered {whole[place]} among others and "
+                f"{other[place]} {how}: something is computed over the rows at hand"
+            )
+
+
+@repeatable
+def _read(warehouse: Warehouse, query: str, span: Interval) -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.concat(list(warehouse.stream(query, bounds(span), 100_000)), ignore_index=True)
+
+
+def _some(keys: Any) -> str:
+    return ", ".join(map(str, list(keys)[:SAMPLES]))
+
+
+def _peak_memory() -> int:
+    """Megabytes that this process has held at most; 0 where nobody counts."""
+    with suppress(ImportError):
+        import resource
+        import sys
+
+        unit = 1024 * 1024 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // unit
+    return 0
