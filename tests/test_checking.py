@@ -56,8 +56,9 @@ def _noisy():
 
 def _unfit():
     """An estimator that cannot be fitted."""
+    from sklearn.base import BaseEstimator, ClassifierMixin
 
-    class Broken:
+    class Broken(ClassifierMixin, BaseEstimator):
         def fit(self, *_):
             raise ValueError("no such luck")
 
@@ -142,9 +143,9 @@ def _unpicklable():
             "something is computed over the rows at hand",
         ),
         (
-            {"history": timedelta(days=5)},
+            {"holdout": timedelta(hours=1)},
             "training has enough rows whose labels are known",
-            "the champion stays|rows",
+            "labelled rows to judge on, at least 20 are needed",
         ),
     ],
 )

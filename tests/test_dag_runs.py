@@ -127,8 +127,12 @@ def test_a_rollback_leaves_nothing_of_the_later_version(promoted, now, capfd):
         *("rollback", True),
         "it is worse",
     )
-    assert run("rollback_orders", {"version": "v0", "reason": "typo"})[0] == "failed"
-    assert "orders has no version 'v0'" in capfd.readouterr().out
+    for conf, words in (
+        ({"version": "v0", "reason": "typo"}, "orders has no version 'v0'"),
+        ({"version": first}, "give the version that shall serve again, and the reason"),
+    ):
+        assert run("rollback_orders", conf)[0] == "failed"
+        assert words in capfd.readouterr().out
 
 
 def test_before_the_first_training_there_is_nothing_to_score_with(settings, capfd):

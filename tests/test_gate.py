@@ -155,3 +155,63 @@ def test_the_interval_covers_the_true_difference_about_as_often_as_it_says():
         got = paired_difference(one, Judgement(np.zeros(len(blocks)), {}), blocks, 0.9)
         covered.append(got.low <= 0.1 <= got.high)
     assert 0.80 <= np.mean(covered) <= 0.96
+
+
+def _by_rule(rule, challenger, champion):
+    return _decide(challenger, champion, Gate(rule=rule))
+
+
+@pytest.mark.parametrize(
+    ("rule", "loss", "promoted"),
+    [
+        *(("non_inferiority", 0.4, True), ("non_inferiority", 0.5, True)),
+        *(("non_inferiority", 0.6, False), ("significant_gain", 0.4, True)),
+        *(("significant_gain", 0.5, False), ("significant_gain", 0.6, False)),
+        *(("always", 0.4, True), ("always", 0.6, True), ("always", 0.95, True)),
+    ],
+)
+def test_each_rule_promotes_what_it_says(rule, loss, promoted):
+    """Shown better, no difference shown, shown worse, and worse than a constant."""
+    report = _by_rule(rule, _judged(loss, NOISE - NOISE.mean()), _judged(0.5))
+    assert report.promote == promoted
+    assert len(report.reasons) == 1
+
+
+def test_bounds_of_the_model_hold_under_every_rule():
+    """`always` overrules comparisons, and not what the model file asks for."""
+    gate = Gate(rule="always", at_least={"roc_auc": 0.7})
+    assert not _decide(_judged(0.4, roc_auc=0.6), _judged(0.5), gate).promote
+    assert _decide(_judged(0.6, roc_auc=0.8), _judged(0.5), gate).promote
+
+
+@pytest.mark.parametrize(
+    ("own", "champions", "bound", "promoted"),
+    [
+        *((0.05, None, 0.1, True), (0.2, None, 0.1, False), (0.2, None, None, True)),
+        *((0.2, 0.3, 0.1, True), (0.2, 0.15, 0.1, False), (None, None, 0.1, True)),
+    ],
+)
+def test_probabilities_that_are_far_off_are_kept_out(own, champions, bound, promoted):
+    """Unless the champion's are further off on the same rows, as after a storm."""
+    challenger = _judged(0.4, **({} if own is None else {"calibration_error": own}))
+    champion = champions and _judged(0.5, calibration_error=champions)
+    report = _decide(challenger, champion, Gate(calibration=bound))
+    assert report.promote == promoted
+    assert promoted or "its probabilities are off by 0.200 on average" in report.reasons[0]
+
+
+def test_a_challenger_that_is_worse_within_a_slice_is_kept_out():
+    """Though it is better on the whole; a slice of few rows has no say."""
+    country = pd.Series(np.where(np.arange(len(AS_OF)) % 5 == 0, "de", "fr"))
+    country[:20] = "it"
+    worse = np.where(country == "de", 0.3, -0.2)
+    champion = _judged(0.5)
+    fixed = {"baseline": _judged(0.9), "champion": "v1", "champion_judged": champion}
+    gate = Gate(slices=("country",), min_rows=100)
+    slices = country.to_frame("country")
+    report = decide(gate, AS_OF, challenger=_judged(0.5, worse), slices=slices, **fixed)
+    assert list(report.slices) == ["country=de", "country=fr"]
+    assert not report.promote
+    assert report.reasons[0].startswith("its loss is shown to be worse where country=de: +0.3000")
+    even = decide(gate, AS_OF, challenger=_judged(0.5, NOISE), slices=slices, **fixed)
+    assert even.promote

@@ -140,6 +140,7 @@ def test_the_metrics_of_two_classes_are_those_of_scikit_learn():
             "accuracy": metrics.accuracy_score(truth, answer > 0.5),
             "roc_auc": metrics.roc_auc_score(truth, answer),
             "base_rate": 0.5,
+            "calibration_error": np.abs(answer - truth).mean(),
         }
     )
     assert judged.losses.mean() == pytest.approx(metrics.log_loss(truth, answer))
@@ -156,6 +157,8 @@ def test_the_metrics_of_three_classes_are_those_of_scikit_learn():
             "log_loss": metrics.log_loss(truth, answer),
             "brier": metrics.brier_score_loss(truth, answer, scale_by_half=False),
             "accuracy": 0.75,
+            # Right with 0.7, 0.5 and 0.8; two bins hold the equal 0.4 and 0.5 apart.
+            "calibration_error": (0.3 + 0.5 + 0.4 + 0.2) / 4,
         }
     )
 
@@ -206,3 +209,31 @@ def test_the_baseline_is_the_best_constant_of_the_rows_learnt_from(estimator, co
     model = _model(estimator)
     got = baseline(fit(model, learnt), learnt, judged)
     assert got.losses.tolist() == pytest.approx(judge(model, constant, judged).losses.tolist())
+
+
+def test_calibration_error_is_the_distance_from_what_came_true():
+    """By hand: of ten rows said to be 0.8, and ten said to be 0.3, so many came true."""
+    sure = np.repeat([0.3, 0.8], 10)
+    labels = np.array([1] * 5 + [0] * 5 + [1] * 8 + [0] * 2)
+    judged = measure(labels, np.column_stack([1 - sure, sure]), np.array([0, 1]))
+    assert judged.reliability == [
+        (pytest.approx(0.3), pytest.approx(0.5), 10),
+        (pytest.approx(0.8), pytest.approx(0.8), 10),
+    ]
+    assert judged.metrics["calibration_error"] == pytest.approx(0.1)
+
+
+def test_calibration_of_many_classes_is_that_of_the_predicted_one():
+    """Nine of ten predictions are right, and were said to be so with 0.6."""
+    answer = np.tile([0.6, 0.2, 0.2], (10, 1))
+    labels = np.array(["a"] * 9 + ["b"])
+    judged = measure(labels, answer, np.array(["a", "b", "c"]))
+    assert judged.reliability == [(pytest.approx(0.6), pytest.approx(0.9), 10)]
+    assert judged.metrics["calibration_error"] == pytest.approx(0.3)
+
+
+def test_regressions_have_no_reliability_curve():
+    """There is no probability to come true."""
+    judged = measure(np.array([1.0, 2.0]), np.array([[1.0], [3.0]]), None)
+    assert judged.reliability == []
+    assert "calibration_error" not in judged.metrics

@@ -29,6 +29,7 @@ from airflow.sdk.exceptions import (
 
 from batch_jobs.catalog import load_model, model_names
 from batch_jobs.errors import (
+    ArtifactError,
     BatchJobsError,
     FencedError,
     InputError,
@@ -86,15 +87,18 @@ SPAN_PARAMS = {
     ),
 }
 
+# Without a default, Airflow could not call the DAG's callbacks.
 ROLLBACK_PARAMS = {
     "version": Param(
-        type="string",
+        None,
+        type=["null", "string"],
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
         title="Version",
         description="The version that shall serve again, as the table model_versions names it.",
     ),
     "reason": Param(
-        type="string",
+        None,
+        type=["null", "string"],
         minLength=1,
         maxLength=1000,
         title="Reason",
@@ -208,6 +212,8 @@ def rollback(
 
     _die_with_supervisor()
     with _translated():
+        if not params["version"] or not params["reason"]:
+            raise ArtifactError("give the version that shall serve again, and the reason")
         answer, runs = serving.rollback(
             airflow_settings(),
             model,

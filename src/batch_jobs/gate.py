@@ -44,6 +44,8 @@ class GateReport:
         to_champion: loss difference to the champion, if there is one that can score the rows.
         to_baseline: loss difference to the constant baseline.
         metrics: per contender, its metrics on the rows.
+        reliability: per contender, its reliability curve; see `training.Judgement`.
+        slices: per `feature=value`, the loss difference to the champion among its rows.
     """
 
     promote: bool
@@ -53,6 +55,8 @@ class GateReport:
     to_champion: Difference | None
     to_baseline: Difference
     metrics: dict[str, dict[str, float]]
+    reliability: dict[str, list[tuple[float, float, int]]]
+    slices: dict[str, Difference]
 
     def as_dict(self) -> dict[str, Any]:
         """The report as plain JSON values."""
@@ -67,6 +71,7 @@ def decide(
     baseline: Judgement,
     champion: str | None = None,
     champion_judged: Judgement | None = None,
+    slices: pd.DataFrame | None = None,
 ) -> GateReport:
     """Judge a challenger.
 
@@ -78,38 +83,31 @@ def decide(
         baseline: a constant answer on those rows.
         champion: the version that serves, if one does.
         champion_judged: the champion on those rows; None if it cannot be loaded or score them.
+        slices: the columns of `gate.slices` on those rows.
     """
     blocks = _blocks(as_of)
     to_baseline = paired_difference(challenger, baseline, blocks, gate.confidence)
-    against: list[str] = []
-    grounds: list[str] = []
-    # All comparisons are written so that a NaN speaks against the challenger.
-    if not to_baseline.mean < 0:
-        against.append(
-            f"its loss {challenger.losses.mean():.4f} is no better than the baseline's "
-            f"{baseline.losses.mean():.4f}"
-        )
-    for metric, bound in gate.at_least.items():
-        if not challenger.metrics.get(metric, float("-inf")) >= bound:
-            against.append(f"{metric} {challenger.metrics.get(metric)} is below {bound}")
-    for metric, bound in gate.at_most.items():
-        if not challenger.metrics.get(metric, float("inf")) <= bound:
-            against.append(f"{metric} {challenger.metrics.get(metric)} is above {bound}")
-    to_champion = None
-    if champion is None:
-        grounds.append("there is no champion to compare with")
-    elif champion_judged is None:
-        grounds.append(f"the champion {champion} cannot score these rows")
-    else:
+    to_champion, by_slice = None, {}
+    if champion_judged is not None:
         to_champion = paired_difference(challenger, champion_judged, blocks, gate.confidence)
-        span = f"{to_champion.mean:+.4f} [{to_champion.low:+.4f}, {to_champion.high:+.4f}]"
-        if not to_champion.low <= 0:
-            against.append(f"its loss is shown to be worse than that of {champion}: {span}")
-        else:
-            grounds.append(f"its loss is not shown to be worse than that of {champion}: {span}")
+        if slices is not None:
+            by_slice = _by_slice(gate, slices, blocks, challenger, champion_judged)
+    against = _out_of_bounds(gate, challenger)
+    if gate.rule != "always":
+        against += _worse_than_nothing(challenger, baseline, to_baseline)
+        against += _miscalibrated(gate, challenger, champion_judged)
+        against += _worse_than_champion(gate, champion, to_champion, by_slice)
+    if champion is None:
+        ground = "there is no champion to compare with"
+    elif to_champion is None:
+        ground = f"the champion {champion} cannot score these rows"
+    else:
+        shown = "shown to be better" if to_champion.high < 0 else "not shown to be worse"
+        shown = "whatever it is" if gate.rule == "always" else f"{shown} than that of {champion}"
+        ground = f"its loss is {shown}: {_told(to_champion)}"
     return GateReport(
         promote=not against,
-        reasons=against or grounds,
+        reasons=against or [ground],
         rows=len(blocks),
         champion=champion,
         to_champion=to_champion,
@@ -119,7 +117,98 @@ def decide(
             "baseline": baseline.metrics,
             **({"champion": champion_judged.metrics} if champion_judged else {}),
         },
+        reliability={
+            "challenger": challenger.reliability,
+            **({"champion": champion_judged.reliability} if champion_judged else {}),
+        },
+        slices=by_slice,
     )
+
+
+def _out_of_bounds(gate: Gate, challenger: Judgement) -> list[str]:
+    """Which of the model's own bounds the challenger breaks; a metric that is NaN breaks each."""
+    low = [
+        f"{metric} {challenger.metrics.get(metric)} is below {bound}"
+        for metric, bound in gate.at_least.items()
+        if not challenger.metrics.get(metric, float("-inf")) >= bound
+    ]
+    return low + [
+        f"{metric} {challenger.metrics.get(metric)} is above {bound}"
+        for metric, bound in gate.at_most.items()
+        if not challenger.metrics.get(metric, float("inf")) <= bound
+    ]
+
+
+def _worse_than_nothing(
+    challenger: Judgement, baseline: Judgement, difference: Difference
+) -> list[str]:
+    if difference.mean < 0:
+        return []
+    losses = f"{challenger.losses.mean():.4f} is no better than the baseline's"
+    return [f"its loss {losses} {baseline.losses.mean():.4f}"]
+
+
+def _miscalibrated(gate: Gate, challenger: Judgement, champion: Judgement | None) -> list[str]:
+    """What is wrong with the challenger's probabilities, if it is more than with the champion's."""
+    error = challenger.metrics.get("calibration_error")
+    if gate.calibration is None or error is None or error <= gate.calibration:
+        return []
+    other = champion.metrics.get("calibration_error") if champion else None
+    if other is not None and error <= other:
+        return []
+    beside = "" if other is None else f", and the champion's by {other:.3f}"
+    return [
+        f"its probabilities are off by {error:.3f} on average, more than {gate.calibration}{beside}"
+    ]
+
+
+def _worse_than_champion(
+    gate: Gate, champion: str | None, difference: Difference | None, slices: dict[str, Difference]
+) -> list[str]:
+    """Shown to be worse, on the whole or in a slice, or not shown to be better if it must be."""
+    if difference is None:
+        return []
+    worse = []
+    # Comparisons are written so that a NaN speaks against the challenger.
+    if not difference.low <= 0:
+        worse.append(f"its loss is shown to be worse than that of {champion}: {_told(difference)}")
+    elif gate.rule == "significant_gain" and not difference.high < 0:
+        worse.append(
+            f"its loss is not shown to be better than that of {champion}: {_told(difference)}"
+        )
+    return worse + [
+        f"its loss is shown to be worse where {where}: {_told(found)}"
+        for where, found in slices.items()
+        if not found.low <= 0
+    ]
+
+
+def _told(difference: Difference) -> str:
+    return f"{difference.mean:+.4f} [{difference.low:+.4f}, {difference.high:+.4f}]"
+
+
+def _by_slice(
+    gate: Gate,
+    slices: pd.DataFrame,
+    blocks: NDArray[np.int64],
+    challenger: Judgement,
+    champion: Judgement,
+) -> dict[str, Difference]:
+    """The loss difference among the rows of each value, the confidence shared among all of them.
+
+    Of twenty comparisons one would else be shown to be worse by chance (Bonferroni).
+    """
+    members = {
+        f"{name}={value}": (slices[name] == value).to_numpy()
+        for name in gate.slices
+        for value, rows in slices[name].value_counts().sort_index().items()
+        if rows >= gate.min_rows
+    }
+    confidence = 1 - (1 - gate.confidence) / max(len(members), 1)
+    return {
+        where: _difference(challenger.losses[rows], champion.losses[rows], blocks[rows], confidence)
+        for where, rows in members.items()
+    }
 
 
 def _blocks(as_of: pd.Series[Any]) -> NDArray[np.int64]:
@@ -141,9 +230,18 @@ def paired_difference(
     one: Judgement, other: Judgement, blocks: NDArray[np.int64], confidence: float
 ) -> Difference:
     """Mean loss difference on the same rows, with a two-sided block-bootstrap interval."""
+    return _difference(one.losses, other.losses, blocks, confidence)
+
+
+def _difference(
+    one: NDArray[np.float64],
+    other: NDArray[np.float64],
+    blocks: NDArray[np.int64],
+    confidence: float,
+) -> Difference:
     import numpy as np
 
-    difference = one.losses - other.losses
+    difference = one - other
     _, block = np.unique(blocks, return_inverse=True)
     sums = np.bincount(block, weights=difference)
     sizes = np.bincount(block)

@@ -312,6 +312,7 @@ def _judge_against(
         baseline=training.baseline(estimator, split.fit, split.judge),
         champion=serving.version if serving else None,
         champion_judged=judged,
+        slices=split.judge[list(model.gate.slices)],
     )
 
 

@@ -46,7 +46,7 @@ class Category(_Frozen):
 
 Feature = Annotated[Number | Category, Field(discriminator="kind")]
 
-Metric = Literal["roc_auc", "log_loss", "brier", "accuracy", "mae", "rmse"]
+Metric = Literal["roc_auc", "log_loss", "brier", "accuracy", "calibration_error", "mae", "rmse"]
 
 
 class Gate(_Frozen):
@@ -56,12 +56,22 @@ class Gate(_Frozen):
     baseline are scored on the same hold-out rows, and the loss difference is bootstrapped by day.
 
     Attributes:
+        rule: `non_inferiority` promotes unless shown worse than the champion, `significant_gain`
+            only if shown better, `always` whatever the comparisons say; `at_least` and `at_most`
+            hold under each.
+        calibration: how far probabilities may be from what then happens (`calibration_error`),
+            unless the champion is further off on the same rows; None does not look.
+        slices: categories within which, too, the challenger may not be shown worse than the
+            champion, at each value with `min_rows` rows.
         confidence: how sure "shown to be worse" must be, in (0.5, 1).
         min_rows: fewest labelled hold-out rows a judgement may rest on.
         at_least: metrics that the challenger must reach, e.g. `{"roc_auc": 0.65}`.
         at_most: metrics that the challenger may not exceed, e.g. `{"brier": 0.2}`.
     """
 
+    rule: Literal["non_inferiority", "significant_gain", "always"] = "non_inferiority"
+    calibration: float | None = Field(default=0.1, gt=0, le=1)
+    slices: tuple[str, ...] = ()
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
     min_rows: int = Field(default=200, ge=1)
     at_least: Mapping[Metric, float] = Field(default_factory=dict)
@@ -216,6 +226,19 @@ class BatchModel(_Frozen):
         if history is not None and holdout >= history:
             raise ValueError("must be shorter than history")
         return holdout
+
+    @field_validator("gate")
+    @classmethod
+    def _of_features(cls, gate: Gate, info: ValidationInfo) -> Gate:
+        features = info.data.get("features", {})
+        odd = [
+            name
+            for name in gate.slices
+            if features and getattr(features.get(name), "kind", None) != "category"
+        ]
+        if odd:
+            raise ValueError(f"slices must name features of kind Category, not {', '.join(odd)}")
+        return gate
 
     @field_validator("expire")
     @classmethod

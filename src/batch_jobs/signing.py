@@ -8,7 +8,6 @@ load that training did not make.
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import stat
 from collections.abc import Mapping
@@ -61,12 +60,20 @@ def verify(manifest: Mapping[str, Any], key_file: str, subject: str) -> None:
             f"set"
         )
     try:
-        key.verify(base64.b64decode(manifest[SIGNATURE], validate=True), _signed(manifest))
-    except (InvalidSignature, TypeError, binascii.Error):
+        key.verify(_decoded(manifest[SIGNATURE]), _signed(manifest))
+    except (InvalidSignature, TypeError, ValueError):
         raise ArtifactError(
             f"the manifest of {subject} was changed since it was signed, or signed by another key "
             f"than that of {key_file}; roll back to another version, or train again"
         ) from None
+
+
+def _decoded(signature: str) -> bytes:
+    """The bytes of a signature, if it is written in the one way that we write it."""
+    decoded = base64.b64decode(signature, validate=True)
+    if base64.b64encode(decoded).decode() != signature:
+        raise ValueError("it differs in unused bits")
+    return decoded
 
 
 def private_key(key_file: str) -> Ed25519PrivateKey:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 
 GOLDEN_ROWS = 20
+RELIABILITY_BINS = 10
 
 
 @dataclass(frozen=True)
@@ -143,10 +144,13 @@ class Judgement:
     Attributes:
         losses: per row, log-loss of a classifier or squared error of a regressor.
         metrics: their usual summaries.
+        reliability: of a classifier, per tenth of the rows by probability: the mean probability,
+            the share in which it came true, and the number of rows.
     """
 
     losses: NDArray[np.float64]
     metrics: dict[str, float]
+    reliability: list[tuple[float, float, int]] = field(default_factory=list)
 
 
 def judge(model: BatchModel, estimator: Any, rows: pd.DataFrame) -> Judgement:
@@ -219,8 +223,34 @@ def measure(
         / (2 if len(classes) == 2 else 1),
         "accuracy": float((answer.argmax(axis=1) == column).mean()),
     }
+    sure = answer[:, 1] if len(classes) == 2 else answer.max(axis=1)
+    right = truth[:, 1] if len(classes) == 2 else answer.argmax(axis=1) == column
+    curve = _reliability(sure, right)
+    summary["calibration_error"] = sum(
+        rows * abs(mean - share) for mean, share, rows in curve
+    ) / len(answer)
     if len(classes) == 2:
         summary["base_rate"] = float(truth[:, 1].mean())
         if 0 < summary["base_rate"] < 1:
             summary["roc_auc"] = float(metrics.roc_auc_score(truth[:, 1], answer[:, 1]))
-    return Judgement(losses, summary)
+    return Judgement(losses, summary, curve)
+
+
+def _reliability(
+    sure: NDArray[np.float64], right: NDArray[np.bool_]
+) -> list[tuple[float, float, int]]:
+    """Mean probability and share that came true in bins of about equal size, equal ones together.
+
+    Their weighted mean distance is the expected calibration error (Naeini et al., AAAI 2015).
+    """
+    import numpy as np
+
+    edges = np.unique(np.quantile(sure, np.linspace(0, 1, RELIABILITY_BINS + 1))[1:-1])
+    place = np.searchsorted(edges, sure, side="right")
+    rows = np.bincount(place)
+    means, shares = np.bincount(place, weights=sure), np.bincount(place, weights=right)
+    return [
+        (float(mean / size), float(share / size), int(size))
+        for mean, share, size in zip(means, shares, rows, strict=True)
+        if size
+    ]
