@@ -54,9 +54,7 @@ def write(name: str, package: str, into: Path, tests: Path) -> list[Path]:
             [f"its name must match {NAME_PATTERN.pattern}, because it becomes a DAG id"],
         )
     iris = files("batch_jobs.models").joinpath("iris.py").read_text("utf-8")
-    model = iris.replace(
-        OWN_WORDS, f'"""{name}: begun as a copy of the sample iris; change it line'
-    )
+    model = iris.replace(OWN_WORDS, f"{name}, begun as a copy of the sample iris:")
     wanted = {
         into / f"{name}.py": model,
         tests / f"test_{name}.py": TEST.format(name=name, package=package),
