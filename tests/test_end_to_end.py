@@ -207,7 +207,7 @@ def test_a_provoked_failure_is_told_once_and_readers_keep_what_they_had(publishe
     assert published.slack.wait_for(heard + 1, 60), task_logs(published)
     message = published.slack.texts[heard]
     for part in ("flight_delay", PREDICT, "score", "has changed", champion.version, "http://"):
-        assert part in message
+        assert part in message, f"{message}\n{task_logs(published)}"
     assert query(published, "SELECT * FROM current_predictions ORDER BY entity_id") == before
 
     artifact.write_bytes(whole)

@@ -302,10 +302,9 @@ def _retold(settings, change):
     return replace(champion, manifest=manifest)
 
 
-def test_the_manifest_says_what_a_version_was_made_of(shop, monkeypatch):
+def test_the_manifest_says_what_a_version_was_made_of(shop):
     """Its rows, its code, its metrics, and twenty golden rows with their answers."""
-    monkeypatch.setenv("BATCH_JOBS_COMMIT", "abc123")
-    version = lifecycle.train(shop, "orders", EARLIER)
+    version = lifecycle.train(replace(shop, commit="abc123"), "orders", EARLIER)
     manifest = version.manifest
     assert (manifest["commit"], manifest["metrics"]) == ("abc123", version.metrics)
     golden = manifest["golden"]

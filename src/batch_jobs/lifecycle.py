@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import inspect
 import logging
-import os
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -88,6 +87,7 @@ def train(settings: Settings, name: str, as_of: datetime) -> ModelVersion:
     manifest = {
         **_manifest(model, version, as_of, split, artifact),
         "metrics": metrics,
+        "commit": settings.commit or _commit(model),
         "golden": training.golden(model, estimator, split.judge),
     }
     if settings.signing_key:
@@ -333,7 +333,6 @@ def _manifest(
         "rows_judged": len(split.judge),
         "label_coverage": round(split.coverage, 4),
         "data_digest": _digest(split.fit),
-        "commit": _commit(model),
     }
 
 
@@ -346,9 +345,7 @@ def _digest(rows: pd.DataFrame) -> str:
 
 
 def _commit(model: BatchModel) -> str | None:
-    """Which commit the model file is of: what `BATCH_JOBS_COMMIT` says, or git; None if neither."""
-    if told := os.environ.get("BATCH_JOBS_COMMIT"):
-        return told
+    """Which commit the model file is of, as git says; None if it is in no checkout."""
     folder = Path(inspect.getfile(model.estimator)).parent
     with suppress(OSError, subprocess.SubprocessError):
         asked = ["git", "-C", str(folder), "rev-parse", "HEAD"]

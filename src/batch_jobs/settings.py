@@ -27,6 +27,7 @@ class Settings:
             trusts whoever can write the warehouse, as on one machine.
         libraries: whether a version loads only where scikit-learn and numpy are the `same` as where
             it was trained, or wherever it answers its `golden` rows alike.
+        commit: of the model files, where they are no git checkout.
     """
 
     warehouse: str = field(repr=False)
@@ -35,6 +36,7 @@ class Settings:
     signing_key: str | None = None
     verify_key: str = HASH_ONLY
     libraries: str = "same"
+    commit: str | None = None
 
     @classmethod
     def from_environ(
@@ -42,7 +44,8 @@ class Settings:
     ) -> Settings:
         """Read `BATCH_JOBS_WAREHOUSE`, `BATCH_JOBS_MODEL_STORE`, `BATCH_JOBS_MODELS`, and more.
 
-        `BATCH_JOBS_SIGNING_KEY`, `BATCH_JOBS_VERIFY_KEY` and `BATCH_JOBS_LIBRARIES` may be missing.
+        `BATCH_JOBS_SIGNING_KEY`, `BATCH_JOBS_VERIFY_KEY`, `BATCH_JOBS_LIBRARIES` and
+        `BATCH_JOBS_COMMIT` may be missing.
 
         Args:
             environ: the environment to read.
@@ -76,6 +79,7 @@ class Settings:
             signing_key=environ.get("BATCH_JOBS_SIGNING_KEY") or None,
             verify_key=environ.get("BATCH_JOBS_VERIFY_KEY") or HASH_ONLY,
             libraries=libraries,
+            commit=environ.get("BATCH_JOBS_COMMIT") or None,
         )
 
 

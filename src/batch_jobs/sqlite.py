@@ -69,7 +69,7 @@ class SQLite:
             connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
             connection.create_function("utc", 1, _utc, deterministic=True)
             if wal:
-                connection.execute("PRAGMA journal_mode = WAL")
+                _use_wal(connection)
                 connection.execute("PRAGMA synchronous = FULL")
                 connection.execute("PRAGMA foreign_keys = ON")
                 connection.execute(f"PRAGMA cache_size = -{CACHE_KB}")
@@ -198,6 +198,20 @@ class SQLite:
             # Writers would wait as long as this does.
             connection.connection.execute("PRAGMA busy_timeout = 0")
             connection.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """Let readers and a writer work side by side; SQLite itself does not wait to change to it."""
+    deadline = time.monotonic() + BUSY_TIMEOUT_MS / 1000
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(LONGEST_NAP / 10)
+        else:
+            return
 
 
 def _utc(value: Any) -> str | None:

@@ -1,0 +1,76 @@
+"""Where the tasks find the warehouse, also while Airflow is too busy to say."""
+
+import pytest
+from airflow.sdk import Connection
+from airflow.sdk.exceptions import AirflowNotFoundException
+
+from utils import tasks
+
+
+class Lookups:
+    """What Airflow answers, one after the other; the last one again and again."""
+
+    def __init__(self, *answers):
+        self.answers, self.asked = list(answers), 0
+
+    def __call__(self, name):
+        """Answer the next one."""
+        assert name == "warehouse"
+        self.asked += 1
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+@pytest.fixture
+def airflow(monkeypatch):
+    """Let Airflow answer so: `airflow(error, connection)`; nothing was asked before."""
+    monkeypatch.setattr(tasks, "_known", [])
+
+    def answer(*answers):
+        lookups = Lookups(*answers)
+        monkeypatch.setattr(Connection, "get", lookups)
+        return lookups
+
+    return answer
+
+
+BUSY = RuntimeError("API_SERVER_ERROR: database is locked")
+FOUND = Connection(
+    conn_id="warehouse", conn_type="postgres", host="db", login="w", password="p", schema="serving"
+)
+URL = "postgresql+psycopg://w:p@db/serving"
+
+
+def test_a_connection_is_told_as_a_url(airflow):
+    """With its driver spelled; None where there is none."""
+    airflow(FOUND)
+    assert tasks._connection_url() == URL
+    airflow(AirflowNotFoundException("warehouse"))
+    assert tasks._connection_url() is None
+
+
+def test_airflow_that_is_busy_is_asked_again(airflow):
+    """Once; it has waited for its own database before it gave up."""
+    lookups = airflow(BUSY, FOUND)
+    assert (tasks._connection_url(), lookups.asked) == (URL, 2)
+
+
+@pytest.mark.parametrize(
+    ("before", "url"), [(FOUND, URL), (AirflowNotFoundException("warehouse"), None)]
+)
+def test_airflow_that_stays_busy_has_nothing_new_to_tell(airflow, before, url):
+    """A task whose error is to be noted has asked before."""
+    airflow(before)
+    tasks._connection_url()
+    lookups = airflow(BUSY)
+    assert (tasks._connection_url(), lookups.asked) == (url, 2)
+
+
+def test_what_was_never_known_is_not_guessed(airflow):
+    """The environment may name another warehouse than the connection."""
+    lookups = airflow(BUSY)
+    with pytest.raises(RuntimeError, match="database is locked"):
+        tasks._connection_url()
+    assert lookups.asked == 2
