@@ -28,7 +28,7 @@ from tests.conftest import ROOT
 from tests.slack_endpoint import SlackEndpoint
 from utils.local import LocalAirflow
 
-PATIENCE = 180  # seconds after which a condition that does not come true is a failure
+PATIENCE = 240  # seconds after which a condition that does not come true is a failure
 MIDNIGHT = datetime(2024, 3, 1, tzinfo=UTC)
 BEFORE = Interval(MIDNIGHT - timedelta(minutes=10), MIDNIGHT)
 WANTED = Interval(MIDNIGHT, MIDNIGHT + timedelta(minutes=10))

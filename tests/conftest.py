@@ -30,24 +30,9 @@ os.environ |= {
     "OMP_WAIT_POLICY": "passive",
 }
 
-STARTING_AIRFLOW = {
-    *("test_alerts_end_to_end.py", "test_end_to_end.py", "test_local.py", "test_process_faults.py"),
-    "test_dag_runs.py",
-}
 # The shop of the example models: three weeks of orders, all in the past, with a leap day.
 OPENED = datetime(2024, 2, 10, tzinfo=UTC)
 TRAINED = OPENED + timedelta(days=20)
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    """Files stay together in one of the processes, and those that start an Airflow in the same.
-
-    Two of them at once would make each other's SQLite wait for longer than Airflow does.
-    """
-    for item in items:
-        file = item.path.name
-        item.add_marker(pytest.mark.xdist_group("airflow" if file in STARTING_AIRFLOW else file))
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
