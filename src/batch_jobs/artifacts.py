@@ -102,9 +102,9 @@ class ModelStore:
         found = hashlib.sha256(content).hexdigest()
         if found != version.sha256:
             raise ArtifactError(
-                f"the artifact of {version.model} {version.version} at {path} has changed: "
-                f"sha256 {found[:12]}… where the warehouse recorded {version.sha256[:12]}…; "
-                f"restore the file, or roll back to another version"
+                f"the artifact of {version.model} {version.version} has changed: sha256 "
+                f"{found[:12]}… where the warehouse recorded {version.sha256[:12]}…; restore the "
+                f"file, or roll back to another version: {path}"
             )
         return content
 
