@@ -107,6 +107,18 @@ def test_a_rollback_with_nothing_to_score_again_moves_the_pointer_only(shop, ver
     assert registry.champion(Warehouse(shop.warehouse), "orders").version == first
 
 
+def test_a_rollback_to_the_version_that_serves_by_promotion_changes_nothing(shop, versions):
+    """What the version before it had scored is not its successor's to score again."""
+    first, later = versions["orders"]
+    serving.predict(shop, "orders", _hour(0))
+    _take_over(shop, "orders")
+    before = _seen(shop, "orders")
+    answer, runs = _rollback(shop, "orders", later)
+    assert (answer.outcome, runs) == ("unchanged", [])
+    assert _seen(shop, "orders") == before
+    assert set(before.values()) == {first}
+
+
 def test_a_rollback_to_a_version_whose_file_is_gone_changes_nothing(shop, versions):
     """It is proved before the pointer moves."""
     first, later = versions["orders"]

@@ -5,9 +5,8 @@ Nothing is written, neither to the warehouse nor to the model store.
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from batch_jobs.training import Split
-
-log = logging.getLogger(__name__)
 
 SAMPLES = 3
 ROWS_ONE_BY_ONE = 100
@@ -55,19 +52,13 @@ class Unproved(Exception):
     """A proof that does not hold, in words."""
 
 
-def check(
-    settings: Settings,
-    name: str,
-    as_of: datetime | None = None,
-    progress: Callable[[Finding], None] | None = None,
-) -> list[Finding]:
+def check(settings: Settings, name: str, as_of: datetime | None = None) -> list[Finding]:
     """Try everything that training and scoring will do, on the real source.
 
     Args:
         settings: where everything is.
         name: the model.
         as_of: as if it were that time; now by default.
-        progress: called with each finding.
 
     Raises:
         InputError: unknown model, a model file that is none (all its problems are told at once), or
@@ -75,7 +66,7 @@ def check(
     """
     model = load_model(name, settings.models)
     warehouse = Warehouse.existing(settings.warehouse)
-    report = _Report(progress)
+    report = _Report()
     now = as_of or datetime.now(UTC)
     _check_queries(report, warehouse, model, now)
     _check_rows(report, warehouse, model, now)
@@ -93,10 +84,9 @@ def check(
 
 
 class _Report:
-    def __init__(self, progress: Callable[[Finding], None] | None) -> None:
+    def __init__(self) -> None:
         self.findings: list[Finding] = []
         self.said: list[str] = []
-        self._progress = progress
 
     def say(self, words: str) -> None:
         self.said.append(words)
@@ -115,8 +105,6 @@ class _Report:
             holds, self.said = False, [first_line(error)]
         said = "; ".join(self.said) or f"{time.monotonic() - began:.1f} s"
         self.findings.append(Finding(what, holds, said))
-        if self._progress:
-            self._progress(self.findings[-1])
 
 
 def _check_queries(report: _Report, warehouse: Warehouse, model: BatchModel, now: datetime) -> None:
@@ -294,7 +282,7 @@ def _check_estimator(report: _Report, model: BatchModel, split: Split) -> None:
 def _require_same_in_any_chunk(model: BatchModel, estimator: Any, rows: pd.DataFrame) -> None:
     import numpy as np
 
-    from batch_jobs.scoring import as_inputs, probabilities
+    from batch_jobs.scoring import are_alike, as_inputs, probabilities
 
     chosen = rows.head(ROWS_ONE_BY_ONE)
 
@@ -304,7 +292,7 @@ def _require_same_in_any_chunk(model: BatchModel, estimator: Any, rows: pd.DataF
     whole = answers(chosen)
     alone = np.concatenate([answers(chosen.iloc[[place]]) for place in range(len(chosen))])
     for other, how in ((alone, "alone"), (answers(chosen[::-1])[::-1], "in another order")):
-        different = ~np.isclose(whole, other, rtol=1e-9, atol=1e-12).all(axis=1)
+        different = ~are_alike(whole, other)
         if different.any():
             place = int(different.argmax())
             raise Unproved(
@@ -315,9 +303,7 @@ def _require_same_in_any_chunk(model: BatchModel, estimator: Any, rows: pd.DataF
 
 @repeatable
 def _read(warehouse: Warehouse, query: str, span: Interval) -> pd.DataFrame:
-    import pandas as pd
-
-    return pd.concat(list(warehouse.stream(query, bounds(span), 100_000)), ignore_index=True)
+    return lifecycle.read_whole(warehouse, query, span)
 
 
 def _some(keys: Any) -> str:

@@ -252,7 +252,7 @@ def read_split(warehouse: Warehouse, model: BatchModel, as_of: datetime) -> Spli
         for kind, query in (("features", model.features_query), ("labels", model.labels_query)):
             warehouse.require_query(f"{kind}_query of {model.name}", query, values)
         log.info("reading features and labels of %s", interval)
-        rows = _whole(warehouse, model.features_query, values)
+        rows = read_whole(warehouse, model.features_query, interval)
         checked = contract.check_features(model, rows, interval)
         if checked.rejected:
             log.warning(
@@ -261,7 +261,9 @@ def read_split(warehouse: Warehouse, model: BatchModel, as_of: datetime) -> Spli
                 *checked.rejected[0][:2],
             )
         features.append(checked.rows)
-        labels.append(contract.check_labels(model, _whole(warehouse, model.labels_query, values)))
+        labels.append(
+            contract.check_labels(model, read_whole(warehouse, model.labels_query, interval))
+        )
     return training.split_by_time(
         model,
         pd.concat(features, ignore_index=True),
@@ -283,10 +285,12 @@ def _training_intervals(model: BatchModel, as_of: datetime) -> Iterator[Interval
     yield from reversed(due[::-1][::step][: model.train_samples])
 
 
-def _whole(warehouse: Warehouse, query: str, values: Any) -> pd.DataFrame:
+def read_whole(warehouse: Warehouse, query: str, interval: Interval) -> pd.DataFrame:
+    """All rows of a query on one interval."""
     import pandas as pd
 
-    return pd.concat(list(warehouse.stream(query, values, 100_000)), ignore_index=True)
+    chunks = warehouse.stream(query, bounds(interval), 100_000)
+    return pd.concat(list(chunks), ignore_index=True)
 
 
 def _judge_against(

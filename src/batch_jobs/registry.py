@@ -106,16 +106,14 @@ def champion_at(warehouse: Warehouse, model: str, moment: datetime) -> ModelVers
 
 
 @repeatable
-def champion_before(warehouse: Warehouse, model: str) -> str | None:
-    """The name of the version that the champion took over from."""
+def rolled_back_from(warehouse: Warehouse, model: str) -> str | None:
+    """The name of the version that was left, if the champion came by a rollback."""
     with warehouse.read() as connection:
-        name: str | None = connection.scalar(
-            text("""
-                SELECT previous_version FROM promotions WHERE model = :model
-                ORDER BY promotion_id DESC LIMIT 1"""),
-            {"model": model},
-        )
-        return name
+        newest = _newest_promotion(connection, model)
+        if newest is None or newest.action != "rollback":
+            return None
+        left: str | None = newest.previous_version
+        return left
 
 
 @repeatable
@@ -162,13 +160,17 @@ def promote(
 
 
 def _champion_name(connection: Connection, model: str) -> str | None:
-    name: str | None = connection.scalar(
+    newest = _newest_promotion(connection, model)
+    return None if newest is None else newest.version
+
+
+def _newest_promotion(connection: Connection, model: str) -> Row[Any] | None:
+    return connection.execute(
         text("""
-            SELECT version FROM promotions WHERE model = :model
+            SELECT version, previous_version, action FROM promotions WHERE model = :model
             ORDER BY promotion_id DESC LIMIT 1"""),
         {"model": model},
-    )
-    return name
+    ).first()
 
 
 def _version(connection: Connection, model: str, version: str) -> ModelVersion:

@@ -67,3 +67,16 @@ def are_sound(estimator: Any, scores: NDArray[np.float64]) -> NDArray[np.bool_]:
 
     sound = np.isfinite(scores)
     return sound & (scores >= 0) & (scores <= 1) if is_classifier(estimator) else sound
+
+
+def are_alike(answers: NDArray[np.float64], wanted: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which rows were answered alike, up to the last bits, in which processors differ.
+
+    Args:
+        answers: as of `probabilities`.
+        wanted: of the same shape.
+    """
+    import numpy as np
+
+    alike: NDArray[np.bool_] = np.all(np.isclose(answers, wanted, rtol=1e-9, atol=1e-12), axis=1)
+    return alike

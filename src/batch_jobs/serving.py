@@ -313,7 +313,7 @@ def rollback(
     """
     answer = lifecycle.rollback(settings, name, to, actor=actor, reason=reason)
     warehouse = Warehouse.existing(settings.warehouse)
-    left = registry.champion_before(warehouse, name)
+    left = registry.rolled_back_from(warehouse, name)
     token = new_token()
     planner = Planner(settings, name, token)
     runs = []

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from batch_jobs.errors import ModelFileError, TrainingDataError
 from batch_jobs.model import BatchModel
-from batch_jobs.scoring import as_inputs, probabilities
+from batch_jobs.scoring import are_alike, as_inputs, probabilities
 
 if TYPE_CHECKING:
     import numpy as np
@@ -116,10 +116,7 @@ def golden(model: BatchModel, estimator: Any, rows: pd.DataFrame) -> dict[str, A
 
 
 def unlike_golden(model: BatchModel, estimator: Any, kept: Mapping[str, Any]) -> str | None:
-    """What is wrong with an estimator's answers to its golden rows; None if they are alike.
-
-    Alike up to the last bits, in which processors of different makes differ.
-    """
+    """What is wrong with an estimator's answers to its golden rows; None if they are alike."""
     import numpy as np
     import pandas as pd
 
@@ -129,10 +126,10 @@ def unlike_golden(model: BatchModel, estimator: Any, kept: Mapping[str, Any]) ->
     }
     wanted = np.array(kept["answers"], "float64")
     answers = probabilities(estimator, as_inputs(pd.DataFrame(columns), model.features))
-    if answers.shape == wanted.shape and np.allclose(answers, wanted, rtol=1e-9, atol=1e-12):
-        return None
     if answers.shape != wanted.shape:
         return f"it gives {answers.shape[1]} numbers a row where it gave {wanted.shape[1]}"
+    if are_alike(answers, wanted).all():
+        return None
     row = int(np.abs(answers - wanted).max(axis=1).argmax())
     return f"row {row + 1} of {len(wanted)} is answered {answers[row]} where it was {wanted[row]}"
 

@@ -286,19 +286,11 @@ def add_verbs(records: list[Any], databases: dict[str, Settings], repetitions: i
 def show(records: list[Any]) -> None:
     """Print a table of ratios and one of what the tasks do with their time."""
     console = Console()
-    table = Table(title="A tick under Airflow beside as many tasks that do nothing", box=None)
-    for heading in (
-        "Warehouse",
-        "Interval",
-        "Seconds",
-        "No-op",
-        "Ratio",
-        "In tasks",
-        "No-op",
-    ):
-        table.add_column(
-            heading, justify="left" if heading in {"Warehouse", "Interval"} else "right"
-        )
+    table = _table(
+        "A tick under Airflow beside as many tasks that do nothing",
+        ("Warehouse", "Interval"),
+        ("Seconds", "No-op", "Ratio", "In tasks", "No-op"),
+    )
     for each in records:
         table.add_row(
             each["database"],
@@ -310,20 +302,11 @@ def show(records: list[Any]) -> None:
             f"{sum(each['noop_task_seconds'].values()):.1f}",
         )
     console.print(table)
-    table = Table(title="Where the tasks' seconds go", box=None)
-    for heading in (
-        "Warehouse",
-        "Interval",
-        "Task",
-        "In Airflow",
-        "No-op",
-        "Importing",
-        "Working",
-    ):
-        table.add_column(
-            heading,
-            justify="left" if heading in {"Warehouse", "Interval", "Task"} else "right",
-        )
+    table = _table(
+        "Where the tasks' seconds go",
+        ("Warehouse", "Interval", "Task"),
+        ("In Airflow", "No-op", "Importing", "Working"),
+    )
     for each in records:
         for verb in VERBS:
             took = each["verb_seconds"][verb]
@@ -338,6 +321,16 @@ def show(records: list[Any]) -> None:
             )
     console.print()
     console.print(table)
+
+
+def _table(title: str, words: tuple[str, ...], numbers: tuple[str, ...]) -> Table:
+    """An empty table whose first columns are words."""
+    table = Table(title=title, box=None)
+    for heading in words:
+        table.add_column(heading)
+    for heading in numbers:
+        table.add_column(heading, justify="right")
+    return table
 
 
 def under_airflow(folder: Path, environ: dict[str, str]) -> LocalAirflow:
