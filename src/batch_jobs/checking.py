@@ -9,11 +9,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from batch_jobs import lifecycle
+from batch_jobs import clock, lifecycle
 from batch_jobs.catalog import load_model
 from batch_jobs.errors import BatchJobsError
 from batch_jobs.interval import Interval, newest_due
@@ -67,7 +67,7 @@ def check(settings: Settings, name: str, as_of: datetime | None = None) -> list[
     model = load_model(name, settings.models)
     warehouse = Warehouse.existing(settings.warehouse)
     report = _Report()
-    now = as_of or datetime.now(UTC)
+    now = as_of or clock.now()
     _check_queries(report, warehouse, model, now)
     _check_rows(report, warehouse, model, now)
     split: Split | None = None

@@ -9,11 +9,11 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from batch_jobs import registry, signing
+from batch_jobs import clock, registry, signing
 from batch_jobs.artifacts import ModelStore, deserialize, libraries, name_version, serialize
 from batch_jobs.catalog import load_model
 from batch_jobs.errors import (
@@ -67,7 +67,7 @@ def train(settings: Settings, name: str, as_of: datetime) -> ModelVersion:
     from batch_jobs import training
 
     as_of = require_aware(as_of)
-    if as_of > datetime.now(UTC):
+    if as_of > clock.now():
         raise IntervalError(f"cannot train as of {as_of.isoformat()}: that is in the future")
     model = load_model(name, settings.models)
     warehouse = Warehouse.existing(settings.warehouse)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import cached_property
 from itertools import pairwise
 from typing import Literal
 
 from sqlalchemy import text
 
-from batch_jobs import ledger, registry, staging
+from batch_jobs import clock, ledger, registry, staging
 from batch_jobs.catalog import load_model
 from batch_jobs.failpoints import failpoint
 from batch_jobs.interval import Interval, due_between
@@ -77,7 +77,7 @@ class Planner:
             FencedError: a newer attempt has claimed the interval.
         """
         name = self.model.name
-        interval.require_past(datetime.now(UTC))
+        interval.require_past(clock.now())
         published = ledger.published_run(self.warehouse, name, interval)
         if published is not None and not force:
             log.info("%s %s is already published as run %d", name, interval, published.run_id)
@@ -159,7 +159,7 @@ class Planner:
 
     @cached_property
     def _busy(self) -> set[Interval]:
-        since = datetime.now(UTC) - ABANDONED_AFTER
+        since = clock.now() - ABANDONED_AFTER
         return ledger.being_staged(self.warehouse, self.model.name, since)
 
     def _prepare(self, interval: Interval) -> None:
@@ -167,7 +167,7 @@ class Planner:
         if self._prepared:
             return
         _require_query(self.warehouse, self.model, interval)
-        staging.sweep(self.warehouse, self.model.name, datetime.now(UTC) - ABANDONED_AFTER)
+        staging.sweep(self.warehouse, self.model.name, clock.now() - ABANDONED_AFTER)
         self._prepared = True
 
     def _choose(self, champion: Champion, interval: Interval) -> tuple[ModelVersion, bool]:

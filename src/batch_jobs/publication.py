@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import Connection, text
 
+from batch_jobs import clock
 from batch_jobs.errors import IncompleteError
 from batch_jobs.failpoints import failpoint
 from batch_jobs.ledger import Counts, Run, counts_of, load_run, span
@@ -160,7 +160,7 @@ def _publish(warehouse: Warehouse, run_id: int, audited: Staged) -> Run:
 
 def after_the_last(connection: Connection, model: str) -> str:
     """Now, but never before the newest publication: the history stays in order if a clock jumps."""
-    now = datetime.now(UTC)
+    now = clock.now()
     last = connection.scalar(
         text("SELECT max(published_at) FROM prediction_runs WHERE model = :model"),
         {"model": model},

@@ -8,11 +8,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, Row, text
 
+from batch_jobs import clock
 from batch_jobs.errors import ArtifactError
 from batch_jobs.warehouse import Warehouse, loaded_time, repeatable, stored_time
 
@@ -49,7 +50,7 @@ def register(warehouse: Warehouse, version: ModelVersion) -> ModelVersion:
                 "model": version.model,
                 "version": version.version,
                 "as_of": version.as_of,
-                "now": stored_time(datetime.now(UTC)),
+                "now": stored_time(clock.now()),
                 "sha256": version.sha256,
                 "size": version.manifest["size_bytes"],
                 "manifest": json.dumps(version.manifest),
@@ -154,7 +155,7 @@ def promote(
                 "actor": actor,
                 "reason": reason,
                 "metrics": json.dumps(dict(version.metrics)),
-                "now": stored_time(datetime.now(UTC)),
+                "now": stored_time(clock.now()),
             },
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from functools import partial
 from operator import itemgetter
 from typing import Any
@@ -16,6 +16,7 @@ from uuid6 import uuid7
 
 from batch_jobs import (
     circuit_breaker,
+    clock,
     ledger,
     lifecycle,
     publication,
@@ -91,7 +92,7 @@ def plan_due(settings: Settings, name: str, newest: Interval, token: str) -> lis
         FencedError: a newer attempt has claimed the newest interval.
     """
     planner = Planner(settings, name, token)
-    newest.require_past(datetime.now(UTC))
+    newest.require_past(clock.now())
     missed = planner.missed(newest)
     if missed:
         log.info("%d missed intervals are published first, from %s on", len(missed), missed[0])
@@ -264,7 +265,7 @@ def backfill(
         accept: why rows may be published whatever the circuit breaker says.
         progress: called with each run.
     """
-    span.require_past(datetime.now(UTC))
+    span.require_past(clock.now())
     token = new_token()
     planner = Planner(settings, name, token)
     late = {run.interval: run for run in ([] if force else planner.late(span))}
@@ -329,7 +330,7 @@ def gaps(settings: Settings, name: str) -> list[Interval]:
     """The due intervals of a model that were never published, oldest first."""
     model = load_model(name, settings.models)
     warehouse = Warehouse.existing(settings.warehouse)
-    newest = newest_due(model.schedule, datetime.now(UTC))
+    newest = newest_due(model.schedule, clock.now())
     return ledger.gaps(warehouse, name, model.schedule, newest.end)
 
 
@@ -411,7 +412,7 @@ def _silence(warehouse: Warehouse, model: BatchModel, run: Run) -> str | None:
     problem = circuit_breaker.silent_too_long(
         model.limits, silence.now, silence.longest, silence.known
     )
-    now = datetime.now(UTC)
+    now = clock.now()
     if problem and now > run.interval.end:
         rest = Interval(run.interval.end, now)
         if _has_rows(warehouse, model, rest):

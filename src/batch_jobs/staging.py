@@ -12,12 +12,13 @@ import logging
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Row, text
 from sqlalchemy.exc import DBAPIError
 
+from batch_jobs import clock
 from batch_jobs.errors import ConfigurationError, FencedError, IncompleteError
 from batch_jobs.interval import Interval
 from batch_jobs.ledger import Counts, Part, Run, counts_of, load_run, span
@@ -74,7 +75,7 @@ def claim(warehouse: Warehouse, wanted: Claim) -> Run:
     key = {
         **span(wanted.model, wanted.interval),
         "token": wanted.token,
-        "now": stored_time(datetime.now(UTC)),
+        "now": stored_time(clock.now()),
     }
     with warehouse.write() as connection:
         large = _is_large(connection, wanted)
