@@ -20,7 +20,7 @@ ROOMS = {
     "pure": {"contract", "scoring", "training", "gate", "circuit_breaker", "compiled_trees"},
     "stores": {
         *("warehouse", "sqlite", "postgres", "ledger", "staging", "publication", "registry"),
-        *("retention", "artifacts", "signing", "outbox", "slack_webhook"),
+        *("connections", "retention", "artifacts", "signing", "outbox", "slack_webhook"),
     },
     "doors": {
         *(

@@ -1,5 +1,6 @@
 """It is now, unless a replay says otherwise."""
 
+from contextlib import suppress
 from datetime import UTC, datetime
 
 import pytest
@@ -18,7 +19,7 @@ def test_it_is_another_time_inside_the_block_only():
     """Also if the block is left by an error, and within another block."""
     early, late = datetime(2013, 1, 7, 3, tzinfo=UTC), datetime(2013, 1, 7, 4, tzinfo=UTC)
     with clock.set_to(early):
-        with pytest.raises(KeyError), clock.set_to(late):
+        with suppress(KeyError), clock.set_to(late):
             assert clock.now() == late
             raise KeyError
         assert clock.now() == early

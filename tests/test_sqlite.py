@@ -1,7 +1,9 @@
 """What is SQLite's own: one file, in WAL mode, brought up from an older release, never mistaken."""
 
 import sqlite3
+from concurrent.futures import ProcessPoolExecutor
 from importlib.resources import files
+from multiprocessing import get_context
 
 import pytest
 from sqlalchemy import text
@@ -283,3 +285,33 @@ def test_a_file_that_may_not_be_written_is_told_at_once(warehouse, monkeypatch):
     monkeypatch.setattr(warehouse.database, "writer", warehouse.database.reader)
     with pytest.raises(ConfigurationError, match=r"refuses: attempt to write a readonly database$"):
         _write(warehouse, [])
+
+
+def test_a_file_that_was_replaced_is_opened_anew(warehouse):
+    """The old one would live on in the connections that are kept."""
+    assert ask(warehouse, "SELECT version FROM schema_version") == [(2,)]
+    path = warehouse.database._path
+    for name in (path.name, f"{path.name}-wal", f"{path.name}-shm"):
+        path.with_name(name).unlink(missing_ok=True)
+    assert warehouse.ensure_schema()
+    with warehouse.write() as connection:
+        connection.execute(text("UPDATE schema_version SET version = 7"))
+    assert ask(Warehouse(str(warehouse)), "SELECT version FROM schema_version") == [(7,)]
+
+
+def test_connections_are_kept_but_not_across_a_fork(warehouse):
+    """The child makes its own: two processes on one connection would ruin the file."""
+    url = str(warehouse)
+    ask(warehouse, "SELECT 1")
+    with ProcessPoolExecutor(1, get_context("fork")) as child:
+        inherited, made = child.submit(_kept, url).result()
+    assert (inherited, made) == (0, 1)
+    assert warehouse.database.reader.pool.checkedin() == 1
+    assert ask(warehouse, "SELECT version FROM schema_version") == [(2,)]
+
+
+def _kept(url):
+    pool = Warehouse(url).database.reader.pool
+    before = pool.checkedin()
+    ask(Warehouse(url), "SELECT 1")
+    return before, Warehouse(url).database.reader.pool.checkedin()

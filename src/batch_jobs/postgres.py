@@ -7,19 +7,17 @@ stopped client cannot hold the others up
 
 from __future__ import annotations
 
-import atexit
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from importlib.resources import files
-from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Engine, create_engine, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 
+from batch_jobs.connections import kept_engine
 from batch_jobs.errors import ConfigurationError, ContractError
 
 if TYPE_CHECKING:
@@ -42,7 +40,7 @@ CONNECTING = {
     "tcp_user_timeout": "30000",
     "application_name": "batch-jobs",
 }
-KEPT, ENGINES = 2, 4  # connections an engine, engines a process
+KEPT = 2  # connections of a process
 # Serialisation, deadlock, lock not available, shutting down, starting up, too many connections,
 # ended as idle, cancelled by a timeout.
 PASSING = ("40001", "40P01", "55P03", "57P01", "57P02", "57P03", "53300", "25P03", "57014")
@@ -92,7 +90,7 @@ class PostgreSQL:
     @cached_property
     def writer(self) -> Engine:
         """Connections whose transactions write."""
-        return _engine(self._url, self._shown)
+        return kept_engine(self._url, lambda: _engine(self._url, self._shown))
 
     @cached_property
     def reader(self) -> Engine:
@@ -283,15 +281,8 @@ class PostgreSQL:
         """Give space back: autovacuum does."""
 
 
-_engines: dict[URL, Engine] = {}
-_engines_lock = Lock()
-
-
 def _engine(url: URL, shown: str) -> Engine:
-    """One engine a URL, which keeps a connection or two: to make one takes eight milliseconds.
-
-    A kept one is asked for a sign of life before it is used.
-    """
+    """An engine whose kept connections are asked for a sign of life before they are used."""
 
     def connect() -> Any:
         import psycopg
@@ -306,35 +297,13 @@ def _engine(url: URL, shown: str) -> Engine:
                 ) from None
             raise
 
-    with _engines_lock:
-        found = _engines.pop(url, None) or create_engine(
-            "postgresql+psycopg://",
-            creator=connect,
-            pool_size=KEPT,
-            max_overflow=-1,
-            pool_pre_ping=True,
-        )
-        _engines[url] = found  # the newest last
-        while len(_engines) > ENGINES:
-            _engines.pop(next(iter(_engines))).dispose()
-    return found
-
-
-@atexit.register
-def _close() -> None:
-    for engine in _engines.values():
-        engine.dispose()
-
-
-def _forget() -> None:
-    """In a forked process: the connections are its parent's, and the lock may be held there."""
-    global _engines_lock  # noqa: PLW0603
-    _engines_lock = Lock()
-    for engine in _engines.values():
-        engine.dispose(close=False)
-
-
-os.register_at_fork(after_in_child=_forget)
+    return create_engine(
+        "postgresql+psycopg://",
+        creator=connect,
+        pool_size=KEPT,
+        max_overflow=-1,
+        pool_pre_ping=True,
+    )
 
 
 def _arguments(url: URL) -> dict[str, Any]:

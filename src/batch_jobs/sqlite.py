@@ -18,15 +18,17 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import OperationalError
-from sqlalchemy.pool import NullPool
+from sqlalchemy.exc import DisconnectionError, OperationalError
+from sqlalchemy.pool import QueuePool
 
+from batch_jobs.connections import kept_engine
 from batch_jobs.errors import ConfigurationError, ContractError
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 BUSY_TIMEOUT_MS = 30_000
+KEPT = 1  # connections of a process that write, and as many that read
 LONGEST_NAP = 0.1  # of SQLite's busy handler, in seconds
 # Keys that come in random order touch the whole index: 64 MB of it halve the time of a million.
 CACHE_KB = 64_000
@@ -50,7 +52,7 @@ class SQLite:
         """Connections whose transactions write, one at a time."""
         if not self._path.parent.is_dir():
             raise ConfigurationError(f"the warehouse's folder {self._path.parent} does not exist")
-        return self._engine(str(self._path), begin="BEGIN IMMEDIATE", wal=True)
+        return self._engine(str(self._path.absolute()), begin="BEGIN IMMEDIATE", wal=True)
 
     @cached_property
     def reader(self) -> Engine:
@@ -60,11 +62,13 @@ class SQLite:
             raise ConfigurationError(f"there is no warehouse at {shown}; run `batch-jobs init`")
         return self._engine(f"{self._path.absolute().as_uri()}?mode=ro", begin="BEGIN", wal=False)
 
-    @staticmethod
-    def _engine(database: str, *, begin: str, wal: bool) -> Engine:
+    def _engine(self, database: str, *, begin: str, wal: bool) -> Engine:
         def connect() -> sqlite3.Connection:
             connection = sqlite3.connect(
-                database, isolation_level=None, uri=database.startswith("file:")
+                database,
+                isolation_level=None,
+                uri=database.startswith("file:"),
+                check_same_thread=False,  # the pool gives it to one at a time
             )
             connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
             connection.create_function("utc", 1, _utc, deterministic=True)
@@ -75,13 +79,26 @@ class SQLite:
                 connection.execute(f"PRAGMA cache_size = -{CACHE_KB}")
             return connection
 
-        engine = create_engine("sqlite://", creator=connect, poolclass=NullPool)
+        def make() -> Engine:
+            engine = create_engine(
+                "sqlite://", creator=connect, poolclass=QueuePool, pool_size=KEPT, max_overflow=-1
+            )
 
-        @event.listens_for(engine, "begin")
-        def _begin(connection: Connection) -> None:
-            connection.exec_driver_sql(begin)
+            @event.listens_for(engine, "begin")
+            def _begin(connection: Connection) -> None:
+                connection.exec_driver_sql(begin)
 
-        return engine
+            @event.listens_for(engine, "checkout")
+            def _still_there(_: Any, record: Any, __: Any) -> None:
+                """A file that was removed lives on in its connections."""
+                file = self._path.stat() if self._path.exists() else None
+                identity = file and (file.st_dev, file.st_ino)
+                if record.info.setdefault("file", identity) != identity:
+                    raise DisconnectionError
+
+            return engine
+
+        return kept_engine(database, make)
 
     def schema_version(self, connection: Connection) -> int | None:
         """The version of the schema; None if there is none yet."""
@@ -197,7 +214,10 @@ class SQLite:
         with self.writer.connect() as connection:
             # Writers would wait as long as this does.
             connection.connection.execute("PRAGMA busy_timeout = 0")
-            connection.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            try:
+                connection.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            finally:
+                connection.connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
 
 
 def _use_wal(connection: sqlite3.Connection) -> None:
