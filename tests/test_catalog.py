@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from datetime import timedelta
 from textwrap import dedent
 
 import pytest
@@ -45,6 +46,14 @@ def test_every_file_of_a_package_is_a_model_of_its_name(package):
     name = package("team_names", zebra=GOOD, ape=GOOD, _helpers="")
     assert model_names([name]) == ["ape", "zebra"]
     assert load_model("ape", [name]).name == "ape"
+
+
+def test_a_model_itself_may_be_given_beside_the_packages(package):
+    """It hides the file it was made of, as in a replay that judges by another rule."""
+    name = package("team_given", ape=GOOD, zebra=GOOD)
+    changed = load_model("ape", [name]).model_copy(update={"look_back": timedelta(hours=3)})
+    assert load_model("ape", [changed, name]) == changed
+    assert model_names([changed, name]) == ["ape", "zebra"]
 
 
 def test_an_unknown_model_is_told_the_known_ones(package):

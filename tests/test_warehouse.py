@@ -13,7 +13,7 @@ from sqlalchemy.exc import DatabaseError, DataError, IntegrityError
 
 from batch_jobs.errors import ConfigurationError, ContractError, WarehouseVersionError
 from batch_jobs.warehouse import SCHEMA_VERSION, Warehouse, loaded_time, stored_time
-from tests.attempts import ask
+from tests.attempts import ask, publish, seen, tick
 
 SPAN = {"start": "2024-01-01", "end": "2024-01-02"}
 BOUND = "FROM t WHERE CAST(:start AS TEXT) < :end"
@@ -392,3 +392,46 @@ def test_stored_times_sort_as_time():
     assert sorted(map(stored_time, moments)) == list(map(stored_time, moments))
     assert stored_time(moment.astimezone(timezone(timedelta(hours=9)))) == stored_time(moment)
     assert list(map(loaded_time, map(stored_time, moments))) == moments
+
+
+@pytest.fixture
+def aside(warehouse):
+    """A warehouse of its own beside another, whose tables it may read."""
+    if warehouse.database.name == "sqlite":
+        path = warehouse.database._path
+        return Warehouse(f"sqlite:///{path.parent}/aside.db?source={path}")
+    url = warehouse.database._url.render_as_string(hide_password=False)
+    return Warehouse(f"{url.partition('?')[0]}?schema=aside")
+
+
+def test_a_warehouse_beside_another_reads_its_sources_and_keeps_its_own_ledger(warehouse, aside):
+    """As a replay does: of what both have a table for, each has its own."""
+    with warehouse.write() as connection:
+        connection.execute(text("CREATE TABLE goods (entity_id TEXT)"))
+        connection.execute(text("INSERT INTO goods VALUES ('a'), ('b')"))
+    publish(warehouse, tick(0), rows={"a": 0.5})
+    aside.ensure_schema()
+
+    assert ask(aside, "SELECT count(*) FROM goods") == [(2,)]
+    assert ask(aside, "SELECT count(*) FROM prediction_runs") == [(0,)]
+    publish(aside, tick(1), rows={"b": 0.7})
+    assert seen(aside) == {"b": 0.7}
+    assert seen(warehouse) == {"a": 0.5}
+
+
+def test_a_large_population_is_published_beside_another(warehouse, aside):
+    """Its rows get a table of their own, in their own place."""
+    aside.ensure_schema()
+    publish(aside, tick(0), rows={"a": 0.5}, mode="replace")
+    publish(aside, tick(1), rows={"b": 0.7}, mode="replace")
+    assert seen(aside) == {"b": 0.7}
+    assert seen(warehouse) == {}
+
+
+def test_what_is_beside_another_cannot_write_it(warehouse, aside):
+    """On SQLite the source is read only; on PostgreSQL the names lead to its own tables."""
+    aside.ensure_schema()
+    with aside.write() as connection:
+        connection.execute(text("UPDATE schema_version SET version = 9"))
+    assert ask(warehouse, "SELECT version FROM schema_version") == [(SCHEMA_VERSION,)]
+    assert ask(aside, "SELECT version FROM schema_version") == [(9,)]

@@ -14,23 +14,29 @@ from batch_jobs.errors import ConfigurationError, ModelFileError, UnknownModelEr
 from batch_jobs.model import NAME_PATTERN, BatchModel
 from batch_jobs.settings import BUNDLED_MODELS
 
+Source = str | BatchModel  # an importable package with model files, or a model itself
 
-def model_names(packages: Sequence[str]) -> list[str]:
-    """Names of all model files, sorted; a name in an earlier package hides a later one.
+
+def model_names(sources: Sequence[Source]) -> list[str]:
+    """Names of all models, sorted; a name in an earlier source hides a later one.
 
     Raises:
         ConfigurationError: a package cannot be found.
     """
-    return sorted({name for name, _ in _model_modules(packages)})
+    packages, given = _apart(sources)
+    return sorted({name for name, _ in _model_modules(packages)} | set(given))
 
 
-def load_model(name: str, packages: Sequence[str]) -> BatchModel:
-    """Read one model file.
+def load_model(name: str, sources: Sequence[Source]) -> BatchModel:
+    """Read one model file, unless the model itself is given.
 
     Raises:
         UnknownModelError: no file has that name.
         ModelFileError: the file cannot be imported, or its `model` is not a valid BatchModel.
     """
+    packages, given = _apart(sources)
+    if name in given:
+        return given[name]
     modules = dict(reversed(list(_model_modules(packages))))
     if name not in modules:
         raise UnknownModelError(name, sorted(modules))
@@ -51,12 +57,13 @@ def load_model(name: str, packages: Sequence[str]) -> BatchModel:
     return model.model_copy(update={"name": name})
 
 
-def own_package(packages: Sequence[str]) -> tuple[str, Path]:
+def own_package(sources: Sequence[Source]) -> tuple[str, Path]:
     """The first package of a team's own, and its folder.
 
     Raises:
         ConfigurationError: there is none, or it cannot be found.
     """
+    packages, _ = _apart(sources)
     if packages[0] == BUNDLED_MODELS:
         raise ConfigurationError(
             "not set: BATCH_JOBS_MODELS, the importable package for your model files (for example "
@@ -66,6 +73,11 @@ def own_package(packages: Sequence[str]) -> tuple[str, Path]:
     spec = find_spec(packages[0])
     folder = next(iter(spec.submodule_search_locations or [""])) if spec else ""
     return packages[0], Path(folder)
+
+
+def _apart(sources: Sequence[Source]) -> tuple[list[str], dict[str, BatchModel]]:
+    packages = [source for source in sources if isinstance(source, str)]
+    return packages, {model.name: model for model in sources if isinstance(model, BatchModel)}
 
 
 def _model_modules(packages: Sequence[str]) -> Iterator[tuple[str, str]]:

@@ -7,6 +7,7 @@ stopped client cannot hold the others up
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -24,8 +25,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 SCHEMA = "serving"
+SCHEMA_PATTERN = re.compile("[a-z][a-z0-9_]{0,62}")
 OPTIONS = (
-    f"-c search_path={SCHEMA},public -c timezone=UTC -c lock_timeout=5s "
+    "-c search_path={} -c timezone=UTC -c lock_timeout=5s "
     "-c idle_in_transaction_session_timeout=15s"
 )
 # A client that was stopped half-way through a COPY is not idle to PostgreSQL.
@@ -60,7 +62,12 @@ REFUSALS = (
 
 
 class PostgreSQL:
-    """What is PostgreSQL's own about the warehouse; `SQLite` has the same methods."""
+    """What is PostgreSQL's own about the warehouse; `SQLite` has the same methods.
+
+    Args:
+        url: names the database; `?schema=other` keeps everything in that schema instead of
+            `serving`, whose tables queries still read where `other` has none of the name.
+    """
 
     name = "postgresql"
     for_update = "FOR UPDATE"
@@ -83,7 +90,12 @@ class PostgreSQL:
             )
         if not url.database:
             raise ConfigurationError("the warehouse URL must name a database after the host")
-        options = f"{OPTIONS} {url.query.get('options', '')}".strip()
+        self._schema = str(url.query.get("schema", SCHEMA))
+        if not SCHEMA_PATTERN.fullmatch(self._schema):
+            raise ConfigurationError(f"the schema {self._schema!r} must match {SCHEMA_PATTERN}")
+        url = url.difference_update_query(["schema"])
+        path = ",".join(dict.fromkeys([self._schema, SCHEMA, "public"]))
+        options = f"{OPTIONS.format(path)} {url.query.get('options', '')}".strip()
         self._url = url.set(query={**CONNECTING, **url.query, "options": options})
         self._shown = url.set(query={}).render_as_string(hide_password=True)
 
@@ -101,7 +113,7 @@ class PostgreSQL:
 
     def schema_version(self, connection: Connection) -> int | None:
         """The version of the schema; None if there is none yet."""
-        if connection.scalar(text(f"SELECT to_regclass('{SCHEMA}.schema_version')")) is None:
+        if connection.scalar(text(f"SELECT to_regclass('{self._schema}.schema_version')")) is None:
             return None
         version: int | None = connection.scalar(text("SELECT version FROM schema_version"))
         return version
@@ -113,8 +125,8 @@ class PostgreSQL:
     def prepare(self, connection: Connection) -> None:
         """Make ready for the first script, one process at a time."""
         self.lock_model(connection, "")
-        if connection.scalar(text(f"SELECT to_regnamespace('{SCHEMA}')")) is None:
-            connection.execute(text(f"CREATE SCHEMA {SCHEMA}"))
+        if connection.scalar(text(f"SELECT to_regnamespace('{self._schema}')")) is None:
+            connection.execute(text(f"CREATE SCHEMA {self._schema}"))
 
     def run_script(self, connection: Connection, script: str) -> None:
         """Execute every statement of a script inside the caller's transaction."""
@@ -144,7 +156,7 @@ class PostgreSQL:
         """Let one transaction at a time publish a model; the lock ends with the transaction."""
         connection.execute(
             text("SELECT pg_advisory_xact_lock(hashtextextended(:key, 0))"),
-            {"key": f"{SCHEMA}.{model}"},
+            {"key": f"{self._schema}.{model}"},
         )
 
     def stream(
@@ -209,8 +221,8 @@ class PostgreSQL:
         table = f"predictions_r{run_id:d}"
         # The check spares ATTACH PARTITION from reading the rows.
         connection.exec_driver_sql(
-            f"CREATE TABLE {SCHEMA}.{table} (LIKE {SCHEMA}.run_predictions INCLUDING ALL, "
-            f"CHECK (run_id = {run_id:d}))"
+            f"CREATE TABLE {self._schema}.{table} "
+            f"(LIKE {self._schema}.run_predictions INCLUDING ALL, CHECK (run_id = {run_id:d}))"
         )
         owner = connection.scalar(
             text("""
@@ -219,7 +231,7 @@ class PostgreSQL:
                   AND pg_get_userbyid(relowner) <> current_user""")
         )
         if owner is not None:  # see roles.sql
-            connection.exec_driver_sql(f"ALTER TABLE {SCHEMA}.{table} OWNER TO {owner}")
+            connection.exec_driver_sql(f"ALTER TABLE {self._schema}.{table} OWNER TO {owner}")
         return table
 
     def seal(self, connection: Connection, table: str) -> None:
@@ -265,13 +277,13 @@ class PostgreSQL:
             connection.exec_driver_sql(f"SET lock_timeout = '{DETACH_TIMEOUT}'")
             connection.execute(  # until the connection is closed
                 text("SELECT pg_advisory_lock(hashtextextended(:key, 0))"),
-                {"key": f"{SCHEMA}.run_predictions"},
+                {"key": f"{self._schema}.run_predictions"},
             )
             for pending in connection.scalars(half_detached).all():
                 connection.exec_driver_sql(detach.format(pending, "FINALIZE"))
-            if connection.scalar(attached, {"table": f"{SCHEMA}.{table}"}):
+            if connection.scalar(attached, {"table": f"{self._schema}.{table}"}):
                 connection.exec_driver_sql(detach.format(table, "CONCURRENTLY"))
-            connection.exec_driver_sql(f"DROP TABLE IF EXISTS {SCHEMA}.{table}")
+            connection.exec_driver_sql(f"DROP TABLE IF EXISTS {self._schema}.{table}")
         return True
 
     def give_way(self) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field
 
 from batch_jobs.errors import ConfigurationError
+from batch_jobs.model import BatchModel
 
 BUNDLED_MODELS = "batch_jobs.models"
 HASH_ONLY = "hash-only"
@@ -21,7 +22,8 @@ class Settings:
         warehouse: SQLAlchemy URL of the database that holds the source tables and the predictions;
             never shown, because it may hold a password.
         model_store: folder that holds the trained artifacts.
-        models: importable packages with model files; the bundled ones come last.
+        models: importable packages with model files, the bundled ones last; or models themselves,
+            as a replay changes them.
         signing_key: file with the private key that signs what is trained; None signs nothing.
         verify_key: file with the public key without whose signature nothing is loaded; `hash-only`
             trusts whoever can write the warehouse, as on one machine.
@@ -32,7 +34,7 @@ class Settings:
 
     warehouse: str = field(repr=False)
     model_store: str
-    models: tuple[str, ...] = (BUNDLED_MODELS,)
+    models: tuple[str | BatchModel, ...] = (BUNDLED_MODELS,)
     signing_key: str | None = None
     verify_key: str = HASH_ONLY
     libraries: str = "same"

@@ -35,7 +35,12 @@ CACHE_KB = 64_000
 
 
 class SQLite:
-    """What is SQLite's own about the warehouse; `PostgreSQL` has the same methods."""
+    """What is SQLite's own about the warehouse; `PostgreSQL` has the same methods.
+
+    Args:
+        url: names the file; `?source=/path/of/another.db` lets queries read that one's tables, too,
+            where this one has none of the name.
+    """
 
     name = "sqlite"
     for_update = free_for_update = ""  # BEGIN IMMEDIATE has locked everything already
@@ -46,13 +51,14 @@ class SQLite:
             raise ConfigurationError("the warehouse URL must name a file: sqlite:////path.db")
         self._url = url
         self._path = Path(url.database)
+        self._source = Path(str(url.query["source"])) if "source" in url.query else None
 
     @cached_property
     def writer(self) -> Engine:
         """Connections whose transactions write, one at a time."""
         if not self._path.parent.is_dir():
             raise ConfigurationError(f"the warehouse's folder {self._path.parent} does not exist")
-        return self._engine(str(self._path.absolute()), begin="BEGIN IMMEDIATE", wal=True)
+        return self._engine(self._path.absolute().as_uri(), begin="BEGIN IMMEDIATE", wal=True)
 
     @cached_property
     def reader(self) -> Engine:
@@ -67,11 +73,16 @@ class SQLite:
             connection = sqlite3.connect(
                 database,
                 isolation_level=None,
-                uri=database.startswith("file:"),
+                uri=True,
                 check_same_thread=False,  # the pool gives it to one at a time
             )
             connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
             connection.create_function("utc", 1, _utc, deterministic=True)
+            if self._source:
+                if not self._source.is_file():
+                    raise ConfigurationError(f"there is no source at {self._source}")
+                only = f"{self._source.absolute().as_uri()}?mode=ro"
+                connection.execute("ATTACH ? AS source", [only])
             if wal:
                 _use_wal(connection)
                 connection.execute("PRAGMA synchronous = FULL")
@@ -98,7 +109,7 @@ class SQLite:
 
             return engine
 
-        return kept_engine(database, make)
+        return kept_engine((database, self._source), make)
 
     def schema_version(self, connection: Connection) -> int | None:
         """The version of the schema; None if there is none yet."""
