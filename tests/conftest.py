@@ -11,6 +11,8 @@ from uuid import uuid4
 
 import pytest
 
+from batch_jobs.connections import close_kept
+
 ROOT = Path(__file__).parent.parent
 _folder = tempfile.TemporaryDirectory(prefix="batch-jobs-airflow-")  # removed at exit
 AIRFLOW_HOME = Path(_folder.name)
@@ -73,6 +75,7 @@ def warehouse(request, tmp_path):
 def _trained_shop(tmp_path_factory):
     folder = tmp_path_factory.mktemp("shop")
     _open_shop(_settings_in(folder))
+    close_kept()  # so that all is in the file, to be copied
     return folder
 
 
@@ -129,6 +132,7 @@ def flights_2013(tmp_path_factory):
     made.ensure_schema()
     with made.write() as connection:
         load_flights(connection, datetime(2013, 11, 1, tzinfo=UTC))
+    close_kept()
     return made
 
 
@@ -173,7 +177,9 @@ def _faulty(tmp_path_factory):
     from tests.fault_models._rows import prepare
 
     folder = tmp_path_factory.mktemp("faults")
-    return folder, prepare(f"sqlite:///{folder}/warehouse.db", folder)
+    made = prepare(f"sqlite:///{folder}/warehouse.db", folder)
+    close_kept()
+    return folder, made
 
 
 @pytest.fixture(scope="session")

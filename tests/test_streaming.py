@@ -15,7 +15,7 @@ from batch_jobs import BatchModel, Category, Number, publication, staging
 from batch_jobs.errors import ContractError, FencedError
 from batch_jobs.ledger import Counts
 from batch_jobs.serving import new_token
-from batch_jobs.streaming import score_part
+from batch_jobs.streaming import Predictor, score_part
 from tests.attempts import ask, claim, seen, tick
 
 # Of 200 rows in chunks of ten, the 96th is the one that goes wrong.
@@ -66,7 +66,9 @@ def score(warehouse):
 
     def score(model, estimator=None, progress=None):
         estimator = estimator or Estimator()
-        return score_part(warehouse, model, lambda: estimator, run, part, run.token, progress)
+        return score_part(
+            warehouse, model, lambda: Predictor(estimator), run, part, run.token, progress
+        )
 
     score.run, score.part = run, part
     yield score

@@ -280,8 +280,12 @@ def score(model: str, part: int, run_ids: Sequence[int], ti: Any, **_: Any) -> d
 
     _die_with_supervisor()
     settings, token = airflow_settings(), str(ti.id)
-    counts = _on_each(run_ids, lambda run_id: serving.score(settings, model, run_id, part, token))
-    return asdict(sum(counts, Counts()))
+    predictors = serving.Predictors(settings)
+
+    def score_run(run_id: int) -> Counts:
+        return serving.score(settings, model, run_id, part, token, predictors=predictors)
+
+    return asdict(sum(_on_each(run_ids, score_run), Counts()))
 
 
 def publish(parts: Sequence[dict[str, Any]], **_: Any) -> dict[str, int]:

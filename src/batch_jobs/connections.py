@@ -32,7 +32,8 @@ def kept_engine(key: Hashable, make: Callable[[], Engine]) -> Engine:
 
 
 @atexit.register
-def _close() -> None:
+def close_kept() -> None:
+    """Close all connections that are kept and idle: when the process ends, or a file is copied."""
     for engine in _engines.values():
         engine.dispose()
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import pairwise
+from operator import itemgetter
 from typing import Literal
 
 from sqlalchemy import text
 
 from batch_jobs import clock, ledger, registry, staging
 from batch_jobs.catalog import load_model
+from batch_jobs.errors import FencedError
 from batch_jobs.failpoints import failpoint
 from batch_jobs.interval import Interval, due_between
 from batch_jobs.ledger import Run
@@ -99,6 +101,32 @@ class Planner:
         failpoint("plan.claimed")
         log.info("claimed %s %s as run %d for %s", name, interval, run.run_id, chosen.version)
         return run
+
+    def plan_due(self, newest: Interval) -> list[Run]:
+        """Claim the newest interval, and before it the missed ones and those that got late rows.
+
+        Both within the model's look-back and oldest first; what another attempt is scoring now is
+        left to it, and in replace mode the newest run makes up for all of them.
+
+        Raises:
+            InputError: future interval, no champion, or a query that does not compile.
+            FencedError: a newer attempt has claimed the newest interval.
+        """
+        newest.require_past(clock.now())
+        missed = self.missed(newest)
+        if missed:
+            log.info("%d missed intervals are published first, from %s on", len(missed), missed[0])
+        claims = {gap: partial(self.claim, gap) for gap in missed}
+        if self.model.rescore_late:
+            span = Interval(newest.start - self.model.look_back, newest.start)
+            claims |= {run.interval: partial(self.claim_again, run) for run in self.late(span)}
+        runs = []
+        for _, claim in sorted(claims.items(), key=itemgetter(0)):
+            try:
+                runs.append(claim())
+            except FencedError as error:
+                log.info("left to a newer attempt: %s", error)
+        return [*runs, self.claim(newest)]
 
     def missed(self, newest: Interval) -> list[Interval]:
         """Due intervals before the newest, within the look-back, that nobody published or does now.

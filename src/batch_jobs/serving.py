@@ -6,9 +6,7 @@ import logging
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from datetime import timedelta
-from functools import partial
-from operator import itemgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
@@ -43,6 +41,9 @@ from batch_jobs.registry import find_version
 from batch_jobs.retention import Pruned
 from batch_jobs.settings import Settings
 from batch_jobs.warehouse import Warehouse, bounds, loaded_time, repeatable, stored_time
+
+if TYPE_CHECKING:
+    from batch_jobs.streaming import Predictor
 
 log = logging.getLogger(__name__)
 
@@ -82,31 +83,39 @@ def plan(  # noqa: PLR0913 - as many as its command has options
 
 
 def plan_due(settings: Settings, name: str, newest: Interval, token: str) -> list[Run]:
-    """Claim the newest interval, and before it the missed ones and those that got late rows.
-
-    Both within the model's look-back and oldest first; what another attempt is scoring now is left
-    to it, and in replace mode the newest run makes up for all of them.
+    """Claim the newest interval, and before it those that need it; see `Planner.plan_due`.
 
     Raises:
         InputError: unknown model, future interval, no champion, or a query that does not compile.
         FencedError: a newer attempt has claimed the newest interval.
     """
-    planner = Planner(settings, name, token)
-    newest.require_past(clock.now())
-    missed = planner.missed(newest)
-    if missed:
-        log.info("%d missed intervals are published first, from %s on", len(missed), missed[0])
-    claims = {gap: partial(planner.claim, gap) for gap in missed}
-    if planner.model.rescore_late:
-        span = Interval(newest.start - planner.model.look_back, newest.start)
-        claims |= {run.interval: partial(planner.claim_again, run) for run in planner.late(span)}
-    runs = []
-    for _, claim in sorted(claims.items(), key=itemgetter(0)):
-        try:
-            runs.append(claim())
-        except FencedError as error:
-            log.info("left to a newer attempt: %s", error)
-    return [*runs, planner.claim(newest)]
+    return Planner(settings, name, token).plan_due(newest)
+
+
+class Predictors:
+    """Predictors of model versions, each loaded and verified once, for an attempt at many runs.
+
+    Args:
+        settings: where everything is.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._kept: dict[tuple[str, str], Predictor] = {}
+
+    def of(self, warehouse: Warehouse, model: BatchModel, version: str) -> Predictor:
+        """The predictor of a version; the one before it is let go.
+
+        Raises:
+            ArtifactError: there is no such version, or it does not load; see `load_estimator`.
+        """
+        from batch_jobs.streaming import Predictor
+
+        key = (model.name, version)
+        if key not in self._kept:
+            found = find_version(warehouse, model.name, version)
+            self._kept = {key: Predictor(load_estimator(self._settings, model, found))}
+        return self._kept[key]
 
 
 def score(
@@ -116,8 +125,18 @@ def score(
     part: int,
     token: str,
     progress: Progress | None = None,
+    predictors: Predictors | None = None,
 ) -> Counts:
     """Read, check, predict and stage one part of a run, chunk by chunk.
+
+    Args:
+        settings: where everything is.
+        name: which model.
+        run_id: the run that claimed the interval.
+        part: which part of it.
+        token: of this try.
+        progress: called with the number of rows of each chunk.
+        predictors: shared with other runs of the same attempt.
 
     Raises:
         InputError: rows that do not fit the contract, or an artifact that does not load; the run
@@ -132,7 +151,9 @@ def score(
         return opened.counts
     failpoint("score.opened")
     try:
-        counts, scores = _score_part(warehouse, settings, model, run_id, part, token, progress)
+        counts, scores = _score_part(
+            warehouse, model, run_id, part, token, progress, predictors or Predictors(settings)
+        )
         failpoint("score.all_staged")
         staging.close_part(warehouse, opened, token, counts, scores)
         failpoint("score.closed")
@@ -148,19 +169,18 @@ def score(
 @repeatable
 def _score_part(
     warehouse: Warehouse,
-    settings: Settings,
     model: BatchModel,
     run_id: int,
     part: int,
     token: str,
     progress: Progress | None,
+    predictors: Predictors,
 ) -> tuple[Counts, tuple[float, float] | None]:
     """Stage a part, from its first row on whenever the source is lost half-way through."""
     from batch_jobs.streaming import duplicates, score_part
 
-    def load() -> Any:
-        version = find_version(warehouse, model.name, run.model_version)
-        return load_estimator(settings, model, version)
+    def load() -> Predictor:
+        return predictors.of(warehouse, model, run.model_version)
 
     run, opened = staging.open_part(warehouse, run_id, part, token)
     try:
@@ -225,17 +245,22 @@ def predict(  # noqa: PLR0913 - as many as its command has options
         force=force,
         accept=accept,
     )
-    return _score_and_publish(settings, run, token, progress)
+    return score_and_publish(settings, run, token, progress)
 
 
-def _score_and_publish(
-    settings: Settings, run: Run, token: str, progress: Progress | None = None
+def score_and_publish(
+    settings: Settings,
+    run: Run,
+    token: str,
+    progress: Progress | None = None,
+    predictors: Predictors | None = None,
 ) -> Run:
+    """Score every part of a claimed run in this process and publish it; see the two verbs."""
     if run.is_done:
         return run
     warehouse = Warehouse.existing(settings.warehouse)
     for part in ledger.parts_of(warehouse, run.run_id):
-        score(settings, run.model, run.run_id, part, token, progress)
+        score(settings, run.model, run.run_id, part, token, progress, predictors)
     return publish(settings, run.run_id)
 
 
@@ -267,7 +292,7 @@ def backfill(
     """
     span.require_past(clock.now())
     token = new_token()
-    planner = Planner(settings, name, token)
+    planner, predictors = Planner(settings, name, token), Predictors(settings)
     late = {run.interval: run for run in ([] if force else planner.late(span))}
     runs = []
     for interval in planner.due_within(span):
@@ -277,7 +302,7 @@ def backfill(
             if again
             else planner.claim(interval, champion=champion, force=force, accept=accept)
         )
-        runs.append(_score_and_publish(settings, run, token))
+        runs.append(score_and_publish(settings, run, token, predictors=predictors))
         if progress:
             progress(runs[-1])
     return runs
@@ -316,11 +341,11 @@ def rollback(
     warehouse = Warehouse.existing(settings.warehouse)
     left = registry.rolled_back_from(warehouse, name)
     token = new_token()
-    planner = Planner(settings, name, token)
+    planner, predictors = Planner(settings, name, token), Predictors(settings)
     runs = []
     for seen in ledger.seen_of_version(warehouse, name, left) if left else []:
         run = planner.claim(seen.interval, force=True)
-        runs.append(_score_and_publish(settings, run, token))
+        runs.append(score_and_publish(settings, run, token, predictors=predictors))
         if progress:
             progress(runs[-1])
     return answer, runs

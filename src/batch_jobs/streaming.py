@@ -62,7 +62,7 @@ class Predicted:
 def score_part(
     warehouse: Warehouse,
     model: BatchModel,
-    load_estimator: Callable[[], Any],
+    load: Callable[[], Predictor],
     run: Run,
     part: Part,
     token: str,
@@ -73,7 +73,7 @@ def score_part(
     Args:
         warehouse: where the rows are and go.
         model: what they mean.
-        load_estimator: called before the first row is predicted, and not at all if there is none.
+        load: called before the first row is predicted, and not at all if there is none.
         run: the run that claimed the interval.
         part: the part of it to score.
         token: the token that opened the part.
@@ -94,7 +94,7 @@ def score_part(
         for number, chunk in enumerate(_ahead(_read(warehouse, model, run, part))):
             failpoint("score.before_chunk")
             if predictor is None and len(chunk):
-                predictor = Predictor(load_estimator())
+                predictor = load()
             predicted = _predict(model, predictor, run, chunk)
             if staged is not None:
                 staged.result()
