@@ -28,6 +28,7 @@ ROOMS = {
             "checking",
             "model_template",
             "planning",
+            "replay",
             "streaming",
             "serving",
             "samples",

@@ -49,6 +49,9 @@ Feature = Annotated[Number | Category, Field(discriminator="kind")]
 Metric = Literal["roc_auc", "log_loss", "brier", "accuracy", "calibration_error", "mae", "rmse"]
 
 
+Rule = Literal["non_inferiority", "significant_gain", "always"]
+
+
 class Gate(_Frozen):
     """The rule by which a challenger replaces the champion.
 
@@ -69,7 +72,7 @@ class Gate(_Frozen):
         at_most: metrics that the challenger may not exceed, e.g. `{"brier": 0.2}`.
     """
 
-    rule: Literal["non_inferiority", "significant_gain", "always"] = "non_inferiority"
+    rule: Rule = "non_inferiority"
     calibration: float | None = Field(default=0.1, gt=0, le=1)
     slices: tuple[str, ...] = ()
     confidence: float = Field(default=0.95, gt=0.5, lt=1)

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from importlib.resources import files
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Engine, create_engine, text
@@ -90,6 +91,7 @@ class PostgreSQL:
             )
         if not url.database:
             raise ConfigurationError("the warehouse URL must name a database after the host")
+        self._given = url
         self._schema = str(url.query.get("schema", SCHEMA))
         if not SCHEMA_PATTERN.fullmatch(self._schema):
             raise ConfigurationError(f"the schema {self._schema!r} must match {SCHEMA_PATTERN}")
@@ -113,10 +115,26 @@ class PostgreSQL:
 
     def schema_version(self, connection: Connection) -> int | None:
         """The version of the schema; None if there is none yet."""
-        if connection.scalar(text(f"SELECT to_regclass('{self._schema}.schema_version')")) is None:
+        if not self.has_table(connection, "schema_version"):
             return None
         version: int | None = connection.scalar(text("SELECT version FROM schema_version"))
         return version
+
+    def has_table(self, connection: Connection, table: str) -> bool:
+        """Whether the warehouse itself has a table of that name."""
+        known = text("SELECT to_regclass(:table)")
+        return connection.scalar(known, {"table": f"{self._schema}.{table}"}) is not None
+
+    def beside(self, folder: Path, name: str) -> URL:  # noqa: ARG002
+        """The URL of a warehouse of its own that reads the source tables of this one."""
+        return self._given.update_query_dict({"schema": name})
+
+    def remove(self) -> None:
+        """Remove the warehouse, which must be one beside another."""
+        if self._schema == SCHEMA:
+            raise ConfigurationError(f"{self._shown} is a warehouse in its own right; it stays")
+        with self.writer.begin() as connection:
+            connection.exec_driver_sql(f"DROP SCHEMA IF EXISTS {self._schema} CASCADE")
 
     def moment(self, column: str) -> str:
         """SQL of a source's time that can be compared with the ledger's."""

@@ -85,7 +85,9 @@ class SQLite:
                 connection.execute("ATTACH ? AS source", [only])
             if wal:
                 _use_wal(connection)
-                connection.execute("PRAGMA synchronous = FULL")
+                # What a power failure takes from a replay is replayed again.
+                durable = "NORMAL" if self._source else "FULL"
+                connection.execute(f"PRAGMA synchronous = {durable}")
                 connection.execute("PRAGMA foreign_keys = ON")
                 connection.execute(f"PRAGMA cache_size = -{CACHE_KB}")
             return connection
@@ -113,11 +115,30 @@ class SQLite:
 
     def schema_version(self, connection: Connection) -> int | None:
         """The version of the schema; None if there is none yet."""
-        known = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'schema_version'"
-        if connection.scalar(text(known)) is None:
+        if not self.has_table(connection, "schema_version"):
             return None
         version: int | None = connection.scalar(text("SELECT version FROM schema_version"))
         return version
+
+    def has_table(self, connection: Connection, table: str) -> bool:
+        """Whether the warehouse itself has a table of that name."""
+        known = "SELECT 1 FROM main.sqlite_master WHERE type = 'table' AND name = :table"
+        return connection.scalar(text(known), {"table": table}) is not None
+
+    def beside(self, folder: Path, name: str) -> URL:
+        """The URL of a warehouse of its own that reads the source tables of this one."""
+        source = str(self._path.absolute())
+        return URL.create(
+            "sqlite", database=str(folder.absolute() / f"{name}.db"), query={"source": source}
+        )
+
+    def remove(self) -> None:
+        """Remove the warehouse, which must be one beside another."""
+        if self._source is None:
+            raise ConfigurationError(f"{self._path} is a warehouse in its own right; it stays")
+        self.writer.dispose()
+        for suffix in ("", "-wal", "-shm"):
+            self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
 
     def moment(self, column: str) -> str:
         """SQL of a source's time that can be compared with the ledger's; NULL if it is none."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from importlib.resources import files
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import Connection, text
@@ -84,6 +85,13 @@ class Warehouse:
 
     def __str__(self) -> str:
         return self._url.set(query={}).render_as_string(hide_password=True)
+
+    def beside(self, folder: Path, name: str) -> str:
+        """The URL of a warehouse of its own that reads the source tables of this one.
+
+        On SQLite it is the file of that name in the folder, on PostgreSQL the schema of that name.
+        """
+        return self.database.beside(folder, name).render_as_string(hide_password=False)
 
     def write(self) -> AbstractContextManager[Connection]:
         """One write transaction; commits on leaving, rolls back on an exception."""
