@@ -18,6 +18,7 @@ from sqlalchemy.exc import DBAPIError
 
 from batch_jobs import cli, serving
 from batch_jobs.artifacts import ModelStore
+from batch_jobs.connections import close_kept
 from batch_jobs.warehouse import Warehouse
 from tests.deployment import shown
 from tests.fault_models._rows import tick
@@ -148,6 +149,7 @@ def test_a_damaged_page_of_sqlite_is_one_clear_error(deployment, table):
     path = database_file(deployment)
     (page,) = roots_of(path, table)
     deployment.close()
+    close_kept()  # and with it what they remember of the page
     with path.open("r+b") as file:
         file.seek((page - 1) * PAGE)
         whole = file.read(PAGE)

@@ -82,7 +82,39 @@ def compiled(estimator: Any) -> Any:
 
     faster = copy.copy(estimator)
     faster._predict_iterations = add_leaves
+    if estimator._preprocessor is not None:
+        faster._preprocess_X = _preprocessing(estimator)
     return faster
+
+
+def _preprocessing(estimator: Any) -> Callable[..., NDArray[np.float64]]:
+    """Categories as the codes they had when they were learnt, before the numbers.
+
+    As scikit-learn's transformers do it for any input, here for a frame of the same columns, with
+    pandas' categories and float64; another is left to them.
+    """
+    names = list(estimator.feature_names_in_)
+    is_categorical = estimator.is_categorical_
+    categorical = [name for name, found in zip(names, is_categorical, strict=True) if found]
+    numbers = [name for name, found in zip(names, is_categorical, strict=True) if not found]
+    learnt = estimator._preprocessor.named_transformers_["encoder"].categories_
+    codes = [{category: code for code, category in enumerate(known)} for known in learnt]
+    kinds = dict.fromkeys(categorical, "category") | dict.fromkeys(numbers, "float64")
+
+    def preprocess(inputs: Any, *, reset: bool = False) -> NDArray[np.float64]:
+        if reset or {name: str(kind) for name, kind in inputs.dtypes.items()} != kinds:
+            found: NDArray[np.float64] = estimator._preprocess_X(inputs, reset=reset)
+            return found
+        answer = np.empty((len(inputs), len(names)))
+        for place, (name, code) in enumerate(zip(categorical, codes, strict=True)):
+            values = inputs[name].array
+            # The last is for a missing value, whose code is -1.
+            of_value = np.array([*(code.get(each, np.nan) for each in values.categories), np.nan])
+            answer[:, place] = of_value[values.codes]
+        answer[:, len(categorical) :] = inputs[numbers].to_numpy()
+        return answer
+
+    return preprocess
 
 
 def _kind(estimator: Any) -> str:

@@ -8,8 +8,9 @@ from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import Any
 
-from sqlalchemy import Connection, Row, text
+from sqlalchemy import Connection, Row
 
+from batch_jobs.connections import text
 from batch_jobs.errors import IncompleteError
 from batch_jobs.interval import Interval, due_between, floor_to_grid
 from batch_jobs.warehouse import Warehouse, loaded_time, repeatable, stored_time

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import bindparam, text
+from sqlalchemy import bindparam
 
+from batch_jobs.connections import text
 from batch_jobs.messages import Incident, Served
 from batch_jobs.redaction import first_line
 from batch_jobs.warehouse import Warehouse, loaded_time, stored_time

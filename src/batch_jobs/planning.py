@@ -10,10 +10,9 @@ from itertools import pairwise
 from operator import itemgetter
 from typing import Literal
 
-from sqlalchemy import text
-
 from batch_jobs import clock, ledger, registry, staging
 from batch_jobs.catalog import load_model
+from batch_jobs.connections import text
 from batch_jobs.errors import FencedError
 from batch_jobs.failpoints import failpoint
 from batch_jobs.interval import Interval, due_between
@@ -138,6 +137,8 @@ class Planner:
             return []
         oldest = newest.start - model.look_back
         fresh = ledger.fresh_until(warehouse, model.name)
+        if fresh is not None and fresh >= newest.start:
+            return []
         if fresh is not None and fresh < oldest:
             log.warning(
                 "due intervals from %s on are older than the look-back of %s and stay "

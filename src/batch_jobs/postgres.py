@@ -15,11 +15,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, Engine, create_engine, text
+from sqlalchemy import Connection, Engine, create_engine
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 
-from batch_jobs.connections import kept_engine
+from batch_jobs.connections import kept_engine, text
 from batch_jobs.errors import ConfigurationError, ContractError
 
 if TYPE_CHECKING:

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, text
+from sqlalchemy import Connection, Row
 
 from batch_jobs import clock
+from batch_jobs.connections import text
 from batch_jobs.errors import ArtifactError
 from batch_jobs.warehouse import Warehouse, loaded_time, repeatable, stored_time
 

@@ -27,10 +27,11 @@ from pathlib import Path
 from typing import Any
 
 from croniter import croniter
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection
 
 from batch_jobs import clock, ledger, lifecycle, registry, serving
 from batch_jobs.catalog import load_model
+from batch_jobs.connections import text
 from batch_jobs.errors import (
     BatchJobsError,
     ConfigurationError,

@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import Row, TextClause, bindparam, text
+from sqlalchemy import Row, TextClause, bindparam
 from sqlalchemy.exc import DBAPIError
 
+from batch_jobs.connections import text
 from batch_jobs.publication import after_the_last
 from batch_jobs.staging import REMOVED, REMOVED_AT_ONCE, remove_rows
 from batch_jobs.warehouse import Warehouse, loaded_time, repeatable, stored_time

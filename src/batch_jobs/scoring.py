@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from batch_jobs.errors import ContractError
@@ -13,6 +14,14 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
     from numpy.typing import NDArray
+
+
+@lru_cache(4)
+def _is_classifier(estimator: Any) -> bool:
+    """To ask scikit-learn takes as long as to predict a row."""
+    from sklearn.base import is_classifier
+
+    return bool(is_classifier(estimator))
 
 
 def as_inputs(rows: pd.DataFrame, features: Mapping[str, Feature]) -> pd.DataFrame:
@@ -30,9 +39,8 @@ def probabilities(estimator: Any, inputs: pd.DataFrame) -> NDArray[np.float64]:
         ContractError: it answers with another number of rows.
     """
     import numpy as np
-    from sklearn.base import is_classifier
 
-    answer = estimator.predict_proba(inputs) if is_classifier(estimator) else None
+    answer = estimator.predict_proba(inputs) if _is_classifier(estimator) else None
     if answer is None:
         answer = np.asarray(estimator.predict(inputs), dtype="float64").reshape(-1, 1)
     if len(answer) != len(inputs):
@@ -51,9 +59,8 @@ def scores_and_labels(
     two), or of the predicted one (of more); the label is the predicted class as text, or null.
     """
     import pyarrow as pa
-    from sklearn.base import is_classifier
 
-    if not is_classifier(estimator):
+    if not _is_classifier(estimator):
         return answer[:, 0], pa.nulls(len(answer), pa.string())
     classes = pa.array([str(label) for label in estimator.classes_], pa.string())
     labels = classes.take(pa.array(answer.argmax(axis=1)))
@@ -63,10 +70,9 @@ def scores_and_labels(
 def are_sound(estimator: Any, scores: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Which scores may be published: finite ones, and of a classifier only probabilities."""
     import numpy as np
-    from sklearn.base import is_classifier
 
     sound = np.isfinite(scores)
-    return sound & (scores >= 0) & (scores <= 1) if is_classifier(estimator) else sound
+    return sound & (scores >= 0) & (scores <= 1) if _is_classifier(estimator) else sound
 
 
 def are_alike(answers: NDArray[np.float64], wanted: NDArray[np.float64]) -> NDArray[np.bool_]:

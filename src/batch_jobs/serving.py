@@ -8,7 +8,6 @@ from contextlib import closing
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 from uuid6 import uuid7
 
@@ -23,6 +22,7 @@ from batch_jobs import (
     staging,
 )
 from batch_jobs.catalog import load_model, model_names
+from batch_jobs.connections import text
 from batch_jobs.errors import (
     BatchJobsError,
     CircuitBreakerError,
@@ -32,7 +32,7 @@ from batch_jobs.errors import (
 )
 from batch_jobs.failpoints import failpoint
 from batch_jobs.interval import Interval, newest_due
-from batch_jobs.ledger import Counts, Run
+from batch_jobs.ledger import Counts, Part, Run
 from batch_jobs.lifecycle import Promotion, load_estimator
 from batch_jobs.model import BatchModel
 from batch_jobs.planning import Champion, Planner
@@ -145,23 +145,22 @@ def score(
     """
     model = load_model(name, settings.models)
     warehouse = Warehouse.existing(settings.warehouse)
-    run, opened = staging.open_part(warehouse, run_id, part, token)
-    if opened.staged or run.state != "staging":
-        log.info("run %d part %d is staged already", run_id, part)
-        return opened.counts
-    failpoint("score.opened")
     try:
-        counts, scores = _score_part(
+        opened, found = _score_part(
             warehouse, model, run_id, part, token, progress, predictors or Predictors(settings)
         )
+        if found is None:
+            log.info("run %d part %d is staged already", run_id, part)
+            return opened.counts
         failpoint("score.all_staged")
-        staging.close_part(warehouse, opened, token, counts, scores)
+        staging.close_part(warehouse, opened, token, *found)
         failpoint("score.closed")
-    except (FencedError, WarehouseUnavailableError):
+    except (FencedError, IncompleteError, WarehouseUnavailableError):
         raise
     except BatchJobsError as error:
-        staging.fail_part(warehouse, opened, token, str(error))
+        staging.fail_part(warehouse, run_id, part, token, str(error))
         raise
+    counts = found[0]
     log.info("run %d part %d: %s", run_id, part, counts)
     return counts
 
@@ -175,21 +174,28 @@ def _score_part(
     token: str,
     progress: Progress | None,
     predictors: Predictors,
-) -> tuple[Counts, tuple[float, float] | None]:
-    """Stage a part, from its first row on whenever the source is lost half-way through."""
+) -> tuple[Part, tuple[Counts, tuple[float, float] | None] | None]:
+    """Stage a part, from its first row on whenever the source is lost half-way through.
+
+    Returns:
+        The part, and what came of it; None if there was nothing to do.
+    """
     from batch_jobs.streaming import duplicates, score_part
 
     def load() -> Predictor:
         return predictors.of(warehouse, model, run.model_version)
 
     run, opened = staging.open_part(warehouse, run_id, part, token)
+    if opened.staged or run.state != "staging":
+        return opened, None
+    failpoint("score.opened")
     try:
         counts, scores = score_part(warehouse, model, load, run, opened, token, progress)
     except IntegrityError as error:
         raise duplicates(warehouse, model, run.interval) from error
     if counts.rejected and staging.has_doubled_reject(warehouse, run):
         raise duplicates(warehouse, model, run.interval)
-    return counts, scores
+    return opened, (counts, scores)
 
 
 def publish(settings: Settings, run_id: int) -> Run:

@@ -16,12 +16,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DisconnectionError, OperationalError
 from sqlalchemy.pool import QueuePool
 
-from batch_jobs.connections import kept_engine
+from batch_jobs.connections import kept_engine, text
 from batch_jobs.errors import ConfigurationError, ContractError
 
 if TYPE_CHECKING:

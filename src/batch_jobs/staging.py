@@ -15,10 +15,11 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, Row, text
+from sqlalchemy import Connection, Row
 from sqlalchemy.exc import DBAPIError
 
 from batch_jobs import clock
+from batch_jobs.connections import text
 from batch_jobs.errors import ConfigurationError, FencedError, IncompleteError
 from batch_jobs.interval import Interval
 from batch_jobs.ledger import Counts, Part, Run, counts_of, load_run, span
@@ -349,11 +350,11 @@ def fail(warehouse: Warehouse, run_id: int, error: str) -> None:
 
 
 @repeatable
-def fail_part(warehouse: Warehouse, part: Part, token: str, error: str) -> None:
+def fail_part(warehouse: Warehouse, run_id: int, part: int, token: str, error: str) -> None:
     """Give up the run of a part, unless a newer try is scoring the part and may fare better."""
     with warehouse.write() as connection:
-        if _lock_part(warehouse, connection, part.run_id, part.part).token == token:
-            _fail(connection, part.run_id, error)
+        if _lock_part(warehouse, connection, run_id, part).token == token:
+            _fail(connection, run_id, error)
 
 
 def _fail(connection: Connection, run_id: int, error: str) -> None:

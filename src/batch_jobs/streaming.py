@@ -11,12 +11,13 @@ import logging
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import text
-
 from batch_jobs import scoring, staging
+from batch_jobs.connections import text
 from batch_jobs.contract import check_features, records
 from batch_jobs.errors import ContractError
 from batch_jobs.failpoints import failpoint
@@ -40,6 +41,8 @@ AHEAD = 3
 # Loading what was compiled takes half a second, which 150,000 rows save again. A chunk of the
 # default size that is full will not be the last.
 MANY_ROWS = 50_000
+# Chunks of a few rows, as a backfill or a replay has them, take long for what surrounds the trees.
+MANY_CALLS = 50
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,9 @@ def score_part(
     predictor: Predictor | None = None
     with ThreadPoolExecutor(1, "stage") as writer:
         staged: Future[None] | None = None
-        for number, chunk in enumerate(_ahead(_read(warehouse, model, run, part))):
+        for number, chunk in enumerate(
+            _ahead(_read(warehouse, model, run, part), model.chunk_rows)
+        ):
             failpoint("score.before_chunk")
             if predictor is None and len(chunk):
                 predictor = load()
@@ -99,9 +104,15 @@ def score_part(
             if staged is not None:
                 staged.result()
                 failpoint("score.chunk_staged")
-            staged = writer.submit(
+            stage = partial(
                 staging.stage, warehouse, part, token, number, predicted.scored, predicted.rejected
             )
+            if len(chunk) < model.chunk_rows:  # the last: there is nothing to overlap with
+                staged = None
+                stage()
+                failpoint("score.chunk_staged")
+            else:
+                staged = writer.submit(stage)
             counts += predicted.counts
             if predicted.scores is not None:
                 lows.append(predicted.scores[0])
@@ -115,10 +126,10 @@ def score_part(
 
 
 class Predictor:
-    """A fitted estimator that predicts chunk after chunk, and faster once there were many rows.
+    """A fitted estimator that predicts chunk after chunk, and faster once there were many.
 
     Its trees are then compiled, if numba is there and they are of a kind that can be. What was
-    compiled is taken only if its answer to the chunk at hand is the estimator's own in every bit.
+    compiled is taken only if its answers to the chunks so far are the estimator's own in every bit.
 
     Args:
         estimator: fitted.
@@ -129,46 +140,66 @@ class Predictor:
 
     def __init__(self, estimator: Any) -> None:
         self.estimator = estimator
-        self._rows_left = MANY_ROWS
+        self._rows_left, self._calls_left = MANY_ROWS, MANY_CALLS
+        self._seen: list[tuple[pd.DataFrame, NDArray[np.float64]]] = []
 
     def probabilities(self, inputs: pd.DataFrame) -> NDArray[np.float64]:
         """What the estimator says of each row; see `scoring.probabilities`."""
         answer = scoring.probabilities(self.estimator, inputs)
-        if self._rows_left > 0:
+        if min(self._rows_left, self._calls_left) > 0:
             self._rows_left -= len(inputs)
-            if self._rows_left <= 0:
-                self.estimator = _compiled(self.estimator, inputs, answer)
+            self._calls_left -= 1
+            self._seen.append((inputs, answer))
+            if min(self._rows_left, self._calls_left) <= 0:
+                self.estimator = _compiled(self.estimator, self._seen)
+                self._seen = []
         return answer
 
 
-def _compiled(estimator: Any, inputs: pd.DataFrame, answer: NDArray[np.float64]) -> Any:
-    """The estimator with its trees compiled, if that can be done and gives the same answer."""
+def _compiled(estimator: Any, seen: Sequence[tuple[pd.DataFrame, NDArray[np.float64]]]) -> Any:
+    """The estimator with its trees compiled, if that can be done and gives the same answers."""
     import numpy as np
 
     try:
         from batch_jobs.compiled_trees import compiled
 
         faster = compiled(estimator)
-        again = answer if faster is None else scoring.probabilities(faster, inputs)
+        if faster is None:
+            return estimator
+        same = all(
+            np.array_equal(scoring.probabilities(faster, inputs), answer, equal_nan=True)
+            for inputs, answer in seen
+        )
     except Exception as error:  # noqa: BLE001 - whatever it is, the estimator itself goes on
         log.info("trees are not compiled: %s", first_line(error))
         return estimator
-    if not np.array_equal(again, answer, equal_nan=True):
+    if not same:
         log.warning("trees are not compiled: another answer than the estimator's own")
-        return estimator
-    return estimator if faster is None else faster
+    return faster if same else estimator
 
 
-def _ahead(chunks: Generator[pd.DataFrame]) -> Generator[pd.DataFrame]:
-    """Each chunk, while the next ones are being read by a thread of its own."""
+def _ahead(chunks: Generator[pd.DataFrame], full: int) -> Generator[pd.DataFrame]:
+    """Each chunk, while the next ones are being read by a thread of its own.
+
+    Args:
+        chunks: at least one.
+        full: rows of a chunk that others may follow; a smaller one takes no thread.
+    """
+    first = next(chunks)
+    if len(first) < full:
+        with closing(chunks):
+            yield first
+            yield from chunks
+        return
     end = object()
     with ThreadPoolExecutor(1, "read") as reader:
         coming: deque[Future[Any]] = deque(reader.submit(next, chunks, end) for _ in range(AHEAD))
         try:
+            yield first
             while (chunk := coming.popleft().result()) is not end:
                 coming.append(reader.submit(next, chunks, end))
                 yield chunk
-        finally:  # by the same thread, as its connection belongs to it
+        finally:  # by the same thread, which may still be reading
             for future in coming:
                 future.cancel()
             reader.submit(chunks.close).result()

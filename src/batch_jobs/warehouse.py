@@ -7,19 +7,20 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DatabaseError, SQLAlchemyError
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay
 from tenacity.wait import wait_random_exponential
 
+from batch_jobs.connections import text
 from batch_jobs.errors import (
     ConfigurationError,
     ContractError,
@@ -132,18 +133,9 @@ class Warehouse:
         mixed values stays as it is.
         """
         import pandas as pd
-        import pyarrow as pa
 
         for names, columns in self.database.stream(query, values, chunk_rows):
-            frame = pd.DataFrame(
-                {
-                    place: column.to_pandas(integer_object_nulls=True)
-                    if isinstance(column, pa.Array | pa.ChunkedArray)
-                    else pd.Series(column, dtype="object")
-                    for place, column in enumerate(columns)
-                },
-                copy=False,
-            )
+            frame = _frame(columns)
             frame.columns = pd.Index(names)
             yield frame
 
@@ -265,6 +257,25 @@ def repeatable(
             raise
 
     return repeated  # type: ignore[return-value] # wraps() forgets that the first has no name
+
+
+def _frame(columns: Sequence[Any]) -> pd.DataFrame:
+    """Columns as a frame whose columns are numbered, since a query may name two alike."""
+    import pandas as pd
+    import pyarrow as pa
+
+    if all(isinstance(column, pa.Array | pa.ChunkedArray) for column in columns):
+        table = pa.table(list(columns), names=[str(place) for place in range(len(columns))])
+        # Of few rows, several times as fast as column by column.
+        frame: pd.DataFrame = table.to_pandas(integer_object_nulls=True, split_blocks=True)
+        return frame
+    found = {
+        place: column.to_pandas(integer_object_nulls=True)
+        if isinstance(column, pa.Array | pa.ChunkedArray)
+        else pd.Series(column, dtype="object")
+        for place, column in enumerate(columns)
+    }
+    return pd.DataFrame(found, copy=False)
 
 
 def _tell(state: RetryCallState) -> None:
