@@ -28,7 +28,7 @@ from batch_jobs.errors import (
     CircuitBreakerError,
     FencedError,
     IncompleteError,
-    WarehouseUnavailableError,
+    UnavailableError,
 )
 from batch_jobs.failpoints import failpoint
 from batch_jobs.interval import Interval, newest_due
@@ -157,7 +157,7 @@ def score(
         failpoint("score.all_staged")
         staging.close_part(warehouse, opened, token, counts, scores)
         failpoint("score.closed")
-    except (FencedError, WarehouseUnavailableError):
+    except (FencedError, UnavailableError):
         raise
     except BatchJobsError as error:
         staging.fail_part(warehouse, opened, token, str(error))
