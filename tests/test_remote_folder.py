@@ -11,6 +11,8 @@ import socket
 import traceback
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 
 import pytest
 
@@ -165,10 +167,11 @@ def test_a_store_out_of_reach_is_stood_in_for_by_its_copy(s3, bucket, copied, st
 
 
 @on_sqlite
-def test_a_champion_with_a_copy_serves_while_the_store_is_away(remote_shop, s3):
+def test_a_champion_with_a_copy_serves_while_the_store_is_away(remote_shop, s3, caplog):
     """Predictions are published as ever."""
     with s3.away():
         serving.predict(remote_shop, "orders", HOURS[1])
+    assert "is loaded from its verified copy" in caplog.text
     assert _states(remote_shop) == [("published",), ("published",)]
 
 
@@ -183,13 +186,51 @@ def test_a_run_that_found_neither_store_nor_copy_is_made_good_by_a_retry(remote_
     assert serving.publish(remote_shop, run.run_id).state == "published"
 
 
-def test_a_server_that_never_answers_is_not_waited_for(copied, s3, monkeypatch):
+@pytest.fixture
+def behind(bucket, copied, tmp_path, monkeypatch):
+    """The store with its copy, seen by a client that finds another server: `behind(port)`."""
+
+    def find(port):
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+        forget_clients()
+        return ModelStore(bucket.url, str(tmp_path / "copies"))
+
+    return find
+
+
+def test_a_server_that_never_answers_is_not_waited_for(behind, monkeypatch, caplog):
     """It accepts, and then it is silent; the copy serves."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
         monkeypatch.setattr(remote_folder, "ANSWER_SECONDS", 1)
-        forget_clients()
-        assert copied.read(version_of(GOOD)) == GOOD
+        assert behind(silent.getsockname()[1]).read(version_of(GOOD)) == GOOD
+    assert "did not answer: no answer within 1 s; the artifact of orders v1 is" in caplog.text
+
+
+class Refusing(BaseHTTPRequestHandler):
+    """A store that lets nobody in any more, as when credentials have expired."""
+
+    def do_HEAD(self):
+        """Refuse to read."""
+        self.send_error(403)
+
+    def do_PUT(self):
+        """Refuse to write."""
+        self.send_error(403)
+
+    def log_message(self, *_):
+        """Say nothing."""
+
+
+def test_a_store_that_refuses_is_stood_in_for_by_its_copy(behind, caplog):
+    """Credentials expire at night; but training is told at once that it may not write."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        store = behind(server.server_port)
+        assert store.read(version_of(GOOD)) == GOOD
+        with pytest.raises(ConfigurationError, match="cannot be written: PermissionError: Forb"):
+            store.require_writable()
+        server.shutdown()
+    assert "refuses: PermissionError: Forbidden; the artifact of orders v1 is loaded" in caplog.text
 
 
 def test_credentials_are_in_no_message(tmp_path, caplog):
