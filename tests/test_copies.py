@@ -1,6 +1,7 @@
 """Copies of artifacts on this machine are the artifact itself or nothing, and their owner's."""
 
 import errno
+import hashlib
 import os
 import stat
 
@@ -81,13 +82,17 @@ def test_a_copy_that_was_changed_does_not_stand_in(store, copy, away):
 def test_copies_are_bounded_and_those_used_last_stay(tmp_path):
     """What a killed process left half-written goes with the oldest."""
     copies = Copies(str(tmp_path))
-    names = [f"{number:064x}" for number in range(COPIES)]
-    for place, name in enumerate([".new-killed", *names]):
-        copies.keep(name, b"")
-        os.utime(tmp_path / name, (place, place))
-    os.utime(tmp_path / names[0], (99, 99))
-    copies.keep("f" * 64, b"")
-    assert {path.name for path in tmp_path.iterdir()} == {names[0], *names[2:], "f" * 64}
+    contents = {hashlib.sha256(bytes([n])).hexdigest(): bytes([n]) for n in range(COPIES + 1)}
+    *names, newer, newest = contents
+    (tmp_path / ".new-killed").touch()
+    for name in names:
+        copies.keep(name, contents[name])
+    for age, path in enumerate([tmp_path / ".new-killed", *(tmp_path / name for name in names)]):
+        os.utime(path, (age, age))
+    assert copies.find(names[0]) == contents[names[0]]
+    for name in (newer, newest):
+        copies.keep(name, contents[name])
+    assert {path.name for path in tmp_path.iterdir()} == {names[0], *names[2:], newer, newest}
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o770, 0o702, 0o1777, 0o2770])
