@@ -156,6 +156,36 @@ def postgres_url(postgres):
     postgres.drop_database(name)
 
 
+@pytest.fixture(scope="session")
+def _s3():
+    from tests.s3_server import S3Server
+
+    server = S3Server()
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def s3(_s3, monkeypatch):
+    """A server of S3's HTTP interface, which all clients of this process find."""
+    from tests.s3_server import forget_clients
+
+    for name, value in _s3.environ.items():
+        monkeypatch.setenv(name, value)
+    forget_clients()
+    yield _s3
+    forget_clients()
+
+
+@pytest.fixture
+def bucket(s3):
+    """A new bucket on it."""
+    from tests.s3_server import Bucket
+
+    return Bucket(f"test-{uuid4().hex}")
+
+
 def _settings_in(folder, warehouse=None):
     from batch_jobs.settings import Settings
 

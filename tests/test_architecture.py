@@ -20,7 +20,17 @@ ROOMS = {
     "pure": {"contract", "scoring", "training", "gate", "circuit_breaker", "compiled_trees"},
     "stores": {
         *("warehouse", "sqlite", "postgres", "ledger", "staging", "publication", "registry"),
-        *("connections", "retention", "artifacts", "signing", "outbox", "slack_webhook"),
+        *(
+            "connections",
+            "retention",
+            "artifacts",
+            "local_folder",
+            "remote_folder",
+            "copies",
+            "signing",
+            "outbox",
+            "slack_webhook",
+        ),
     },
     "doors": {
         *(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Engine, event, text
 
 from batch_jobs import ledger, lifecycle, registry, serving, staging
 from batch_jobs.catalog import load_model
@@ -352,6 +352,22 @@ def test_a_promotion_between_plan_and_score_does_not_mix_versions(shop):
     versions = "SELECT DISTINCT model_version FROM current_predictions"
     assert _ask(shop, versions) == [(run.model_version,)]
     assert serving.predict(shop, "orders", tick(50)).model_version == challenger.version
+
+
+def test_a_run_asks_once_who_the_champion_is(shop):
+    """And is of that version from its plan to its publication, whoever is promoted meanwhile."""
+    asked = []
+
+    def listen(_connection, _cursor, statement, *_):
+        if "FROM promotions" in statement:
+            asked.append(statement)
+
+    event.listen(Engine, "before_cursor_execute", listen)
+    try:
+        serving.predict(shop, "orders", tick(0))
+    finally:
+        event.remove(Engine, "before_cursor_execute", listen)
+    assert len(asked) == 1
 
 
 def test_an_attempt_that_was_overtaken_stops_at_its_next_step(shop):

@@ -78,3 +78,21 @@ def test_signatures_and_library_policy_have_variables_of_their_own():
     assert [full.signing_key, full.verify_key, full.libraries] == list(told.values())
     with pytest.raises(ConfigurationError, match="'newest'; write same or golden"):
         Settings.from_environ(ENVIRON | {"BATCH_JOBS_LIBRARIES": "newest"})
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({}, None),
+        ({"BATCH_JOBS_MODEL_STORE": "file:///srv/models"}, None),
+        ({"BATCH_JOBS_MODEL_STORE": "s3://bucket/models"}, "~/.cache/batch-jobs/models"),
+        (
+            {"BATCH_JOBS_MODEL_STORE": "s3://bucket/models", "XDG_CACHE_HOME": "/var/cache/me"},
+            "/var/cache/me/batch-jobs/models",
+        ),
+        ({"BATCH_JOBS_MODEL_CACHE": "/srv/copies"}, "/srv/copies"),
+    ],
+)
+def test_copies_are_kept_of_a_store_that_may_be_out_of_reach(environ, expected):
+    """Of a folder only where somebody says so."""
+    assert Settings.from_environ(ENVIRON | environ).model_cache == expected

@@ -33,7 +33,7 @@ HOUR = Interval(TRAINED, TRAINED + timedelta(hours=1))
 on_sqlite = pytest.mark.parametrize("shop", ["sqlite"], indirect=True)
 
 
-def _write_keys(folder, name, key=None, encryption=None):
+def write_keys(folder, name, key=None, encryption=None):
     """Files with a private key and its public one; their paths."""
     key = key or ed25519.Ed25519PrivateKey.generate()
     files = folder / f"{name}-signing.pem", folder / f"{name}-verify.pem"
@@ -48,7 +48,7 @@ def _write_keys(folder, name, key=None, encryption=None):
 @pytest.fixture
 def keys(tmp_path):
     """Paths of a private key and of its public one."""
-    return _write_keys(tmp_path, "ours")
+    return write_keys(tmp_path, "ours")
 
 
 @pytest.fixture
@@ -132,7 +132,7 @@ def test_no_signature_is_not_a_signature(keys, signature, words):
 
 def test_a_signature_by_another_key_is_refused(keys, tmp_path):
     """Whoever can make keys cannot make ours."""
-    other, _ = _write_keys(tmp_path, "other")
+    other, _ = write_keys(tmp_path, "other")
     with pytest.raises(ArtifactError, match=r"signed by another key than that of .*ours-verify"):
         signing.verify(signing.sign(MANIFEST, other), keys[1], "m v1")
 
@@ -146,7 +146,7 @@ def test_what_is_trained_is_signed_and_scores(signed):
 def test_a_signature_is_worth_nothing_without_its_key(shop):
     """What was trained before there were keys does not load once one is asked for."""
     with pytest.raises(ArtifactError, match="is not signed; train again where"):
-        _load(replace(shop, verify_key=str(_write_keys(Path(shop.model_store), "late")[1])))
+        _load(replace(shop, verify_key=str(write_keys(Path(shop.model_store), "late")[1])))
 
 
 class Hostile:
@@ -229,9 +229,9 @@ def test_a_signing_key_that_is_none_is_found_out_before_training(shop, tmp_path,
         path.write_bytes(content)
         path.chmod(0o600)
     elif content == "curve":
-        path = _write_keys(tmp_path, "curve", ec.generate_private_key(ec.SECP256R1()))[0]
+        path = write_keys(tmp_path, "curve", ec.generate_private_key(ec.SECP256R1()))[0]
     elif content == "password":
-        path = _write_keys(tmp_path, "closed", encryption=BestAvailableEncryption(b"x"))[0]
+        path = write_keys(tmp_path, "closed", encryption=BestAvailableEncryption(b"x"))[0]
     with pytest.raises(ConfigurationError, match=f"{words}.*openssl genpkey") as caught:
         lifecycle.train(replace(shop, signing_key=str(path)), "orders", TRAINED)
     assert caught.value.exit_code == 2

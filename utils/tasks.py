@@ -36,7 +36,7 @@ from batch_jobs.errors import (
     IntervalError,
     ModelFileError,
     NoChampionError,
-    WarehouseUnavailableError,
+    UnavailableError,
 )
 from batch_jobs.interval import Interval, newest_due
 from batch_jobs.model import BatchModel
@@ -319,12 +319,12 @@ def _wanted(params: Mapping[str, Any]) -> Interval | None:
 
 @contextmanager
 def _translated() -> Iterator[None]:
-    """Turn our errors into Airflow's: only an absent database is retried, two are no failures."""
+    """Turn our errors into Airflow's: only what did not answer is retried, two are no failures."""
     try:
         yield
     except (FencedError, NoChampionError) as error:
         raise AirflowSkipException(str(error)) from error
-    except WarehouseUnavailableError:
+    except UnavailableError:
         raise
     except BatchJobsError as error:
         raise AirflowFailException(str(error)) from error
@@ -336,7 +336,7 @@ def _on_each(run_ids: Sequence[int], act: Callable[[int], Done]) -> list[Done]:
     for run_id in run_ids:
         try:
             done.append(act(run_id))
-        except WarehouseUnavailableError:
+        except UnavailableError:
             raise  # to be tried again; what is done stays done
         except BatchJobsError as error:
             log.error("run %d: %s", run_id, error)  # noqa: TRY400

@@ -1,8 +1,7 @@
-"""Trained estimators as files: written whole or not at all, verified before they are loaded.
+"""Trained estimators as files: verified before they are loaded.
 
-Files are written under a temporary name, fsynced and renamed, so a final name is never half a
-file. The sha256 in the warehouse is checked on the very bytes that are then deserialised:
-unpickling runs code, and one flipped bit in a tree ensemble can change predictions silently
+The sha256 in the warehouse is checked on the very bytes that are then deserialised: unpickling
+runs code, and one flipped bit in a tree ensemble can change predictions silently
 (https://scikit-learn.org/stable/model_persistence.html).
 """
 
@@ -11,133 +10,149 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
+import logging
 import re
-import shutil
 import sys
-import uuid
 import warnings
 from collections.abc import Mapping
 from datetime import datetime
 from importlib.metadata import version as library_version
-from pathlib import Path
 from typing import Any
 
-from batch_jobs.errors import ArtifactError, ConfigurationError
+from batch_jobs.copies import Copies
+from batch_jobs.errors import ArtifactError, StoreUnavailableError
+from batch_jobs.local_folder import LocalFolder
+from batch_jobs.model import NAME_PATTERN
 from batch_jobs.registry import ModelVersion
+from batch_jobs.remote_folder import RemoteFolder
+from batch_jobs.settings import is_url
+
+log = logging.getLogger(__name__)
 
 VERSION_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+SHA256_PATTERN = re.compile(r"[0-9a-f]{64}")
 LIBRARIES = ("joblib", "numpy", "pandas", "scikit-learn")
 ARTIFACT = "model.joblib"
 MANIFEST = "manifest.json"
+# The file system answered, and a retry would not be answered otherwise.
+ANSWERED = (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)
 
 
 class ModelStore:
-    """The folder that holds the artifacts, one folder a version.
+    """Where the artifacts are, one folder a version.
 
-    Raises:
-        ConfigurationError: the folder cannot be made or written.
+    Args:
+        root: a folder, or a URL that fsspec knows.
+        copies: folder of the copies that serve while the store is out of reach; None keeps none.
     """
 
-    def __init__(self, root: str) -> None:
-        self._root = Path(root).expanduser().absolute()
+    def __init__(self, root: str, copies: str | None = None) -> None:
+        self._files = RemoteFolder(root) if is_url(root) else LocalFolder(root)
+        self._copies = Copies(copies) if copies else None
 
     def require_writable(self) -> None:
         """Find out before training whether its result can be kept.
 
         Raises:
-            ConfigurationError: the folder cannot be made or written.
+            ConfigurationError: the store cannot be made or written, or too many may write it.
+            StoreUnavailableError: it does not answer.
         """
-        try:
-            self._root.mkdir(parents=True, exist_ok=True, mode=0o750)
-            probe = self._root / f".probe-{uuid.uuid4().hex}"
-            probe.touch()
-            probe.unlink()
-        except OSError as error:
-            raise ConfigurationError(
-                f"the model store {self._root} cannot be written: {error.strerror}"
-            ) from error
+        self._files.require_writable()
 
-    def write(self, model: str, version: str, artifact: bytes, manifest: Mapping[str, Any]) -> None:
+    def write(
+        self,
+        model: str,
+        version: str,
+        artifact: bytes,
+        manifest: Mapping[str, Any],
+        beside: Mapping[str, bytes] | None = None,
+    ) -> None:
         """Keep one version; writing it again changes nothing, unless its file was damaged.
 
+        The manifest comes last: what has none was never wholly written.
+
+        Args:
+            model: its name.
+            version: its name.
+            artifact: the bytes of the estimator.
+            manifest: what is known about them.
+            beside: other files of the version by name; they are written anew each time.
+
         Raises:
-            ConfigurationError: the store cannot be written, or its disk is full.
+            ConfigurationError: the store cannot be written, its disk is full, or too many may
+                write it.
+            StoreUnavailableError: it does not answer.
         """
-        final = self._folder(model, version)
-        temporary = final.parent / f".new-{uuid.uuid4().hex}"
-        try:
-            temporary.mkdir(parents=True, mode=0o750)
-            _write_synced(temporary / ARTIFACT, artifact)
-            _write_synced(temporary / MANIFEST, json.dumps(manifest, indent=2).encode())
-            _sync_folder(temporary)
-            if not final.exists():
-                temporary.rename(final)
-                _sync_folder(final.parent)
-            elif not _is_whole(final):
-                for name in (MANIFEST, ARTIFACT):
-                    (temporary / name).replace(final / name)
-                _sync_folder(final)
-        except OSError as error:
-            raise ConfigurationError(
-                f"the model store {self._root} cannot be written: {error.strerror}"
-            ) from error
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+        folder = _folder(model, version)
+        files = dict(beside or {})
+        if not self._is_whole(*folder):
+            files |= {ARTIFACT: artifact, MANIFEST: json.dumps(manifest, indent=2).encode()}
+        if files:
+            self._files.write(*folder, files)
 
     def read(self, version: ModelVersion) -> bytes:
         """The artifact's bytes, whose sha256 is the one the warehouse knows.
 
         Raises:
             ArtifactError: the file is missing, or its bytes have changed.
+            ConfigurationError: too many may write the store, or the folder of the copies.
+            StoreUnavailableError: the store does not answer, and there is no copy.
         """
-        path = self._folder(version.model, version.version) / ARTIFACT
+        subject = f"the artifact of {version.model} {version.version}"
+        where = (*_folder(version.model, version.version), ARTIFACT)
+        if not SHA256_PATTERN.fullmatch(version.sha256):
+            raise ArtifactError(f"{subject} has no sha256 in the warehouse, but {version.sha256!r}")
+        kept = self._copies.find(version.sha256) if self._copies else None
         try:
-            content = path.read_bytes()
-        except OSError as error:
+            self._files.require(*where)
+            content = kept or self._files.read(*where)
+        except ANSWERED as error:
             raise ArtifactError(
-                f"the artifact of {version.model} {version.version} cannot be read from {path}: "
-                f"{error.strerror}"
+                f"{subject} cannot be read from {self._files.tell(*where)}: {error.strerror}"
             ) from error
-        found = hashlib.sha256(content).hexdigest()
-        if found != version.sha256:
-            raise ArtifactError(
-                f"the artifact of {version.model} {version.version} has changed: sha256 "
-                f"{found[:12]}… where the warehouse recorded {version.sha256[:12]}…; restore the "
-                f"file, or roll back to another version: {path}"
-            )
+        except (OSError, StoreUnavailableError) as error:
+            if kept is None:
+                raise _out_of_reach(error, subject) from None
+            log.warning("%s; %s is loaded from its verified copy", error, subject)
+            return kept
+        self._verify(content, version, subject)
+        if self._copies and kept is None:
+            self._copies.keep(version.sha256, content)
         return content
 
-    def _folder(self, model: str, version: str) -> Path:
-        if not VERSION_PATTERN.fullmatch(version):
-            raise ArtifactError(f"{version!r} is not a model version")
-        return self._root / model / version
+    def _verify(self, content: bytes, version: ModelVersion, subject: str) -> None:
+        found = hashlib.sha256(content).hexdigest()
+        if found != version.sha256:
+            where = self._files.tell(version.model, version.version, ARTIFACT)
+            raise ArtifactError(
+                f"{subject} has changed: sha256 {found[:12]}… where the warehouse recorded "
+                f"{version.sha256[:12]}…; restore the file, or roll back to another version: "
+                f"{where}"
+            )
+
+    def _is_whole(self, model: str, version: str) -> bool:
+        """Whether the artifact is the one that its own manifest tells of."""
+        try:
+            manifest = json.loads(self._files.read(model, version, MANIFEST))
+            content = self._files.read(model, version, ARTIFACT)
+        except (OSError, ValueError):
+            return False
+        told = manifest.get("sha256") if isinstance(manifest, dict) else None
+        return bool(told == hashlib.sha256(content).hexdigest())
 
 
-def _is_whole(folder: Path) -> bool:
-    """Whether the artifact is the one that its own manifest tells of."""
-    try:
-        manifest = json.loads((folder / MANIFEST).read_bytes())
-        content = (folder / ARTIFACT).read_bytes()
-    except (OSError, ValueError):
-        return False
-    return bool(manifest.get("sha256") == hashlib.sha256(content).hexdigest())
+def _folder(model: str, version: str) -> tuple[str, str]:
+    """The names of a version's folders, which lead nowhere else."""
+    if not NAME_PATTERN.fullmatch(model):
+        raise ArtifactError(f"{model!r} is not a model's name")
+    if not VERSION_PATTERN.fullmatch(version):
+        raise ArtifactError(f"{version!r} is not a model version")
+    return model, version
 
 
-def _write_synced(path: Path, content: bytes) -> None:
-    with path.open("xb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    path.chmod(0o640)
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _out_of_reach(error: Exception, subject: str) -> StoreUnavailableError:
+    told = error.strerror if isinstance(error, OSError) else error
+    return StoreUnavailableError(f"{subject} cannot be read, and there is no copy of it: {told}")
 
 
 def serialize(estimator: Any) -> bytes:

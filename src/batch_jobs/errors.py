@@ -13,10 +13,12 @@
     │   └── WarehouseVersionError        the warehouse was made by a newer release
     ├── IncompleteError         exit 1   a run may not be published: counts do not add up
     ├── CircuitBreakerError     exit 1   a run is complete, but not what readers should see
-    ├── WarehouseUnavailableError exit 1 the database did not answer in time
+    ├── UnavailableError        exit 1   something did not answer: repeating may help
+    │   ├── WarehouseUnavailableError    the database did not answer in time
+    │   └── StoreUnavailableError        the model store did not answer, and there is no copy
     └── FencedError             exit 3   a newer attempt owns the interval
 
-Airflow retries a WarehouseUnavailableError, and whatever is not in this tree; never an InputError.
+Airflow retries an UnavailableError, and whatever is not in this tree; never an InputError.
 """
 
 from __future__ import annotations
@@ -106,8 +108,16 @@ class CircuitBreakerError(BatchJobsError):
         super().__init__(f"{subject} is not published: {'; '.join(problems)}; {advice}")
 
 
-class WarehouseUnavailableError(BatchJobsError):
+class UnavailableError(BatchJobsError):
+    """Something outside did not answer; the same call may succeed later."""
+
+
+class WarehouseUnavailableError(UnavailableError):
     """The database did not answer, or let nobody through, for as long as we had patience."""
+
+
+class StoreUnavailableError(UnavailableError):
+    """The model store did not answer, and there is no copy of what was wanted."""
 
 
 class FencedError(BatchJobsError):

@@ -63,6 +63,7 @@ def train(settings: Settings, name: str, as_of: datetime) -> ModelVersion:
     Raises:
         InputError: unknown model, future `as_of`, unwritable store, queries or rows that do not
             fit, too few labelled rows.
+        StoreUnavailableError: the model store does not answer.
     """
     from batch_jobs import training
 
@@ -71,7 +72,7 @@ def train(settings: Settings, name: str, as_of: datetime) -> ModelVersion:
         raise IntervalError(f"cannot train as of {as_of.isoformat()}: that is in the future")
     model = load_model(name, settings.models)
     warehouse = Warehouse.existing(settings.warehouse)
-    store = ModelStore(settings.model_store)
+    store = ModelStore(settings.model_store, settings.model_cache)
     store.require_writable()
     _require_signer(settings)
     split = read_split(warehouse, model, as_of)
@@ -189,6 +190,7 @@ def load_estimator(settings: Settings, model: BatchModel, version: ModelVersion)
     Raises:
         ArtifactError: the manifest or the file is missing, changed, unsigned or unfit; or the model
             file has since declared other features than the version was trained with.
+        StoreUnavailableError: the model store does not answer, and there is no copy.
     """
     from batch_jobs import training
 
@@ -209,7 +211,7 @@ def load_estimator(settings: Settings, model: BatchModel, version: ModelVersion)
             f"{subject} was trained with the features {_listed(trained)}, "
             f"but the model file now declares {_listed(declared)}; train again"
         )
-    content = ModelStore(settings.model_store).read(version)
+    content = ModelStore(settings.model_store, settings.model_cache).read(version)
     estimator = deserialize(content, version, settings.libraries)
     if golden := manifest.get("golden"):  # older versions have none
         try:

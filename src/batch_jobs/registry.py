@@ -139,9 +139,14 @@ def promote(
         if current == version.version:
             return  # by this very call, whose answer was lost
         if current != expected:
+            came, advice = (
+                ("was judged against", "train again")
+                if action == "promote"
+                else ("was to take over from", "repeat it if it is still wanted")
+            )
             raise ArtifactError(
-                f"{version.model}: {version.version} was judged against {expected or 'no champion'}"
-                f", but {current} serves now; train again"
+                f"{version.model}: {version.version} {came} {expected or 'no champion'}, but "
+                f"{current} serves now; {advice}"
             )
         connection.execute(
             text("""

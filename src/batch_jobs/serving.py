@@ -28,7 +28,7 @@ from batch_jobs.errors import (
     CircuitBreakerError,
     FencedError,
     IncompleteError,
-    WarehouseUnavailableError,
+    UnavailableError,
 )
 from batch_jobs.failpoints import failpoint
 from batch_jobs.interval import Interval, newest_due
@@ -155,7 +155,7 @@ def score(
         failpoint("score.all_staged")
         staging.close_part(warehouse, opened, token, *found)
         failpoint("score.closed")
-    except (FencedError, IncompleteError, WarehouseUnavailableError):
+    except (FencedError, IncompleteError, UnavailableError):
         raise
     except BatchJobsError as error:
         staging.fail_part(warehouse, run_id, part, token, str(error))

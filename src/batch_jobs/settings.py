@@ -21,7 +21,7 @@ class Settings:
     Attributes:
         warehouse: SQLAlchemy URL of the database that holds the source tables and the predictions;
             never shown, because it may hold a password.
-        model_store: folder that holds the trained artifacts.
+        model_store: folder or URL that holds the trained artifacts; not shown, like the warehouse.
         models: importable packages with model files, the bundled ones last; or models themselves,
             as a replay changes them.
         signing_key: file with the private key that signs what is trained; None signs nothing.
@@ -30,15 +30,18 @@ class Settings:
         libraries: whether a version loads only where scikit-learn and numpy are the `same` as where
             it was trained, or wherever it answers its `golden` rows alike.
         commit: of the model files, where they are no git checkout.
+        model_cache: folder on this machine for copies of the artifacts that were loaded; None keeps
+            none.
     """
 
     warehouse: str = field(repr=False)
-    model_store: str
+    model_store: str = field(repr=False)
     models: tuple[str | BatchModel, ...] = (BUNDLED_MODELS,)
     signing_key: str | None = None
     verify_key: str = HASH_ONLY
     libraries: str = "same"
     commit: str | None = None
+    model_cache: str | None = None
 
     @classmethod
     def from_environ(
@@ -46,8 +49,8 @@ class Settings:
     ) -> Settings:
         """Read `BATCH_JOBS_WAREHOUSE`, `BATCH_JOBS_MODEL_STORE`, `BATCH_JOBS_MODELS`, and more.
 
-        `BATCH_JOBS_SIGNING_KEY`, `BATCH_JOBS_VERIFY_KEY`, `BATCH_JOBS_LIBRARIES` and
-        `BATCH_JOBS_COMMIT` may be missing.
+        `BATCH_JOBS_SIGNING_KEY`, `BATCH_JOBS_VERIFY_KEY`, `BATCH_JOBS_LIBRARIES`,
+        `BATCH_JOBS_COMMIT` and `BATCH_JOBS_MODEL_CACHE` may be missing.
 
         Args:
             environ: the environment to read.
@@ -82,7 +85,20 @@ class Settings:
             verify_key=environ.get("BATCH_JOBS_VERIFY_KEY") or HASH_ONLY,
             libraries=libraries,
             commit=environ.get("BATCH_JOBS_COMMIT") or None,
+            model_cache=environ.get("BATCH_JOBS_MODEL_CACHE") or _default_cache(store, environ),
         )
+
+
+def is_url(store: str) -> bool:
+    """Whether a model store is a URL, and not a folder of this machine."""
+    return "://" in store and not store.startswith("file://")
+
+
+def _default_cache(store: str, environ: Mapping[str, str]) -> str | None:
+    """A folder of this user for the copies of a store that may be out of reach."""
+    if not is_url(store):
+        return None
+    return f"{environ.get('XDG_CACHE_HOME') or '~/.cache'}/batch-jobs/models"
 
 
 def let_threads_sleep(environ: MutableMapping[str, str] = os.environ) -> None:

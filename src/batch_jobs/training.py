@@ -47,13 +47,15 @@ def split_by_time(
     and so do their labels, so nothing of the hold-out leaks into the fit.
 
     Raises:
-        TrainingDataError: too few rows on one side, or a classifier with fewer than two classes.
+        TrainingDataError: too few rows on one side, or labels that were known when their rows came
+            up for scoring.
     """
     key = ["entity_id", "as_of"] if "as_of" in labels else ["entity_id"]
     known = labels.loc[labels["known_at"] <= as_of, [*key, "label", "known_at"]]
     cut = as_of - model.holdout
     recent = features["as_of"] >= cut
     rows = features.merge(known, on=key, how="inner", validate="many_to_one")
+    _require_open_outcomes(model, rows)
     fit = rows[(rows["as_of"] < cut) & (rows["known_at"] <= cut)]
     judge = rows[rows["as_of"] >= cut]
     for name, side, wanted in (
@@ -66,6 +68,16 @@ def split_by_time(
                 f"{name}, at least {wanted:,} are needed; the champion stays"
             )
     return Split(cut, fit, judge, coverage=len(judge) / max(int(recent.sum()), 1))
+
+
+def _require_open_outcomes(model: BatchModel, rows: pd.DataFrame) -> None:
+    early = rows.loc[rows["known_at"] <= rows["as_of"], "entity_id"]
+    if len(early):
+        raise TrainingDataError(
+            f"{model.name}: {len(early):,} of {len(rows):,} labels were known when their row came "
+            f"up for scoring, e.g. that of {early.iloc[0]}: leave such rows out of features_query, "
+            f"or let known_at be the moment at which the outcome became known; the champion stays"
+        )
 
 
 def fit(model: BatchModel, rows: pd.DataFrame) -> Any:
