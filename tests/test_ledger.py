@@ -137,9 +137,9 @@ def test_an_older_try_of_a_part_cannot_fail_the_run_of_a_newer_one(warehouse):
     run = claim(warehouse, tick(0), OLD)
     _, part = staging.open_part(warehouse, run.run_id, 0, NEW)
     staging.open_part(warehouse, run.run_id, 0, NEWER)
-    staging.fail_part(warehouse, part, NEW, "bad rows")
+    staging.fail_part(warehouse, part.run_id, part.part, NEW, "bad rows")
     assert find_run(warehouse, run.run_id).state == "staging"
-    staging.fail_part(warehouse, part, NEWER, "bad rows")
+    staging.fail_part(warehouse, part.run_id, part.part, NEWER, "bad rows")
     assert find_run(warehouse, run.run_id).state == "failed"
 
 

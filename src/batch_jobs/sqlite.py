@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 BUSY_TIMEOUT_MS = 30_000
 KEPT = 1  # connections of a process that write, and as many that read
 LONGEST_NAP = 0.1  # of SQLite's busy handler, in seconds
+DAMAGED = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 # Keys that come in random order touch the whole index: 64 MB of it halve the time of a million.
 CACHE_KB = 64_000
 
@@ -108,6 +109,12 @@ class SQLite:
                 identity = file and (file.st_dev, file.st_ino)
                 if record.info.setdefault("file", identity) != identity:
                     raise DisconnectionError
+
+            @event.listens_for(engine, "handle_error")
+            def _may_be_mended(context: Any) -> None:
+                """What a connection remembers of a damaged file outlives the damage."""
+                code = getattr(context.original_exception, "sqlite_errorcode", 0) & 0xFF
+                context.is_disconnect = context.is_disconnect or code in DAMAGED
 
             return engine
 
@@ -217,10 +224,7 @@ class SQLite:
         code = getattr(cause, "sqlite_errorcode", None)
         if code == sqlite3.SQLITE_ERROR:  # which may be anything
             return str(cause).startswith(("no such table", "no such column"))
-        lasting = (
-            *(sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_CORRUPT),
-            *(sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_PERM),
-        )
+        lasting = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, *DAMAGED)
         return code is not None and (code & 0xFF) in lasting
 
     def new_rows_table(self, connection: Connection, run_id: int, *, large: bool) -> str:  # noqa: ARG002
