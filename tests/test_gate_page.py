@@ -116,6 +116,22 @@ def test_a_regression_has_no_reliability():
     assert "Reliability" not in made
 
 
+def test_the_bound_is_told_where_there_is_one(report):
+    """As the rule has it; without a champion there is none, and an older report has no rule."""
+    assert "kept out if its whole line lies beyond zero" in _page(report)
+    assert "let in only if its whole line lies before" in _page(
+        report | {"rule": "significant_gain"}
+    )
+    for without in ({"to_champion": None}, {"rule": "unheard of"}):
+        assert "Compared with the champion" not in _page(report | without)
+
+
+def test_a_classifier_that_always_gives_one_probability_is_drawn(report):
+    """Its curve is a point."""
+    curves = {name: [(0.3, 0.31, ROWS)] for name in ("challenger", "baseline")}
+    assert "share that came true" in _page(report | {"reliability": curves})
+
+
 @pytest.mark.parametrize("missing", ["losses", "confidence", "reliability", "slices", "rule"])
 def test_a_report_of_an_older_version_is_drawn_without_what_it_lacks(report, missing):
     """Which later versions of batch-jobs have added."""

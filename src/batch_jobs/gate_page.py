@@ -109,7 +109,7 @@ def _losses(report: Mapping[str, Any]) -> Section:
 
 def _how_read(report: Mapping[str, Any]) -> str:
     sure = f"{report['confidence']:.0%} " if "confidence" in report else ""
-    told = f"Lines are {sure}bootstrap intervals over whole days."
+    told = f"Lines are {sure}bootstrap intervals."
     bound = {
         "non_inferiority": "the challenger is kept out if its whole line lies beyond zero, on the "
         "worse side.",
@@ -117,7 +117,8 @@ def _how_read(report: Mapping[str, Any]) -> str:
         "the better side.",
         "always": "this gate's rule looks at its bounds only, and not at who is better.",
     }.get(report.get("rule", ""))
-    return f"{told} Compared with the champion, {bound}" if bound else told
+    compared = bound and report.get("to_champion")
+    return f"{told} Compared with the champion, {bound}" if compared else told
 
 
 def _whiskers(
@@ -160,6 +161,9 @@ def _reliability(report: Mapping[str, Any]) -> Section | None:
     if not contenders:
         return None
 
+    several = [curves[name] for name in contenders if len(curves[name]) > 1]
+    most = max((rows for curve in several for *_, rows in curve), default=1)
+
     def paint(axes: Axes, counts: Axes) -> None:
         if grid := axes.get_gridspec():
             grid.set_height_ratios([3, 1])
@@ -169,13 +173,12 @@ def _reliability(report: Mapping[str, Any]) -> Section | None:
             sure, came_true, rows = zip(*curves[name], strict=True)
             look: dict[str, Any] = {"color": colour, "marker": marker, "markeredgecolor": SURFACE}
             axes.plot(sure, came_true, label=name, **look)
-            if len(rows) > 1:  # a constant has all its rows in one place
+            if curves[name] in several:  # a constant has all its rows in one place
                 counts.plot(sure, rows, linestyle="", **look)
         axes.set_title("share that came true")
         axes.legend(loc="upper left")
         counts.set_title("rows")
-        counts.margins(y=0.3)
-        counts.set_ylim(bottom=0)
+        counts.set_ylim(0, 1.25 * most)
         counts.set_xlabel("probability that was given")
 
     label = "Reliability: given probabilities, and how often they came true"
@@ -209,11 +212,11 @@ def _facts(manifest: Mapping[str, Any]) -> Section:
     return Section("What it was made of", rows=rows)
 
 
-def _told(value: object) -> object:
-    """A moment shorter than it is stored; all else as it is."""
+def _told(value: object) -> str:
+    """A moment shorter than it is stored, a count with its thousands; all else as it is."""
     if isinstance(value, str) and value.endswith("+00:00"):
         return f"{value[:16].replace('T', ' ')} UTC"
-    return value
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _short(name: str) -> str:
