@@ -85,6 +85,30 @@ def test_a_challenger_is_judged_against_the_champion_on_the_same_rows(shop, chal
 
 
 @on_sqlite
+def test_a_candidate_is_what_the_gate_lets_take_over(shop):
+    """Neither the champion itself nor what the gate refuses."""
+    assert lifecycle.candidate(shop, "orders") == (_champion(shop), False)
+    challenger = lifecycle.train(shop, "orders", EARLIER)
+    assert lifecycle.candidate(shop, "orders") == (challenger, True)
+
+
+@on_sqlite
+def test_what_the_gate_refuses_is_no_candidate(shop, refused):
+    """It is named all the same, for the reason to be told."""
+    version, may_serve = lifecycle.candidate(shop, "orders")
+    assert (version.version, may_serve) == (refused.version, False)
+
+
+@on_sqlite
+def test_a_model_is_fresh_by_what_its_newest_version_knew(shop):
+    """And not by when the machine happened to train it; exactly as old is not newer."""
+    champion = _champion(shop)
+    before = TRAINED - timedelta(seconds=1)
+    assert lifecycle.trained_since(shop, "orders", before) == champion
+    assert lifecycle.trained_since(shop, "orders", TRAINED) is None
+
+
+@on_sqlite
 def test_the_gates_report_is_drawn_beside_the_artifact(shop, challenger):
     """Judging the same bytes again draws the new judgement."""
     page = _artifact(shop, challenger).with_name("gate.html")
