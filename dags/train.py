@@ -1,18 +1,22 @@
-"""Train, judge and promote each model, once a week.
+"""Train, judge and promote each model, once a week and, if its file says so, when it drifts.
 
 **What it does.** `train` learns a challenger from what was known at the end of the
 data interval, judges it on the newest labelled rows and registers it; `promote` makes it the
-champion unless the gate says that it is worse. The predictions go on with the old champion
-meanwhile, and afterwards if anything fails.
+champion unless the gate says that it is worse. Where the model file asks for them, `evidence`
+looks whether a training that monitoring asked for is due, and `approve` waits for a person's word.
+The predictions go on with the old champion meanwhile, and afterwards if anything fails.
 
 **If it fails.** Nothing that readers see has changed. The last line of the failed task's log says
 what was wrong and what would be right; the command in the log of `train` can be pasted into a
 shell. Mend the cause, then clear the failed task. `promote` *skipped* is no failure: its log has
-the gate's reason.
+the reason of the gate or of the person. `evidence` *skipped* means that the model is fresh enough.
+
+**By hand.** *Trigger* trains as of now. `approve` waits under *Required Actions* for *Approve* or
+*Reject*; once its time is over the champion stays.
 """
 
 from airflow.providers.standard.operators.python import PythonOperator
-from airflow.sdk import DAG, CronDataIntervalTimetable
+from airflow.sdk import DAG, chain
 
 from utils import tasks
 
@@ -20,12 +24,13 @@ for model in tasks.models():
     with DAG(
         dag_id=f"train_{model.name}",
         description=f"Train, judge and promote {model.name}",
-        schedule=CronDataIntervalTimetable(model.train_schedule, timezone="UTC"),
-        dagrun_timeout=model.train_timeout,
+        schedule=tasks.train_schedule(model),
+        dagrun_timeout=tasks.train_timeout(model),
         **tasks.dag_settings(model, __doc__),
     ):
         train = tasks.CommandOperator(
             task_id="train",
+            execution_timeout=model.train_timeout if model.gate.approval else None,
             bash_command=f"batch-jobs train {model.name} --as-of "
             "{{ (dag_run.data_interval_end or dag_run.run_after).isoformat() }}",
         )
@@ -35,4 +40,4 @@ for model in tasks.models():
             op_kwargs={"model": model.name},
             outlets=[tasks.champion_asset(model)],
         )
-        train >> promote
+        chain(*tasks.before_training(model), train, *tasks.before_promotion(model), promote)

@@ -7,10 +7,11 @@ import random
 import stat
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
-from batch_jobs.artifacts import ModelStore, deserialize, libraries, name_version
+from batch_jobs.artifacts import PAGE, ModelStore, deserialize, libraries, name_version
 from batch_jobs.errors import ArtifactError, ConfigurationError
 from tests.artifacts import GOOD, Hostile, version_of
 
@@ -98,6 +99,17 @@ def test_the_same_version_twice_keeps_the_first(store, tmp_path):
     store.write("orders", "v1", b"other", {"first": False})
     after = _files(tmp_path), (tmp_path / "models/orders/v1/manifest.json").read_bytes()
     assert before == after
+    assert store.read(version_of()) == GOOD
+
+
+def test_what_lies_beside_a_version_is_written_anew(store, tmp_path):
+    """A later judgement is drawn in the place of the earlier one; the artifact stays."""
+    manifest = {"sha256": version_of().sha256}
+    store.write("orders", "v1", GOOD, manifest)
+    assert store.page("orders", "v1") is None
+    for page in (b"first", b"second"):
+        store.write("orders", "v1", b"other", manifest, {PAGE: page})
+        assert Path(store.page("orders", "v1")).read_bytes() == page
     assert store.read(version_of()) == GOOD
 
 

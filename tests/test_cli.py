@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -105,11 +106,13 @@ def test_models_lists_every_file_also_a_broken_one(on_shop, tmp_path, monkeypatc
 
 
 def test_train_and_promote_tell_the_version_and_the_verdict(on_shop):
-    """A person reads one line, a program the whole report."""
+    """A person reads one line, a program the whole report; both hear where it is drawn."""
     done = on_shop("train", "orders", "--as-of", "2024-02-29T18:00:00Z")
     assert re.match(r"registered orders 20240229T1800-\w{8}: may be promoted: its loss", done.out)
     version = on_shop("train", "orders", "--as-of", "2024-02-29T12:00:00Z", "--json").answer
     assert (version["model"], version["gate"]["promote"]) == ("orders", True)
+    assert version["version"] in Path(version["page"]).read_text("utf-8")
+    assert re.search(r"; drawn in /.*/gate\.html\n$", done.out)
     promoted = on_shop("promote", "orders", version["version"], "--json").answer
     assert (promoted["outcome"], promoted["champion"]) == ("promoted", version["version"])
     said = on_shop("promote", "orders", version["version"]).out

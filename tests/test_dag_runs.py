@@ -83,6 +83,17 @@ def rows(settings, query, **values):
         return [tuple(row) for row in connection.execute(text(query), values)]
 
 
+def turn_old_labels(settings, now):
+    """Let the next version learn the opposite of what it is judged on."""
+    with Warehouse(settings.warehouse).write() as connection:
+        connection.execute(
+            text("""
+            UPDATE orders SET returned = 1 - returned
+            WHERE entity_id < (SELECT max(entity_id) FROM orders WHERE placed_at < :cut)"""),
+            {"cut": (now - timedelta(days=6)).isoformat()},
+        )
+
+
 DONE = dict.fromkeys(("plan", "score", "publish", "prune"), "success")
 SKIPPED = dict.fromkeys(DONE, "skipped")
 
@@ -97,14 +108,24 @@ def test_training_promotes_the_first_version_and_announces_it(settings):
 
 def test_a_challenger_that_is_worse_is_not_promoted(promoted, now):
     """The task is skipped, so that no asset event says that there is a new champion."""
-    with Warehouse(promoted.warehouse).write() as connection:
-        connection.execute(
-            text("""
-            UPDATE orders SET returned = 1 - returned
-            WHERE entity_id < (SELECT max(entity_id) FROM orders WHERE placed_at < :cut)"""),
-            {"cut": (now - timedelta(days=6)).isoformat()},
-        )
+    turn_old_labels(promoted, now)
     assert run("train_orders")[1] == {"train": "success", "promote": "skipped"}
+    assert len(rows(promoted, "SELECT * FROM promotions")) == 1
+
+
+def test_nobody_is_asked_about_a_version_that_the_gate_refuses(promoted, now, monkeypatch):
+    """The promotion is skipped with the gate's reason; no question goes to Slack."""
+    from tests.example_models.orders import model
+
+    gate = model.gate.model_copy(update={"approval": timedelta(hours=1)})
+    asking = model.model_copy(update={"gate": gate})
+    monkeypatch.setattr("tests.example_models.orders.model", asking)
+    turn_old_labels(promoted, now)
+    assert run("train_orders") == (
+        "success",
+        {"train": "success", "approve": "success", "promote": "skipped"},
+    )
+    assert rows(promoted, "SELECT text FROM alerts") == []
     assert len(rows(promoted, "SELECT * FROM promotions")) == 1
 
 

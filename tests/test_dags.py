@@ -9,7 +9,7 @@ from datetime import timedelta
 
 import pytest
 from airflow.dag_processing.dagbag import DagBag
-from airflow.sdk import CronDataIntervalTimetable
+from airflow.sdk import AssetOrTimeSchedule, CronDataIntervalTimetable
 from airflow.sdk.exceptions import ParamValidationError
 
 from tests.conftest import ROOT
@@ -129,6 +129,33 @@ def test_a_rollback_is_started_by_hand_only(bag):
     for name, wrong in (("version", "../x"), ("version", ""), ("reason", "")):
         with pytest.raises(ParamValidationError):
             dag.params.get_param(name).resolve(wrong)
+
+
+def test_nobody_is_asked_and_nothing_but_the_cron_trains_unless_the_model_says_so(bag):
+    """The tasks, the schedule and the time limit of a model that does not are as ever."""
+    train = bag.dags["train_iris"]
+    assert list(train.task_dict) == ["train", "promote"]
+    assert isinstance(train.timetable, CronDataIntervalTimetable)
+    assert train.dagrun_timeout == timedelta(hours=2)
+    assert train.task_dict["train"].execution_timeout is None
+
+
+def test_a_model_can_ask_a_person_and_be_trained_when_it_drifts(monkeypatch):
+    """The time for an answer comes on top of that for the training, which keeps its own."""
+    from batch_jobs.models.iris import model
+
+    gate = model.gate.model_copy(update={"approval": timedelta(days=2)})
+    wanted = {"gate": gate, "retrain_on_drift": timedelta(days=1)}
+    monkeypatch.setattr("batch_jobs.models.iris.model", model.model_copy(update=wanted))
+    train = DagBag(ROOT / "dags").dags["train_iris"]
+    assert [task.task_id for task in train.topological_sort()] == [
+        *("evidence", "train", "approve", "promote")
+    ]
+    assert train.dagrun_timeout == timedelta(days=2, hours=2)
+    assert train.task_dict["train"].execution_timeout == timedelta(hours=2)
+    assert isinstance(train.timetable, AssetOrTimeSchedule)
+    assert isinstance(train.timetable.timetable, CronDataIntervalTimetable)
+    assert train.timetable.asset_condition.objects[0].name == "iris_drift"
 
 
 def test_the_training_command_holds_no_user_input(bag):

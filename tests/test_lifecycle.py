@@ -84,6 +84,50 @@ def test_a_challenger_is_judged_against_the_champion_on_the_same_rows(shop, chal
     assert challenger.gate["rows"] == challenger.manifest["rows_judged"]
 
 
+@on_sqlite
+def test_a_candidate_is_what_the_gate_lets_take_over(shop):
+    """Neither the champion itself nor what the gate refuses."""
+    assert lifecycle.candidate(shop, "orders") == (_champion(shop), False)
+    challenger = lifecycle.train(shop, "orders", EARLIER)
+    assert lifecycle.candidate(shop, "orders") == (challenger, True)
+
+
+@on_sqlite
+def test_what_the_gate_refuses_is_no_candidate(shop, refused):
+    """It is named all the same, for the reason to be told."""
+    version, may_serve = lifecycle.candidate(shop, "orders")
+    assert (version.version, may_serve) == (refused.version, False)
+
+
+@on_sqlite
+def test_a_model_is_fresh_by_what_its_newest_version_knew(shop):
+    """And not by when the machine happened to train it; exactly as old is not newer."""
+    champion = _champion(shop)
+    before = TRAINED - timedelta(seconds=1)
+    assert lifecycle.trained_since(shop, "orders", before) == champion
+    assert lifecycle.trained_since(shop, "orders", TRAINED) is None
+
+
+@on_sqlite
+def test_the_gates_report_is_drawn_beside_the_artifact(shop, challenger):
+    """Judging the same bytes again draws the new judgement."""
+    page = _artifact(shop, challenger).with_name("gate.html")
+    assert f"May replace {challenger.gate['champion']}." in page.read_text("utf-8")
+    forget_promotions(Warehouse(shop.warehouse))
+    assert lifecycle.train(shop, "orders", EARLIER).version == challenger.version
+    assert "May serve: it would be the first to do so." in page.read_text("utf-8")
+
+
+@on_sqlite
+def test_a_report_that_cannot_be_drawn_loses_no_training(shop, monkeypatch, caplog):
+    """The verdict is what counts; the log says what ails the drawing."""
+    monkeypatch.setattr("batch_jobs.gate_page.page", lambda *_: 1 / 0)
+    version = lifecycle.train(shop, "orders", EARLIER)
+    assert version.gate["promote"]
+    assert not _artifact(shop, version).with_name("gate.html").exists()
+    assert "the gate's report is not drawn: ZeroDivisionError" in caplog.text
+
+
 def test_training_as_of_the_same_moment_gives_the_same_version(shop):
     """What happened since changes nothing: neither new rows nor labels that ripened."""
     champion = _champion(shop)

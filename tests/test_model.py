@@ -108,7 +108,11 @@ def test_only_rows_of_merge_mode_can_expire():
 
 
 @pytest.mark.parametrize(
-    "field", ["history", "holdout", "look_back", "keep", "expire", "timeout", "train_timeout"]
+    "field",
+    [
+        *("history", "holdout", "look_back", "keep", "expire", "timeout", "train_timeout"),
+        "retrain_on_drift",
+    ],
 )
 def test_a_span_of_time_is_longer_than_zero(field):
     """Neither zero nor negative."""
@@ -153,6 +157,13 @@ def test_the_confidence_of_a_gate_lies_between_a_half_and_one(confidence):
     """A percentage is not a probability."""
     with pytest.raises(ValidationError, match="confidence"):
         Gate(confidence=confidence)
+
+
+def test_a_person_has_longer_than_no_time_to_approve():
+    """And by default nobody is asked."""
+    assert Gate().approval is None
+    with pytest.raises(ValidationError, match="longer than zero"):
+        Gate(approval=timedelta(0))
 
 
 def test_a_gate_knows_the_metrics_it_can_hold_to():

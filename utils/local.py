@@ -198,6 +198,8 @@ class LocalAirflow:
             # Without it, process titles would overwrite the marker that `stop` looks for.
             "SPT_NOENV": "1",
             MARKER: str(self.home),
+            # Else matplotlib would keep its list of fonts in the user's home.
+            "MPLCONFIGDIR": str(self.home / "matplotlib"),
             **self._extra_env,
         }
 

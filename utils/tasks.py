@@ -19,7 +19,16 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow.providers.standard.operators.bash import BashOperator
-from airflow.sdk import Asset, Connection, Context, Param
+from airflow.providers.standard.operators.python import PythonOperator
+from airflow.sdk import (
+    Asset,
+    AssetOrTimeSchedule,
+    BaseOperator,
+    Connection,
+    Context,
+    CronDataIntervalTimetable,
+    Param,
+)
 from airflow.sdk.exceptions import (
     AirflowException,
     AirflowFailException,
@@ -157,6 +166,48 @@ def champion_asset(model: BatchModel) -> Asset:
     return Asset(name=f"{model.name}_champion", uri=f"batch-jobs://champion/{model.name}")
 
 
+def drift_asset(model: BatchModel) -> Asset:
+    """The asset whose events say that a model has drifted; monitoring raises them."""
+    return Asset(name=f"{model.name}_drift", uri=f"batch-jobs://drift/{model.name}")
+
+
+def train_schedule(model: BatchModel) -> CronDataIntervalTimetable | AssetOrTimeSchedule:
+    """The cron of training; with `retrain_on_drift`, the events of `drift_asset` besides.
+
+    A run of the cron has its data interval either way; one of an event has none, and trains as of
+    the moment at which it was asked for.
+    """
+    cron = CronDataIntervalTimetable(model.train_schedule, timezone="UTC")
+    if model.retrain_on_drift is None:
+        return cron
+    return AssetOrTimeSchedule(timetable=cron, assets=[drift_asset(model)])
+
+
+def train_timeout(model: BatchModel) -> timedelta:
+    """The longest that a run of training may take, with the patience for a person's word."""
+    return model.train_timeout + (model.gate.approval or timedelta())
+
+
+def before_training(model: BatchModel) -> list[BaseOperator]:
+    """The task that looks why the training starts, if monitoring can start it."""
+    if model.retrain_on_drift is None:
+        return []
+    return [
+        PythonOperator(
+            task_id="evidence", python_callable=evidence, op_kwargs={"model": model.name}
+        )
+    ]
+
+
+def before_promotion(model: BatchModel) -> list[BaseOperator]:
+    """The task that asks a person, if the gate wants one."""
+    if model.gate.approval is None:
+        return []
+    from utils.approval import ApprovalOperator
+
+    return [ApprovalOperator(task_id="approve", model=model.name, patience=model.gate.approval)]
+
+
 def airflow_settings() -> Settings:
     """The deployment's settings; Airflow's connection `warehouse` wins over the environment."""
     let_threads_sleep()
@@ -186,12 +237,42 @@ class CommandOperator(BashOperator):
             raise AirflowException(f"exit code {result.exit_code}: {result.output}")
 
 
+def evidence(model: str, dag_run: Any, triggering_asset_events: Any, **_: Any) -> None:
+    """Tell what started the training; skipped if it was drift and the model is fresh enough."""
+    from batch_jobs import lifecycle
+    from batch_jobs.messages import length
+
+    events = [event for found in triggering_asset_events.values() for event in found]
+    if not events:
+        log.info("not started by drift, but as %s", dag_run.run_id)
+        return
+    for event in events:
+        log.info("%s at %s: %s", event.asset.name, event.timestamp, event.extra)
+    with translated():
+        settings = airflow_settings()
+        span = load_model(model, settings.models).retrain_on_drift or timedelta()
+        fresh = lifecycle.trained_since(settings, model, dag_run.run_after - span)
+    if fresh is not None:
+        raise AirflowSkipException(
+            f"{model} is not trained again: {fresh.version} was trained as of {fresh.as_of}, and "
+            f"retrain_on_drift asks for {length(span)} between"
+        )
+
+
 def promote(model: str, ti: Any, outlet_events: Any, dag_run: Any, **_: Any) -> dict[str, Any]:
-    """Let the gate decide on the newest version; skipped if the champion stays."""
+    """Let the gate, and a person if one is asked, decide; skipped if the champion stays."""
     from batch_jobs import lifecycle
 
-    with _translated():
-        answer = lifecycle.promote(airflow_settings(), model, actor=f"airflow {dag_run.run_id}")
+    version, actor = None, f"airflow {dag_run.run_id}"
+    if "approve" in ti.task.upstream_task_ids:
+        word = ti.xcom_pull(task_ids="approve")
+        version = word["version"]
+        if word["refused"]:
+            raise AirflowSkipException(f"the champion stays: {word['refused']}")
+        if word["by"]:
+            actor = f"{word['by']} ({actor})"
+    with translated():
+        answer = lifecycle.promote(airflow_settings(), model, version, actor=actor)
     if answer.outcome == "kept":
         raise AirflowSkipException(
             f"{answer.version.version} is not promoted, {answer.champion or 'nobody'} goes on "
@@ -211,7 +292,7 @@ def rollback(
     from batch_jobs import serving
 
     _die_with_supervisor()
-    with _translated():
+    with translated():
         if not params["version"] or not params["reason"]:
             raise ArtifactError("give the version that shall serve again, and the reason")
         answer, runs = serving.rollback(
@@ -243,7 +324,7 @@ def plan(
     it was triggered. A backfill and a run with an interval in its parameters heal no gaps.
     """
     flush_alerts()
-    with _translated():
+    with translated():
         from batch_jobs import serving
 
         settings, token = airflow_settings(), str(ti.id)
@@ -302,7 +383,7 @@ def prune(model: str, **_: Any) -> dict[str, int]:
     """Remove what readers have not seen for longer than the model keeps it."""
     from batch_jobs import serving
 
-    with _translated():
+    with translated():
         [pruned] = serving.prune(airflow_settings(), model)
     return {"runs": pruned.retired, "rows": pruned.rows}
 
@@ -318,7 +399,7 @@ def _wanted(params: Mapping[str, Any]) -> Interval | None:
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
+def translated() -> Iterator[None]:
     """Turn our errors into Airflow's: only what did not answer is retried, two are no failures."""
     try:
         yield

@@ -34,6 +34,7 @@ SHA256_PATTERN = re.compile(r"[0-9a-f]{64}")
 LIBRARIES = ("joblib", "numpy", "pandas", "scikit-learn")
 ARTIFACT = "model.joblib"
 MANIFEST = "manifest.json"
+PAGE = "gate.html"
 # The file system answered, and a retry would not be answered otherwise.
 ANSWERED = (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)
 
@@ -119,6 +120,15 @@ class ModelStore:
         if self._copies and kept is None:
             self._copies.keep(version.sha256, content)
         return content
+
+    def page(self, model: str, version: str) -> str | None:
+        """Where the gate's report on a version is drawn; None if it is not, or cannot be asked."""
+        where = (*_folder(model, version), PAGE)
+        try:
+            self._files.require(*where)
+        except (OSError, StoreUnavailableError):
+            return None
+        return self._files.tell(*where)
 
     def _verify(self, content: bytes, version: ModelVersion, subject: str) -> None:
         found = hashlib.sha256(content).hexdigest()

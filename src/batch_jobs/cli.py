@@ -32,6 +32,7 @@ from rich.table import Table
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from batch_jobs import catalog, lifecycle, serving
+from batch_jobs.artifacts import ModelStore
 from batch_jobs.errors import BatchJobsError
 from batch_jobs.interval import Interval, parse_time
 from batch_jobs.ledger import Run
@@ -180,12 +181,13 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Train a challenger, judge it on the newest labelled rows, and register it."""
-    version = lifecycle.train(Settings.from_environ(), model, parse_time(as_of))
+    settings = Settings.from_environ()
+    version = lifecycle.train(settings, model, parse_time(as_of))
+    drawn = ModelStore(settings.model_store).page(model, version.version)
     verdict = "may be promoted" if version.gate["promote"] else "the champion should stay"
+    told = f"registered {model} {version.version}: {verdict}: {'; '.join(version.gate['reasons'])}"
     _tell(
-        version,
-        as_json,
-        f"registered {model} {version.version}: {verdict}: {'; '.join(version.gate['reasons'])}",
+        asdict(version) | {"page": drawn}, as_json, f"{told}; drawn in {drawn}" if drawn else told
     )
 
 

@@ -24,8 +24,8 @@ FEWEST_DAYS = 5
 
 
 @dataclass(frozen=True)
-class Difference:
-    """Mean loss of the challenger minus that of another, with its bootstrap interval."""
+class Estimate:
+    """A mean loss, or how much the challenger's is above that of another, with its interval."""
 
     mean: float
     low: float
@@ -39,10 +39,13 @@ class GateReport:
     Attributes:
         promote: whether the challenger may serve.
         reasons: one sentence for each ground of the verdict.
+        rule: the gate's; it says where the bound of the differences lies.
+        confidence: of each interval but those of the slices, which share it among all of them.
         rows: labelled hold-out rows that all three were judged on.
         champion: version that served when the verdict was given, if any did.
         to_champion: loss difference to the champion, if there is one that can score the rows.
         to_baseline: loss difference to the constant baseline.
+        losses: per contender, its mean loss.
         metrics: per contender, its metrics on the rows.
         reliability: per contender, its reliability curve; see `training.Judgement`.
         slices: per `feature=value`, the loss difference to the champion among its rows.
@@ -50,13 +53,16 @@ class GateReport:
 
     promote: bool
     reasons: list[str]
+    rule: str
+    confidence: float
     rows: int
     champion: str | None
-    to_champion: Difference | None
-    to_baseline: Difference
+    to_champion: Estimate | None
+    to_baseline: Estimate
+    losses: dict[str, Estimate]
     metrics: dict[str, dict[str, float]]
     reliability: dict[str, list[tuple[float, float, int]]]
-    slices: dict[str, Difference]
+    slices: dict[str, Estimate]
 
     def as_dict(self) -> dict[str, Any]:
         """The report as plain JSON values."""
@@ -105,22 +111,23 @@ def decide(
         shown = "shown to be better" if to_champion.high < 0 else "not shown to be worse"
         shown = "whatever it is" if gate.rule == "always" else f"{shown} than that of {champion}"
         ground = f"its loss is {shown}: {_told(to_champion)}"
+    judged = {"challenger": challenger, "baseline": baseline}
+    if champion_judged is not None:
+        judged["champion"] = champion_judged
     return GateReport(
         promote=not against,
         reasons=against or [ground],
+        rule=gate.rule,
+        confidence=gate.confidence,
         rows=len(blocks),
         champion=champion,
         to_champion=to_champion,
         to_baseline=to_baseline,
-        metrics={
-            "challenger": challenger.metrics,
-            "baseline": baseline.metrics,
-            **({"champion": champion_judged.metrics} if champion_judged else {}),
+        losses={
+            name: _estimate(each.losses, blocks, gate.confidence) for name, each in judged.items()
         },
-        reliability={
-            "challenger": challenger.reliability,
-            **({"champion": champion_judged.reliability} if champion_judged else {}),
-        },
+        metrics={name: each.metrics for name, each in judged.items()},
+        reliability={name: each.reliability for name, each in judged.items()},
         slices=by_slice,
     )
 
@@ -140,7 +147,7 @@ def _out_of_bounds(gate: Gate, challenger: Judgement) -> list[str]:
 
 
 def _worse_than_nothing(
-    challenger: Judgement, baseline: Judgement, difference: Difference
+    challenger: Judgement, baseline: Judgement, difference: Estimate
 ) -> list[str]:
     if difference.mean < 0:
         return []
@@ -163,7 +170,7 @@ def _miscalibrated(gate: Gate, challenger: Judgement, champion: Judgement | None
 
 
 def _worse_than_champion(
-    gate: Gate, champion: str | None, difference: Difference | None, slices: dict[str, Difference]
+    gate: Gate, champion: str | None, difference: Estimate | None, slices: dict[str, Estimate]
 ) -> list[str]:
     """Shown to be worse, on the whole or in a slice, or not shown to be better if it must be."""
     if difference is None:
@@ -183,7 +190,7 @@ def _worse_than_champion(
     ]
 
 
-def _told(difference: Difference) -> str:
+def _told(difference: Estimate) -> str:
     return f"{difference.mean:+.4f} [{difference.low:+.4f}, {difference.high:+.4f}]"
 
 
@@ -193,7 +200,7 @@ def _by_slice(
     blocks: NDArray[np.int64],
     challenger: Judgement,
     champion: Judgement,
-) -> dict[str, Difference]:
+) -> dict[str, Estimate]:
     """The loss difference among the rows of each value, the confidence shared among all of them.
 
     Of twenty comparisons one would else be shown to be worse by chance (Bonferroni).
@@ -205,8 +212,9 @@ def _by_slice(
         if rows >= gate.min_rows
     }
     confidence = 1 - (1 - gate.confidence) / max(len(members), 1)
+    difference = challenger.losses - champion.losses
     return {
-        where: _difference(challenger.losses[rows], champion.losses[rows], blocks[rows], confidence)
+        where: _estimate(difference[rows], blocks[rows], confidence)
         for where, rows in members.items()
     }
 
@@ -228,22 +236,18 @@ def _blocks(as_of: pd.Series[Any]) -> NDArray[np.int64]:
 
 def paired_difference(
     one: Judgement, other: Judgement, blocks: NDArray[np.int64], confidence: float
-) -> Difference:
+) -> Estimate:
     """Mean loss difference on the same rows, with a two-sided block-bootstrap interval."""
-    return _difference(one.losses, other.losses, blocks, confidence)
+    return _estimate(one.losses - other.losses, blocks, confidence)
 
 
-def _difference(
-    one: NDArray[np.float64],
-    other: NDArray[np.float64],
-    blocks: NDArray[np.int64],
-    confidence: float,
-) -> Difference:
+def _estimate(
+    values: NDArray[np.float64], blocks: NDArray[np.int64], confidence: float
+) -> Estimate:
     import numpy as np
 
-    difference = one - other
     _, block = np.unique(blocks, return_inverse=True)
-    sums = np.bincount(block, weights=difference)
+    sums = np.bincount(block, weights=values)
     sizes = np.bincount(block)
     # A fixed seed: the same rows always give the same verdict.
     draws = np.random.default_rng(0).multinomial(
@@ -252,4 +256,4 @@ def _difference(
     means = (draws @ sums) / (draws @ sizes)
     tail = (1 - confidence) / 2
     low, high = np.quantile(means, [tail, 1 - tail])
-    return Difference(float(difference.mean()), float(low), float(high))
+    return Estimate(float(values.mean()), float(low), float(high))

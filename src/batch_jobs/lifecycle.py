@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from batch_jobs import clock, registry, signing
-from batch_jobs.artifacts import ModelStore, deserialize, libraries, name_version, serialize
+from batch_jobs.artifacts import PAGE, ModelStore, deserialize, libraries, name_version, serialize
 from batch_jobs.catalog import load_model
 from batch_jobs.errors import (
     ArtifactError,
@@ -27,7 +27,7 @@ from batch_jobs.model import BatchModel
 from batch_jobs.redaction import first_line
 from batch_jobs.registry import ModelVersion
 from batch_jobs.settings import HASH_ONLY, Settings
-from batch_jobs.warehouse import Warehouse, bounds, repeatable, stored_time
+from batch_jobs.warehouse import Warehouse, bounds, loaded_time, repeatable, stored_time
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -93,7 +93,9 @@ def train(settings: Settings, name: str, as_of: datetime) -> ModelVersion:
     }
     if settings.signing_key:
         manifest = signing.sign(manifest, settings.signing_key)
-    store.write(model.name, version, artifact, manifest)
+    store.write(model.name, version, artifact, manifest, _drawn(manifest, report))
+    if page := store.page(model.name, version):
+        log.info("the gate's report is drawn in %s", page)
     registered = registry.register(
         warehouse,
         ModelVersion(
@@ -110,6 +112,25 @@ def train(settings: Settings, name: str, as_of: datetime) -> ModelVersion:
     return registered
 
 
+def candidate(settings: Settings, name: str) -> tuple[ModelVersion, bool]:
+    """The version trained last, and whether the gate would let it take over from the champion.
+
+    Raises:
+        ArtifactError: there is no version yet.
+    """
+    warehouse = Warehouse.existing(settings.warehouse)
+    version = _newest(warehouse, name)
+    serving = registry.champion(warehouse, name)
+    is_champion = serving is not None and serving.version == version.version
+    return version, version.gate["promote"] and not is_champion
+
+
+def trained_since(settings: Settings, name: str, moment: datetime) -> ModelVersion | None:
+    """The version trained last, if it was trained as of a moment after this one."""
+    version = registry.newest_version(Warehouse.existing(settings.warehouse), name)
+    return version if version and loaded_time(version.as_of) > moment else None
+
+
 def promote(
     settings: Settings, name: str, version: str | None = None, *, actor: str, reason: str = ""
 ) -> Promotion:
@@ -124,11 +145,9 @@ def promote(
     model = load_model(name, settings.models)
     warehouse = Warehouse.existing(settings.warehouse)
     if version:
-        wanted: ModelVersion | None = registry.find_version(warehouse, name, version)
+        wanted = registry.find_version(warehouse, name, version)
     else:
-        wanted = registry.newest_version(warehouse, name)
-    if wanted is None:
-        raise ArtifactError(f"{name} has no trained version yet; run `batch-jobs train {name}`")
+        wanted = _newest(warehouse, name)
     serving = registry.champion(warehouse, name)
     champion = serving.version if serving else None
     if champion == wanted.version:
@@ -170,6 +189,13 @@ def rollback(settings: Settings, name: str, to: str, *, actor: str, reason: str)
         reason=reason,
     )
     return Promotion(wanted, "promoted", to, reason)
+
+
+def _newest(warehouse: Warehouse, name: str) -> ModelVersion:
+    version = registry.newest_version(warehouse, name)
+    if version is None:
+        raise ArtifactError(f"{name} has no trained version yet; run `batch-jobs train {name}`")
+    return version
 
 
 def require_champion(warehouse: Warehouse, name: str) -> ModelVersion:
@@ -320,6 +346,18 @@ def _judge_against(
         champion_judged=judged,
         slices=split.judge[list(model.gate.slices)],
     )
+
+
+def _drawn(manifest: Mapping[str, Any], report: GateReport) -> dict[str, bytes]:
+    """The gate's report as a file; a drawing that fails is no reason to lose a training."""
+    from batch_jobs.gate_page import gate_page
+
+    try:
+        page = gate_page(manifest["model"], manifest["version"], report.as_dict(), manifest)
+    except Exception as error:  # noqa: BLE001 - whatever ails it, the verdict stands
+        log.warning("the gate's report is not drawn: %s", first_line(error))
+        return {}
+    return {PAGE: page.encode()}
 
 
 def _manifest(

@@ -101,7 +101,7 @@ def recovered(dag_id: str, incident: Incident, now: datetime, readers: str | Non
     failures = "1 failure" if incident.failures == 1 else f"{incident.failures} failures"
     return _lines(
         f":large_green_circle: {_bold(dag_id)} works again",
-        f"After {failures} in {_length(now - incident.since)}, since {_moment(incident.since)}.",
+        f"After {failures} in {length(now - incident.since)}, since {_moment(incident.since)}.",
         readers,
     )
 
@@ -118,6 +118,16 @@ def succeeded(
     )
 
 
+def approval_wanted(model: str, version: str, reasons: str, patience: timedelta, url: str) -> str:
+    """A new version waits for a person's word."""
+    return _lines(
+        f":large_blue_circle: {_bold(model)}: may {_code(version)} serve?",
+        f"The gate lets it: {escape(reasons)}.",
+        f"Without an answer within {length(patience)} the champion stays.",
+        _link(url, "Approve or reject"),
+    )
+
+
 def readers_see(served: Served | None, now: datetime) -> str:
     """What readers of the predictions see now."""
     if served is None:
@@ -126,7 +136,7 @@ def readers_see(served: Served | None, now: datetime) -> str:
     return (
         f"Readers still see version {_code(served.model_version)} of "
         f"{_span(served.interval_start, served.interval_end)}, "
-        f"published {_length(now - served.published_at)} ago, {rows}."
+        f"published {length(now - served.published_at)} ago, {rows}."
     )
 
 
@@ -167,7 +177,8 @@ def _span(start: datetime, end: datetime) -> str:
     return f"{start:%d %b %H:%M} - {to} UTC"
 
 
-def _length(span: timedelta) -> str:
+def length(span: timedelta) -> str:
+    """A span in the two units that matter, rounded down."""
     minutes = max(0, int(span.total_seconds() // 60))
     if minutes < 60:
         return f"{minutes} min"

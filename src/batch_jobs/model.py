@@ -52,6 +52,15 @@ Metric = Literal["roc_auc", "log_loss", "brier", "accuracy", "calibration_error"
 Rule = Literal["non_inferiority", "significant_gain", "always"]
 
 
+def _positive(span: timedelta) -> timedelta:
+    if span <= timedelta(0):
+        raise ValueError("must be longer than zero")
+    return span
+
+
+Span = Annotated[timedelta, AfterValidator(_positive)]
+
+
 class Gate(_Frozen):
     """The rule by which a challenger replaces the champion.
 
@@ -70,6 +79,8 @@ class Gate(_Frozen):
         min_rows: fewest labelled hold-out rows a judgement may rest on.
         at_least: metrics that the challenger must reach, e.g. `{"roc_auc": 0.65}`.
         at_most: metrics that the challenger may not exceed, e.g. `{"brier": 0.2}`.
+        approval: for how long a challenger that the gate lets serve waits in Airflow for a person
+            to approve it; the champion stays if nobody does. By default nobody is asked.
     """
 
     rule: Rule = "non_inferiority"
@@ -79,6 +90,7 @@ class Gate(_Frozen):
     min_rows: int = Field(default=200, ge=1)
     at_least: Mapping[Metric, float] = Field(default_factory=dict)
     at_most: Mapping[Metric, float] = Field(default_factory=dict)
+    approval: Span | None = None
 
 
 def _query(sql: str) -> str:
@@ -107,15 +119,8 @@ def _cron(text: str) -> str:
     return text
 
 
-def _positive(span: timedelta) -> timedelta:
-    if span <= timedelta(0):
-        raise ValueError("must be longer than zero")
-    return span
-
-
 Query = Annotated[str, AfterValidator(_query)]
 Cron = Annotated[str, AfterValidator(_cron)]
-Span = Annotated[timedelta, AfterValidator(_positive)]
 
 
 class Limits(_Frozen):
@@ -163,6 +168,9 @@ class BatchModel(_Frozen):
             rescores the whole population and becomes the current set.
         schedule: cron (UTC) whose ticks bound the intervals to score.
         train_schedule: cron (UTC) of training.
+        retrain_on_drift: whether training starts, besides, when monitoring says that the model has
+            drifted, and how much older than that the newest version's data must be: what was
+            trained within this span is not trained again. By default it starts by the cron only.
         history: how far back training reads.
         holdout: the newest part of the history, kept from the fit and used to judge.
         train_samples: in `replace` mode, how many snapshots of the population training reads.
@@ -196,6 +204,7 @@ class BatchModel(_Frozen):
     mode: Literal["merge", "replace"] = "merge"
     schedule: Cron = "*/10 * * * *"
     train_schedule: Cron = "0 3 * * 1"
+    retrain_on_drift: Span | None = None
     history: Span = timedelta(weeks=8)
     holdout: Span = Field(default=timedelta(weeks=1), validate_default=True)
     train_samples: int = Field(default=8, ge=2)
