@@ -98,24 +98,7 @@ class SQLite:
                 "sqlite://", creator=connect, poolclass=QueuePool, pool_size=KEPT, max_overflow=-1
             )
 
-            @event.listens_for(engine, "begin")
-            def _begin(connection: Connection) -> None:
-                connection.exec_driver_sql(begin)
-
-            @event.listens_for(engine, "checkout")
-            def _still_there(_: Any, record: Any, __: Any) -> None:
-                """A file that was removed lives on in its connections."""
-                file = self._path.stat() if self._path.exists() else None
-                identity = file and (file.st_dev, file.st_ino)
-                if record.info.setdefault("file", identity) != identity:
-                    raise DisconnectionError
-
-            @event.listens_for(engine, "handle_error")
-            def _may_be_mended(context: Any) -> None:
-                """What a connection remembers of a damaged file outlives the damage."""
-                code = getattr(context.original_exception, "sqlite_errorcode", 0) & 0xFF
-                context.is_disconnect = context.is_disconnect or code in DAMAGED
-
+            _listen(engine, self._path, begin)
             return engine
 
         return kept_engine((database, self._source), make)
@@ -254,6 +237,29 @@ class SQLite:
                 connection.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             finally:
                 connection.connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+
+
+def _listen(engine: Engine, path: Path, begin: str) -> None:
+    """Begin transactions as asked, and use no connection of a file that is gone or was damaged."""
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        connection.exec_driver_sql(begin)
+
+    @event.listens_for(engine, "checkout")
+    def _still_there(_: Any, record: Any, __: Any) -> None:
+        """A file that was removed lives on in its connections."""
+        file = path.stat() if path.exists() else None
+        identity = file and (file.st_dev, file.st_ino)
+        if record.info.setdefault("file", identity) != identity:
+            raise DisconnectionError
+
+    @event.listens_for(engine, "handle_error")
+    def _may_be_mended(context: Any) -> None:
+        """What a connection remembers of a damaged file outlives the damage."""
+        code = getattr(context.original_exception, "sqlite_errorcode", 0) & 0xFF
+        if code in DAMAGED and context.connection is not None:
+            context.connection.connection.invalidate(soft=True)  # once it is given back
 
 
 def _use_wal(connection: sqlite3.Connection) -> None:
