@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timedelta
-from itertools import pairwise
 from typing import Any
 
 from sqlalchemy import Connection, Row
@@ -205,23 +204,32 @@ def silence(warehouse: Warehouse, run: Run, since: datetime) -> Silence | None:
         since: leave out intervals that start before this moment.
     """
     with warehouse.read() as connection:
-        spans = connection.execute(
+        found = connection.execute(
             text(f"""
-                SELECT interval_start, interval_end FROM prediction_runs
-                WHERE model = :model AND {COVERS} AND rows_read > 0
-                  AND interval_start >= :since AND interval_start < :start
-                ORDER BY interval_start, interval_end"""),  # noqa: S608
+                WITH spans AS (
+                  SELECT interval_start, interval_end,
+                    lag(interval_end) OVER (ORDER BY interval_start, interval_end) AS before
+                  FROM prediction_runs
+                  WHERE model = :model AND {COVERS} AND rows_read > 0
+                    AND interval_start >= :since AND interval_start < :start)
+                SELECT before, interval_start, NULL AS first_end, NULL AS last_end
+                FROM spans WHERE interval_start > before
+                UNION ALL
+                SELECT NULL, min(interval_start), min(interval_end), max(interval_end) FROM spans
+                """),  # noqa: S608
             {**span(run.model, run.interval), "since": stored_time(since)},
         ).all()
-    if not spans:
+    [whole] = (row for row in found if row.before is None)
+    quiet = [row for row in found if row.before is not None]
+    if whole.interval_start is None:
         return None
-    intervals = [_interval(row) for row in spans]
-    quiet = [later.start - earlier.end for earlier, later in pairwise(intervals)]
-    last = intervals[-1].end
+    lengths = [loaded_time(row.interval_start) - loaded_time(row.before) for row in quiet]
+    first, last = loaded_time(whole.first_end), loaded_time(whole.last_end)
+    longest = max(lengths) if lengths else timedelta(0)
     return Silence(
         now=run.interval.end - last,
-        longest=max(quiet) if quiet else None,
-        known=last - intervals[0].start,
+        longest=longest if first < last else None,
+        known=last - loaded_time(whole.interval_start),
     )
 
 
