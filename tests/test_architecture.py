@@ -18,7 +18,7 @@ ROOMS = {
         *("failpoints", "clock"),
     },
     "pure": {"contract", "scoring", "training", "gate", "circuit_breaker", "compiled_trees"}
-    | {"drawing", "gate_page"},
+    | {"drawing", "gate_page", "outcomes", "replay_page"},
     "stores": {
         *("warehouse", "sqlite", "postgres", "ledger", "staging", "publication", "registry"),
         *(

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, Literal, NoReturn, get_args
 
 import typer
 from rich.box import SIMPLE
@@ -36,9 +36,18 @@ from batch_jobs.artifacts import ModelStore
 from batch_jobs.errors import BatchJobsError
 from batch_jobs.interval import Interval, parse_time
 from batch_jobs.ledger import Run
+from batch_jobs.model import Rule
 from batch_jobs.redaction import first_line
 from batch_jobs.settings import Settings, let_threads_sleep, model_packages
 from batch_jobs.warehouse import Warehouse
+
+
+def _known_rules(rules: list[str] | None) -> list[str] | None:
+    for rule in rules or []:
+        if rule not in get_args(Rule):
+            raise typer.BadParameter(f"{rule!r} is none of {', '.join(get_args(Rule))}")
+    return rules
+
 
 app = typer.Typer(
     name="batch-jobs",
@@ -294,6 +303,57 @@ def backfill(
 
 
 @app.command()
+def replay(
+    model: Model,
+    start: Start,
+    end: End,
+    *,
+    folder: Annotated[
+        Path | None, typer.Option(help="Where to keep it; default: replay-MODEL, here.")
+    ] = None,
+    gate: Annotated[
+        list[str] | None,
+        typer.Option(
+            callback=_known_rules,
+            metavar="|".join(get_args(Rule)),
+            help="Judge by this rule instead of the model's; of several, all compared.",
+        ),
+    ] = None,
+    fresh: Annotated[bool, typer.Option(help="Begin anew what was begun before.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Live through a past time as the DAGs would have, beside the warehouse; goes on if it stopped.
+
+    Writes report.html into the folder.
+    """
+    from batch_jobs import replay as time_machine
+    from batch_jobs.replay_page import replay_page, summary_table
+
+    settings, span = Settings.from_environ(), Interval.parse(start, end)
+    home = folder or Path(f"replay-{model}")
+    rules: list[Any] = list(dict.fromkeys(gate or [])) or [None]
+    replays = [
+        time_machine.Replay(
+            settings, model, span, home / rule if rule and len(rules) > 1 else home, rule
+        )
+        for rule in rules
+    ]
+    reports = []
+    for each in replays:
+        with _bar(f"{model} {each.rule or ''}: intervals replayed") as advance:
+            reports.append(time_machine.live(each, fresh=fresh, progress=advance))
+    if len(replays) > 1:
+        for report, shared in zip(reports, time_machine.shared_figures(replays), strict=True):
+            report["shared"] = shared
+    page = home / "report.html"
+    page.write_text(replay_page(reports), "utf-8")
+    rows = [{name: _figure(value) for name, value in row.items()} for row in summary_table(reports)]
+    if not as_json:
+        out.print(f"drawn in {page}", markup=False, highlight=False, soft_wrap=True)
+    _tell(reports[0] if len(reports) == 1 else {"replays": reports}, as_json, rows)
+
+
+@app.command()
 def gaps(model: Model, *, as_json: AsJson = False) -> None:
     """List the due intervals that were never published."""
     found = serving.gaps(Settings.from_environ(), model)
@@ -367,6 +427,12 @@ def _joined(gaps: Sequence[Interval]) -> list[dict[str, str]]:
         else:
             rows.append({"from": start, "to": end, "intervals": "1"})
     return rows
+
+
+def _figure(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _minute(stored: str) -> str:

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -24,7 +25,7 @@ from datetime import datetime
 from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from croniter import croniter
 from sqlalchemy import Connection
@@ -47,6 +48,9 @@ from batch_jobs.planning import Planner
 from batch_jobs.redaction import first_line
 from batch_jobs.settings import HASH_ONLY, Settings, let_threads_sleep
 from batch_jobs.warehouse import Warehouse, bounds, loaded_time, repeatable, stored_time
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 log = logging.getLogger(__name__)
 
@@ -133,6 +137,39 @@ class Replay:
         return floor_to_grid(self.model.train_schedule, moment) == moment
 
 
+def live(
+    replay: Replay, *, fresh: bool = False, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Live through a replay, or through what is left of it, and tell what became of it.
+
+    Args:
+        replay: which.
+        fresh: begin anew what was begun, or done, before.
+        progress: called with the number of intervals that were lived through since the last call.
+
+    Raises:
+        InputError: see `prepare` and `run`.
+        BatchJobsError: the process that trains died; the same call goes on from there.
+    """
+    began = time.monotonic()
+    prepare(replay, fresh=fresh)
+    run(replay, progress)
+    return report(replay) | {"seconds": round(time.monotonic() - began, 1)}
+
+
+def shared_figures(replays: Sequence[Replay]) -> list[dict[str, Any]]:
+    """The figures of each replay on the rows that all of them have published."""
+    from batch_jobs import outcomes
+
+    found = [predictions(replay) for replay in replays]
+    keys = ["entity_id", "interval_start"]
+    shared = found[0][keys]
+    for rows in found[1:]:
+        shared = shared.merge(rows[keys], on=keys)
+    rest = [rows.merge(shared, on=keys) for rows in found]
+    return [outcomes.figures(rows, outcomes.classes_of(rows)) for rows in rest]
+
+
 def prepare(replay: Replay, *, fresh: bool = False) -> None:
     """Make the warehouse of a replay, or find the one that was begun.
 
@@ -196,6 +233,85 @@ def run(replay: Replay, progress: Progress | None = None) -> None:
 def trainings(replay: Replay) -> list[Training]:
     """What came of every training so far, oldest first."""
     return _trainings(Warehouse(replay.settings.warehouse))
+
+
+def report(replay: Replay) -> dict[str, Any]:
+    """What became of a replay: counts, metrics of what was published, week by week and in all.
+
+    An outcome counts if it was known at the end of the time replayed.
+    """
+    from batch_jobs import outcomes
+
+    warehouse, rows = Warehouse(replay.settings.warehouse), predictions(replay)
+    runs, history = _runs(warehouse, replay.name), trainings(replay)
+    classes = outcomes.classes_of(rows)
+    promotions = sum(training.outcome == "promoted" for training in history)
+    return {
+        "model": replay.name,
+        "start": stored_time(replay.span.start),
+        "end": stored_time(replay.span.end),
+        "gate": replay.model.gate.rule,
+        "intervals": sum(1 for _ in _due(replay.model, replay.span)),
+        "published": len(runs[runs["state"] == "published"]),
+        "failed": len(runs[runs["state"] == "failed"]),
+        "trainings": len(history),
+        "promotions": promotions,
+        "refusals": len(history) - promotions,
+        "rows_rejected": int(runs["rows_rejected"].sum()),
+        **outcomes.figures(rows, classes),
+        "weeks": [
+            {"start": stored_time(week.start)}
+            | {"rows_rejected": int(_within(runs, week)["rows_rejected"].sum())}
+            | outcomes.figures(_within(rows, week), classes)
+            for week in replay.weeks
+        ],
+        "history": [asdict(training) for training in history],
+        "scores": outcomes.histogram(rows),
+    }
+
+
+def predictions(replay: Replay) -> pd.DataFrame:
+    """Every published prediction with its outcome; see `outcomes.with_outcomes`."""
+    from batch_jobs import contract, outcomes
+
+    warehouse, model, span = Warehouse(replay.settings.warehouse), replay.model, replay.span
+    published = _read(
+        warehouse,
+        """
+        SELECT p.entity_id, p.score, p.label AS predicted, r.model_version, r.interval_start,
+          r.interval_end
+        FROM predictions AS p JOIN prediction_runs AS r ON r.run_id = p.run_id
+        WHERE r.model = :model AND r.state = 'published' ORDER BY r.run_id, p.entity_id""",
+        model.name,
+    )
+    labels = contract.check_labels(model, lifecycle.read_whole(warehouse, model.labels_query, span))
+    return outcomes.with_outcomes(published, labels[labels["known_at"] <= span.end])
+
+
+def _runs(warehouse: Warehouse, name: str) -> pd.DataFrame:
+    return _read(
+        warehouse,
+        """
+        SELECT interval_start, interval_end, state, COALESCE(rows_rejected, 0) AS rows_rejected
+        FROM prediction_runs WHERE model = :model ORDER BY run_id""",
+        name,
+    )
+
+
+@repeatable
+def _read(warehouse: Warehouse, query: str, name: str) -> pd.DataFrame:
+    import pandas as pd
+
+    from batch_jobs.contract import times
+
+    rows = pd.concat(list(warehouse.stream(query, {"model": name}, 100_000)), ignore_index=True)
+    return rows.assign(**{name: times(rows[name]) for name in ("interval_start", "interval_end")})
+
+
+def _within(rows: pd.DataFrame, week: Interval) -> pd.DataFrame:
+    """The rows of intervals that end in a week."""
+    ends = rows["interval_end"]
+    return rows[(ends > week.start) & (ends <= week.end)]
 
 
 class _Life:
