@@ -24,7 +24,13 @@ from tests.example_models.orders import model as orders
 model = orders.model_copy(
     update={{
         "train_schedule": "{schedule}",
-        "gate": orders.gate.model_copy(update={{"approval": timedelta(seconds={patience})}}),
+        "gate": orders.gate.model_copy(
+            update={{
+                "approval": timedelta(seconds={patience}),
+                "rule": "always",  # the orders are of another day each day, and so is a verdict
+                "calibration": None,
+            }}
+        ),
         "retrain_on_drift": timedelta(hours=2),
     }}
 )
@@ -35,7 +41,7 @@ pytestmark = pytest.mark.timeout(600)
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    """A running Airflow with a model that waits an hour for approval, and one that waits not."""
+    """A running Airflow with a model that waits an hour for approval, and one that hardly waits."""
     home = tmp_path_factory.mktemp("approval")
     warehouse = Warehouse(f"sqlite:///{home}/warehouse.db")
     warehouse.ensure_schema()
@@ -45,7 +51,7 @@ def site(tmp_path_factory):
     yesterday = (now - timedelta(days=1)).replace(hour=3, minute=0, second=0, microsecond=0)
     (home / "asking").mkdir()
     (home / "asking" / "__init__.py").touch()
-    for name, patience in (("careful", 3600), ("hasty", 1)):
+    for name, patience in (("careful", 3600), ("hasty", 10)):
         schedule = f"0 3 {yesterday.day} * *"
         code = MODEL.format(schedule=schedule, patience=patience)
         (home / "asking" / f"{name}.py").write_text(code)
