@@ -347,7 +347,12 @@ def replay(
             report["shared"] = shared
     page = home / "report.html"
     page.write_text(replay_page(reports), "utf-8")
-    rows = [{name: _figure(value) for name, value in row.items()} for row in summary_table(reports)]
+    found = summary_table(reports)
+    names = [str(row.pop("gate")) for row in found]
+    rows = [
+        {"": figure} | {n: _figure(row.get(figure)) for n, row in zip(names, found, strict=True)}
+        for figure in found[0]
+    ]
     if not as_json:
         out.print(f"drawn in {page}", markup=False, highlight=False, soft_wrap=True)
     _tell(reports[0] if len(reports) == 1 else {"replays": reports}, as_json, rows)
@@ -431,7 +436,7 @@ def _joined(gaps: Sequence[Interval]) -> list[dict[str, str]]:
 
 def _figure(value: object) -> str:
     if isinstance(value, float):
-        return f"{value:.4f}"
+        return f"{value:.4f}".rstrip("0")
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 

@@ -24,12 +24,26 @@ Airflow retries an UnavailableError, and whatever is not in this tree; never an 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 
 class BatchJobsError(Exception):
     """A job failed."""
 
     exit_code = 1
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As it is, without its constructor: another process may be told of it."""
+        return _again, (type(self), self.args, self.__dict__)
+
+
+def _again(
+    kind: type[BatchJobsError], args: tuple[Any, ...], said: dict[str, Any]
+) -> BatchJobsError:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(said)
+    return error
 
 
 class InputError(BatchJobsError):

@@ -272,6 +272,8 @@ def report(replay: Replay) -> dict[str, Any]:
 
 def predictions(replay: Replay) -> pd.DataFrame:
     """Every published prediction with its outcome; see `outcomes.with_outcomes`."""
+    import pandas as pd
+
     from batch_jobs import contract, outcomes
 
     warehouse, model, span = Warehouse(replay.settings.warehouse), replay.model, replay.span
@@ -284,7 +286,10 @@ def predictions(replay: Replay) -> pd.DataFrame:
         WHERE r.model = :model AND r.state = 'published' ORDER BY r.run_id, p.entity_id""",
         model.name,
     )
-    labels = contract.check_labels(model, lifecycle.read_whole(warehouse, model.labels_query, span))
+    # A population's labels are those of a moment, as in training.
+    asked = [span] if model.mode == "merge" else list(_due(model, span))
+    read = [lifecycle.read_whole(warehouse, model.labels_query, each) for each in asked]
+    labels = contract.check_labels(model, pd.concat(read, ignore_index=True))
     return outcomes.with_outcomes(published, labels[labels["known_at"] <= span.end])
 
 
@@ -511,7 +516,7 @@ def _keep_features(warehouse: Warehouse, model: BatchModel, week: Interval) -> N
         rows = source.execution_options(stream_results=True).execute(text(query), bounds(week))
         first = rows.fetchmany(FETCHED_AT_ONCE)  # the work is done, nobody waits for the lock
         _require_within(model, week, first)
-        _require_additive(source, query, model, first)
+        _require_additive(source, query, model, week, first)
         with warehouse.write() as connection:
             known = "SELECT 1 FROM replay_weeks WHERE week_start = :start"
             if connection.scalar(text(known), key):
@@ -555,13 +560,16 @@ def _require_within(model: BatchModel, week: Interval, rows: Any) -> None:
         )
 
 
-def _require_additive(source: Connection, query: str, model: BatchModel, rows: Any) -> None:
+def _require_additive(
+    source: Connection, query: str, model: BatchModel, week: Interval, rows: Any
+) -> None:
     """Read the interval of the middle row by itself: it must be as in the week's."""
     if not rows:
         return
     moments = [loaded_time(row.replay_moment) for row in rows]
     start = floor_to_grid(model.schedule, moments[len(moments) // 2])
-    end: datetime = croniter(model.schedule, start).get_next(datetime)
+    end = min(croniter(model.schedule, start).get_next(datetime), week.end)
+    start = max(start, week.start)
     if len(rows) == FETCHED_AT_ONCE and moments[-1] < end:
         return  # more rows of the interval are to come
     alone = source.execute(text(query), bounds(Interval(start, end))).all()
