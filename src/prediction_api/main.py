@@ -1,0 +1,70 @@
+"""The app: what it is made of, and what happens at its start and end."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+
+from fastapi import Depends, FastAPI
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+from batch_jobs.catalog import load_model, model_names
+from batch_jobs.errors import ModelFileError
+from batch_jobs.model import BatchModel
+from batch_jobs.warehouse import Warehouse
+from prediction_api import probes, reading
+from prediction_api.config import Config
+from prediction_api.database import open_database
+from prediction_api.metrics import Metrics
+from prediction_api.problems import add_handlers
+from prediction_api.protection import Limited, require_key
+from prediction_api.state import State
+
+log = logging.getLogger(__name__)
+
+
+def create_app(config: Config | None = None) -> FastAPI:
+    """The app, of which one process may have several; without a config, the environment's.
+
+    Raises:
+        ConfigurationError: a setting is missing or wrong.
+    """
+    config = config or Config.from_environ()
+    Warehouse(config.settings.warehouse)  # a wrong URL is told now, and not with each request
+    models = _models(config)
+    metrics = Metrics()
+    app = FastAPI(
+        title="Prediction API",
+        description="Precomputed predictions first; computed now only when asked.",
+        version="1.0",
+        lifespan=_lifespan,
+    )
+    app.state.shared = State(config, models, open_database(config.settings.warehouse), metrics)
+    add_handlers(app)
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(config.hosts), www_redirect=False)
+    app.add_middleware(Limited, config=config, metrics=metrics)
+    app.include_router(probes.router)
+    key = [Depends(require_key(config))]
+    for router in (probes.guarded, reading.router):
+        app.include_router(router, dependencies=key)
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    state: State = app.state.shared
+    yield
+    await state.database.close()
+
+
+def _models(config: Config) -> Mapping[str, BatchModel]:
+    """What the model files declare; a file that is wrong keeps no other model from its readers."""
+    packages = config.settings.models
+    found = {}
+    for name in model_names(packages):
+        try:
+            found[name] = load_model(name, packages)
+        except ModelFileError as error:
+            log.warning("%s; its predictions can be read, and none be computed", error)
+    return found

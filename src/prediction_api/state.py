@@ -1,0 +1,36 @@
+"""What all requests of one server share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from fastapi import Request
+
+from batch_jobs.model import BatchModel
+from prediction_api.config import Config
+from prediction_api.database import Database
+from prediction_api.metrics import Metrics
+
+
+@dataclass(frozen=True)
+class State:
+    """What all requests of one server share.
+
+    Attributes:
+        config: how the server is set up.
+        models: what the model files declare, by name.
+        database: the warehouse, to read.
+        metrics: the numbers of this server.
+    """
+
+    config: Config
+    models: Mapping[str, BatchModel]
+    database: Database
+    metrics: Metrics
+
+
+def state_of(request: Request) -> State:
+    """The state of the server that a request came to."""
+    state: State = request.app.state.shared
+    return state
