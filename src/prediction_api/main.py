@@ -13,7 +13,7 @@ from batch_jobs.catalog import load_model, model_names
 from batch_jobs.errors import ModelFileError
 from batch_jobs.model import BatchModel
 from batch_jobs.warehouse import Warehouse
-from prediction_api import probes, reading
+from prediction_api import export, probes, reading
 from prediction_api.config import Config
 from prediction_api.database import open_database
 from prediction_api.metrics import Metrics
@@ -39,6 +39,7 @@ def create_app(config: Config | None = None) -> FastAPI:
         description="Precomputed predictions first; computed now only when asked.",
         version="1.0",
         lifespan=_lifespan,
+        redirect_slashes=False,
     )
     app.state.shared = State(config, models, open_database(config.settings.warehouse), metrics)
     add_handlers(app)
@@ -46,7 +47,7 @@ def create_app(config: Config | None = None) -> FastAPI:
     app.add_middleware(Limited, config=config, metrics=metrics)
     app.include_router(probes.router)
     key = [Depends(require_key(config))]
-    for router in (probes.guarded, reading.router):
+    for router in (probes.guarded, export.router, reading.router):
         app.include_router(router, dependencies=key)
     return app
 

@@ -69,6 +69,7 @@ PAST = Statement(
       AND (superseded_at IS NULL OR superseded_at > :as_of)
     ORDER BY published_at DESC, run_id DESC LIMIT 1"""
 )
+HAVE_IT = {"description": "You have it."}
 IfNoneMatch = Annotated[str | None, Header(description="The ETag of an answer you have.")]
 
 
@@ -96,13 +97,15 @@ async def statuses(state: State) -> list[Status]:
     return [_status(state, row) for row in await state.database.fetch(STATUS)]
 
 
-@router.get("/models/{model}/status", response_model=Status, responses=documented(404))
+@router.get(
+    "/models/{model}/status", response_model=Status, responses={304: HAVE_IT, **documented(404)}
+)
 async def status(request: Request, model: ModelName, if_none_match: IfNoneMatch = None) -> Response:
     """How fresh a model is, and of which version and interval."""
     state = state_of(request)
     rows = await state.database.fetch(STATUS_OF, model=model)
     if not rows:
-        raise _unpublished(state, model)
+        raise unpublished(state, model)
     found = _status(state, rows[0])
     return conditional(found, if_none_match, found.run_id, found.fresh_until, found.stale)
 
@@ -110,7 +113,7 @@ async def status(request: Request, model: ModelName, if_none_match: IfNoneMatch 
 @router.get(
     "/models/{model}/predictions/{entity_id:path}",
     response_model=CurrentPrediction | PastPrediction,
-    responses=documented(404),
+    responses={304: HAVE_IT, **documented(404)},
 )
 async def prediction(
     request: Request,
@@ -127,7 +130,7 @@ async def prediction(
         return await _past(state, model, entity_id, _moment(as_of), if_none_match)
     rows = await state.database.fetch(CURRENT, model=model, entity_id=entity_id)
     if not rows:
-        raise _unpublished(state, model)
+        raise unpublished(state, model)
     row = rows[0]
     if row["entity_id"] is None:
         raise ProblemError(404, f"{model} has no prediction for this entity")
@@ -153,19 +156,24 @@ async def _past(
 
 def conditional(answer: Any, if_none_match: str | None, *what: object) -> Response:
     """The answer with its ETag, or 304 if the client has it; the age alone makes no other one."""
-    digest = hashlib.blake2b(repr(what).encode(), digest_size=12).hexdigest()
-    headers = {"ETag": f'W/"{digest}"', "Cache-Control": "no-cache"}
-    if matches(if_none_match, digest):
+    headers = conditional_headers(*what)
+    if matches(if_none_match, headers["ETag"]):
         return Response(None, 304, headers)
     return Response(answer.model_dump_json(), 200, headers, "application/json")
 
 
-def matches(if_none_match: str | None, digest: str) -> bool:
-    """Whether a header If-None-Match names an ETag."""
+def conditional_headers(*what: object) -> dict[str, str]:
+    """The headers of an answer that is known by what it was made of."""
+    digest = hashlib.blake2b(repr(what).encode(), digest_size=12).hexdigest()
+    return {"ETag": f'W/"{digest}"', "Cache-Control": "no-cache"}
+
+
+def matches(if_none_match: str | None, etag: str) -> bool:
+    """Whether a header If-None-Match names an ETag; weak or strong makes no difference here."""
     if if_none_match is None:
         return False
-    tags = [tag.strip().removeprefix("W/").strip('"') for tag in if_none_match.split(",")]
-    return digest in tags or "*" in tags
+    tags = {tag.strip().removeprefix("W/") for tag in if_none_match.split(",")}
+    return etag.removeprefix("W/") in tags or "*" in tags
 
 
 def _status(state: State, row: Row) -> Status:
@@ -186,7 +194,8 @@ def _declared(model: BatchModel | None) -> Mapping[str, Any]:
     }
 
 
-def _unpublished(state: State, model: str) -> ProblemError:
+def unpublished(state: State, model: str) -> ProblemError:
+    """What there is to say of a model of which nothing is published."""
     if model in state.models:
         return ProblemError(404, f"{model} has not published anything yet")
     return ProblemError(404, f"there is no model {model}")
