@@ -49,6 +49,7 @@ def serving(settings, **config):
     try:
         assert server.listens.wait(60), "the server did not start"
         with httpx.Client(base_url=server.url, timeout=60) as client:
+            client.server = server
             yield client
     finally:
         server.should_exit = True

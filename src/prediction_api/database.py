@@ -23,7 +23,7 @@ from typing import Any, Protocol
 import asyncpg
 from sqlalchemy.engine import URL, make_url
 
-from batch_jobs.postgres import OPTIONS
+from batch_jobs.postgres import PostgreSQL
 from batch_jobs.redaction import first_line
 from batch_jobs.warehouse import stored_time
 from prediction_api.problems import UnavailableError
@@ -87,7 +87,7 @@ def open_database(url: str) -> Database:
     made = make_url(url)
     if made.get_backend_name() == "sqlite":
         return SQLiteDatabase(Path(made.database or ""))
-    return PostgreSQLDatabase(made)
+    return PostgreSQLDatabase(PostgreSQL(made).url)
 
 
 class SQLiteDatabase:
@@ -114,7 +114,7 @@ class SQLiteDatabase:
         try:
             return await loop.run_in_executor(self._threads, self._fetch, statement.sql, values)
         except sqlite3.Error as error:
-            raise _unavailable(error) from error
+            raise unavailable(error) from error
 
     def _fetch(self, sql: str, values: Mapping[str, Any]) -> Sequence[Row]:
         if not hasattr(self._kept, "connection"):
@@ -198,13 +198,12 @@ class PostgreSQLDatabase:
                 )
                 return rows
         except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
-            raise _unavailable(error) from error
+            raise unavailable(error) from error
 
     async def _opened(self) -> asyncpg.Pool:
         options = (
-            f"{OPTIONS} -c default_transaction_read_only=on "
+            f"{self._url.query['options']} -c default_transaction_read_only=on "
             f"-c statement_timeout={int(STATEMENT_SECONDS * 1000)}"
-            f" {self._url.query.get('options', '')}"
         )
         async with self._opening:
             if self._pool is None:
@@ -214,13 +213,17 @@ class PostgreSQLDatabase:
                     max_size=CONNECTIONS,
                     timeout=CONNECT_SECONDS,
                     reset=_keep,
-                    server_settings={"options": options.strip()},
+                    server_settings={"options": options},
                 )
         return self._pool
 
     async def close(self) -> None:
         """Close the connections."""
-        if self._pool is not None:
+        if self._pool is None:
+            return
+        try:
+            await asyncio.wait_for(self._pool.close(), CONNECT_SECONDS)
+        except TimeoutError:
             self._pool.terminate()
 
 
@@ -238,6 +241,7 @@ def _stored(value: Any) -> Any:
     return stored_time(value) if isinstance(value, datetime) else value
 
 
-def _unavailable(error: BaseException) -> UnavailableError:
+def unavailable(error: BaseException) -> UnavailableError:
+    """What a client is told when the warehouse fails; the log has the reason."""
     log.warning("the warehouse: %s", first_line(error))
     return UnavailableError("the warehouse does not answer; try again")

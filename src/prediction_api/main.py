@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -14,9 +15,12 @@ from batch_jobs.errors import ModelFileError
 from batch_jobs.model import BatchModel
 from batch_jobs.warehouse import Warehouse
 from prediction_api import export, probes, reading
+from prediction_api.api import online_router
 from prediction_api.config import Config
 from prediction_api.database import open_database
 from prediction_api.metrics import Metrics
+from prediction_api.model import Champions
+from prediction_api.online import Online
 from prediction_api.problems import add_handlers
 from prediction_api.protection import Limited, require_key
 from prediction_api.state import State
@@ -31,9 +35,7 @@ def create_app(config: Config | None = None) -> FastAPI:
         ConfigurationError: a setting is missing or wrong.
     """
     config = config or Config.from_environ()
-    Warehouse(config.settings.warehouse)  # a wrong URL is told now, and not with each request
-    models = _models(config)
-    metrics = Metrics()
+    state = _state(config)
     app = FastAPI(
         title="Prediction API",
         description="Precomputed predictions first; computed now only when asked.",
@@ -41,13 +43,13 @@ def create_app(config: Config | None = None) -> FastAPI:
         lifespan=_lifespan,
         redirect_slashes=False,
     )
-    app.state.shared = State(config, models, open_database(config.settings.warehouse), metrics)
+    app.state.shared = state
     add_handlers(app)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(config.hosts), www_redirect=False)
-    app.add_middleware(Limited, config=config, metrics=metrics)
+    app.add_middleware(Limited, config=config, metrics=state.metrics)
     app.include_router(probes.router)
     key = [Depends(require_key(config))]
-    for router in (probes.guarded, export.router, reading.router):
+    for router in (probes.guarded, export.router, reading.router, online_router(state)):
         app.include_router(router, dependencies=key)
     return app
 
@@ -55,8 +57,24 @@ def create_app(config: Config | None = None) -> FastAPI:
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     state: State = app.state.shared
-    yield
-    await state.database.close()
+    await state.champions.refresh()
+    following = asyncio.create_task(state.champions.follow())
+    try:
+        yield
+    finally:
+        following.cancel()
+        state.champions.close()
+        state.online.close()
+        await state.database.close()
+
+
+def _state(config: Config) -> State:
+    settings = config.settings
+    warehouse = Warehouse(settings.warehouse)  # a wrong URL is told now, not with each request
+    models, metrics = _models(config), Metrics()
+    database = open_database(settings.warehouse)
+    champions = Champions(settings, models, database, metrics)
+    return State(config, models, database, metrics, champions, Online(champions, warehouse))
 
 
 def _models(config: Config) -> Mapping[str, BatchModel]:

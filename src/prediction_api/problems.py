@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final
 
+import fastapi
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
@@ -37,7 +38,7 @@ class Problem(BaseModel):
     errors: list[FieldProblem] | None = None
 
 
-class ProblemError(HTTPException):
+class ProblemError(fastapi.HTTPException):
     """A request that cannot be answered as it stands."""
 
 

@@ -16,6 +16,7 @@ from batch_jobs.model import BatchModel
 from batch_jobs.warehouse import loaded_time
 from prediction_api.database import Row, Statement
 from prediction_api.freshness import freshness
+from prediction_api.model import NEWEST
 from prediction_api.problems import ProblemError, documented
 from prediction_api.schemas import (
     AsOf,
@@ -43,12 +44,6 @@ STATUS_OF = Statement(
            fresh_until
     FROM serving_status WHERE model = :model""",
     point=True,
-)
-CHAMPIONS = Statement(
-    """
-    SELECT p.model, p.version FROM promotions AS p
-    JOIN (SELECT model, max(promotion_id) AS newest FROM promotions GROUP BY model) AS n
-      ON n.newest = p.promotion_id"""
 )
 # One statement sees one published state.
 CURRENT = Statement(
@@ -78,7 +73,7 @@ async def models(request: Request) -> Models:
     """All models, with what their files declare and how fresh they are."""
     state = state_of(request)
     found = {status.model: status for status in await statuses(state)}
-    champions = {row["model"]: row["version"] for row in await state.database.fetch(CHAMPIONS)}
+    champions = {row["model"]: row["version"] for row in await state.database.fetch(NEWEST)}
     return Models(
         models=[
             Model(

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import Path, Query
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, create_model, with_config
+from typing_extensions import TypedDict
 
 from batch_jobs.contract import MAX_KEY_LENGTH
-from batch_jobs.model import NAME_PATTERN
+from batch_jobs.model import NAME_PATTERN, BatchModel, Feature, Number
 
 LARGEST_ID = 2**53 - 1  # that every reader of JSON keeps exact
-STORABLE = r"^[^\x00\ud800-\udfff]*$"  # no database has a place for the others
+LONGEST_TEXT = 10_000
 
 ModelName = Annotated[
     str, Path(pattern=NAME_PATTERN.pattern, description="Name of the model's file.")
@@ -97,6 +98,62 @@ class PastPrediction(Prediction):
 
     as_of: datetime
     superseded_at: datetime | None
+
+
+class OnlinePrediction(_Answer):
+    """A prediction that was computed on request."""
+
+    id: int = Field(ge=1, le=LARGEST_ID)
+    result: str | float = Field(description="The predicted class, or the regression's value.")
+    score: float
+    model: str
+    model_version: str
+    features: dict[str, str | float | None]
+    created_at: datetime
+
+
+class PredictionRequest(BaseModel):
+    """What a model is asked; `request_of` types it by the model's contract."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+def request_of(model: BatchModel) -> type[PredictionRequest]:
+    """The type of what a model is asked: its features by name, or listed in declared order."""
+    title = "".join(part.title() for part in model.name.split("_"))
+    types = {name: _type(kind) for name, kind in model.features.items()}
+    # A TypedDict, for a feature may have a name that no attribute can have.
+    plain: Any = TypedDict(f"{title}Features", types)  # type: ignore[misc] # known at run time
+    named: Any = with_config(ConfigDict(extra="forbid"))(plain)
+    listed: Any = tuple.__class_getitem__(tuple(types.values()))
+    features: Any = Annotated[
+        Annotated[named, Tag("named")] | Annotated[listed, Tag("listed")],
+        Discriminator(lambda given: "listed" if isinstance(given, list | tuple) else "named"),
+    ]
+    made: type[PredictionRequest] = create_model(
+        f"{title}Request",
+        __base__=PredictionRequest,
+        features=(features, Field(description="By name, or listed in declared order.")),
+    )
+    return made
+
+
+def features_of(body: PredictionRequest) -> tuple[Any, ...]:
+    """The features that a request of `request_of` has, in declared order."""
+    features: Any = body.features  # type: ignore[attr-defined] # of the types made above
+    return features if isinstance(features, tuple) else tuple(features.values())
+
+
+def _type(kind: Feature) -> Any:
+    """A feature as JSON has it; the same values as `batch_jobs.contract` lets pass."""
+    found: Any
+    if isinstance(kind, Number):
+        found = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=kind.ge, le=kind.le)]
+    elif kind.one_of is not None:
+        found = Literal[kind.one_of]
+    else:
+        found = Annotated[str, Field(strict=True, max_length=LONGEST_TEXT)]
+    return found | None if kind.nullable else found
 
 
 class Readiness(_Answer):

@@ -11,6 +11,8 @@ from batch_jobs.model import BatchModel
 from prediction_api.config import Config
 from prediction_api.database import Database
 from prediction_api.metrics import Metrics
+from prediction_api.model import Champions
+from prediction_api.online import Online
 
 
 @dataclass(frozen=True)
@@ -22,12 +24,16 @@ class State:
         models: what the model files declare, by name.
         database: the warehouse, to read.
         metrics: the numbers of this server.
+        champions: the versions that compute predictions on request.
+        online: computes them.
     """
 
     config: Config
     models: Mapping[str, BatchModel]
     database: Database
     metrics: Metrics
+    champions: Champions
+    online: Online
 
 
 def state_of(request: Request) -> State:
