@@ -2,7 +2,7 @@
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from threading import Event
 
@@ -15,8 +15,6 @@ from batch_jobs.artifacts import ARTIFACT
 from batch_jobs.contract import check_features
 from batch_jobs.interval import Interval
 from batch_jobs.model import BatchModel, Category, Number
-from batch_jobs.samples import load_iris
-from batch_jobs.settings import Settings
 from batch_jobs.warehouse import Warehouse
 from prediction_api.config import Config
 from prediction_api.schemas import features_of, request_of
@@ -27,8 +25,6 @@ from tests.conftest import TRAINED
 
 ORDER = {"amount": 90.0, "country": "kr"}
 HOUR = timedelta(hours=1)
-# As the seed prints it, for a shell that passes its quotes on: single ones.
-SEED = b"{'features': [5.1, 3.5, 1.4, 0.2]}"
 
 
 @pytest.fixture
@@ -38,38 +34,10 @@ def client(shop):
         yield made
 
 
-@pytest.fixture(scope="module")
-def iris(tmp_path_factory):
-    """Settings of a warehouse whose model `iris` has a champion."""
-    folder = tmp_path_factory.mktemp("iris")
-    made = Settings(f"sqlite:///{folder}/w.db", str(folder / "models"))
-    warehouse = Warehouse(made.warehouse)
-    warehouse.ensure_schema()
-    now = datetime.now(UTC)
-    with warehouse.write() as connection:
-        load_iris(connection, now)
-    lifecycle.train(made, "iris", now)
-    lifecycle.promote(made, "iris", actor="tests")
-    return made
-
-
 def kept(shop):
     """How many answers are kept."""
     [(count,)] = ask(Warehouse(shop.warehouse), "SELECT count(*) FROM online_predictions")
     return count
-
-
-def test_the_request_of_the_seed_works_as_it_is_printed(iris):
-    """In its single quotes too; the result is kept under the id."""
-    with api.serving(iris) as client:
-        headers = {"Content-Type": "application/json"}
-        answer = client.post("/predict", content=SEED, headers=headers)
-        assert answer.status_code == 200, answer.text
-        assert answer.json()["result"] == "setosa"
-        again = client.get(f"/predict/{answer.json()['id']}")
-        assert again.json() == answer.json()
-        listed = client.post("/models/iris/predict", json={"features": [5.1, 3.5, 1.4, 0.2]})
-        assert listed.json()["result"] == "setosa"
 
 
 def test_an_answer_is_what_a_run_would_have_published(shop, client):

@@ -276,8 +276,11 @@ def test_a_warehouse_that_comes_back_is_read_again(tmp_path):
     with serving(settings_of(url)) as client:
         assert client.get("/readyz").status_code == 503
         for number in (1, 2):
-            made = Warehouse(f"sqlite:///{tmp_path}/new.db")
+            made = Warehouse(f"sqlite:///{tmp_path}/{number}.db")
             made.ensure_schema()
             publish(made, tick(0), {"a": number / 10})
-            (tmp_path / "new.db").rename(tmp_path / "w.db")
+            made.database.after_removal()  # nothing is left in its log
+            for name in ("w.db-wal", "w.db-shm"):
+                (tmp_path / name).unlink(missing_ok=True)
+            (tmp_path / f"{number}.db").rename(tmp_path / "w.db")
             assert client.get("/models/orders/predictions/a").json()["score"] == number / 10

@@ -4,16 +4,14 @@ Each model has a route of its own, whose body is typed by the model's contract.
 """
 
 # Not `from __future__ import annotations`: FastAPI could not find the types made here.
-import json
-from collections.abc import Callable, Coroutine
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Header, Request, Response
-from fastapi.routing import APIRoute
 
 from batch_jobs.model import BatchModel
 from prediction_api.online import BY_ID, BY_KEY, Answered, Asked, same
 from prediction_api.problems import ProblemError, documented
+from prediction_api.routing import StrictRoute
 from prediction_api.schemas import (
     OnlinePrediction,
     PredictionId,
@@ -116,50 +114,3 @@ def _rendered(answered: Answered) -> Response:
         created_at=answered.created_at,
     )
     return Response(told.model_dump_json(), media_type="application/json")
-
-
-class StrictRoute(APIRoute):
-    """A route whose body is JSON and nothing like it."""
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """The handler, to which the body is read strictly."""
-        handle = super().get_route_handler()
-
-        async def handle_strictly(request: Request) -> Response:
-            return await handle(StrictRequest(request.scope, request.receive))
-
-        return handle_strictly
-
-
-class StrictRequest(Request):
-    """A request whose body is read strictly."""
-
-    async def json(self) -> Any:
-        """The body's JSON.
-
-        Raises:
-            ProblemError: it is none; NaN and Infinity are not JSON.
-        """
-        return strict_json(await self.body())
-
-
-def strict_json(body: bytes) -> Any:
-    """What JSON says, of which NaN and Infinity are no part.
-
-    A body in single quotes, as curl sends it where a shell has eaten the double ones, is read as
-    if it had these.
-
-    Raises:
-        ProblemError: it is no JSON.
-    """
-    try:
-        text = body.decode()
-        if '"' not in text:
-            text = text.replace("'", '"')
-        return json.loads(text, parse_constant=_refuse)
-    except (ValueError, RecursionError):
-        raise ProblemError(400, "the body is no JSON (RFC 8259), in UTF-8") from None
-
-
-def _refuse(name: str) -> float:
-    raise ValueError(name)

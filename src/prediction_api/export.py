@@ -30,10 +30,11 @@ from prediction_api.reading import (
     matches,
     unpublished,
 )
+from prediction_api.routing import GuardedRoute
 from prediction_api.schemas import ModelName, RunId
 from prediction_api.state import State, state_of
 
-router = APIRouter(tags=["export"])
+router = APIRouter(tags=["export"], route_class=GuardedRoute)
 
 MOST_ROWS = 10_000
 COLUMNS = (

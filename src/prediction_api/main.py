@@ -7,7 +7,7 @@ import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
-from fastapi import Depends, FastAPI
+from fastapi import FastAPI
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from batch_jobs.catalog import load_model, model_names
@@ -22,7 +22,7 @@ from prediction_api.metrics import Metrics
 from prediction_api.model import Champions
 from prediction_api.online import Online
 from prediction_api.problems import add_handlers
-from prediction_api.protection import Limited, require_key
+from prediction_api.protection import Limited
 from prediction_api.state import State
 
 log = logging.getLogger(__name__)
@@ -47,10 +47,15 @@ def create_app(config: Config | None = None) -> FastAPI:
     add_handlers(app)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(config.hosts), www_redirect=False)
     app.add_middleware(Limited, config=config, metrics=state.metrics)
-    app.include_router(probes.router)
-    key = [Depends(require_key(config))]
-    for router in (probes.guarded, export.router, reading.router, online_router(state)):
-        app.include_router(router, dependencies=key)
+    for router in (
+        reading.router,
+        online_router(state),
+        export.router,
+        reading.listing,
+        probes.guarded,
+        probes.router,
+    ):
+        app.include_router(router)
     return app
 
 

@@ -19,6 +19,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
+        self._kept: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self._requests = Counter(
             "prediction_api_requests",
             "Requests by method, route and status.",
@@ -55,8 +56,13 @@ class Metrics:
         """Count a request; status 0 if it was never answered."""
         route = getattr(scope.get("route"), "path", "none")
         method = scope["method"] if scope["method"] in METHODS else "other"
-        self._requests.labels(method, route, status or "none").inc()
-        self._seconds.labels(route).observe(seconds)
+        key = (method, route, status)
+        if key not in self._kept:  # to find them by their labels takes longer than to count
+            requests = self._requests.labels(method, route, status or "none")
+            self._kept[key] = (requests, self._seconds.labels(route))
+        requests, took = self._kept[key]
+        requests.inc()
+        took.observe(seconds)
 
     def freshness(self, models: Iterable[tuple[str, float, bool | None]]) -> None:
         """Note age and staleness of each model."""

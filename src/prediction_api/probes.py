@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastapi import APIRouter, Request, Response
 
 from prediction_api.metrics import CONTENT_TYPE_LATEST
 from prediction_api.problems import UnavailableError, documented
 from prediction_api.reading import statuses
+from prediction_api.routing import GuardedRoute
 from prediction_api.schemas import Health, Readiness
 from prediction_api.state import state_of
 
+OPEN: dict[str, Any] = {"security": []}  # who probes has no key
 router = APIRouter(tags=["operations"])
-guarded = APIRouter(tags=["operations"])
+guarded = APIRouter(tags=["operations"], route_class=GuardedRoute)
 
 
-@router.get("/healthz", responses=documented())
+@router.get("/healthz", responses=documented(), openapi_extra=OPEN)
 async def healthz() -> Health:
     """The server runs; nothing is asked of anybody else."""
     return Health()
 
 
-@router.get("/readyz", responses=documented())
+@router.get("/readyz", responses=documented(), openapi_extra=OPEN)
 async def readyz(request: Request) -> Readiness:
     """The warehouse answers. What is stale is told, and still served: it is the last good."""
     return Readiness(ready=True, models=await statuses(state_of(request)))

@@ -97,7 +97,10 @@ def add_handlers(app: FastAPI) -> None:
         schemas = models_json_schema(
             [(Problem, "serialization")], ref_template="#/components/schemas/{model}"
         )[1]["$defs"]
-        told.setdefault("components", {}).setdefault("schemas", {}).update(schemas)
+        parts = told.setdefault("components", {})
+        parts.setdefault("schemas", {}).update(schemas)
+        parts["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        told["security"] = [{"key": []}]
         return told
 
     app.openapi = openapi  # type: ignore[method-assign] # FastAPI's documented way

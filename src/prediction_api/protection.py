@@ -9,11 +9,7 @@ import asyncio
 import hashlib
 import hmac
 import time
-from collections.abc import Awaitable, Callable
-from typing import Annotated
 
-from fastapi import Request, Security
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from limits import RateLimitItem
 from limits.aio.storage import MemoryStorage
 from limits.aio.strategies import FixedWindowRateLimiter
@@ -23,9 +19,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from prediction_api.config import Config
 from prediction_api.metrics import Metrics
 from prediction_api.problems import ProblemError, problem
-
-bearer = HTTPBearer(auto_error=False, description="A key of PREDICTION_API_KEYS.")
-Credentials = Annotated[HTTPAuthorizationCredentials | None, Security(bearer)]
 
 
 class Limited:
@@ -69,7 +62,7 @@ class Limited:
             await late(scope, receive, answer)
 
     def _client(self, scope: Scope) -> str:
-        key = _given(Headers(scope=scope).get("authorization", ""))
+        key = key_in(Headers(scope=scope).get("authorization", ""))
         if key and known(key, self._keys):
             return name_of(key)
         return str((scope.get("client") or ("local",))[0])
@@ -130,23 +123,6 @@ class Answer:
         await self._send(message)
 
 
-def require_key(config: Config) -> Callable[[Request, Credentials], Awaitable[None]]:
-    """A dependency that lets in who has a key, or without keys who is on this machine."""
-
-    async def check(request: Request, credentials: Credentials) -> None:
-        if not config.keys:
-            if not _is_local(request.scope):
-                raise ProblemError(403, "no keys are set, so only this machine is answered")
-            return
-        if credentials is None or not known(credentials.credentials, config.keys):
-            raise ProblemError(
-                401, "send a key: Authorization: Bearer …", {"WWW-Authenticate": "Bearer"}
-            )
-        request.state.client = name_of(credentials.credentials)
-
-    return check
-
-
 def known(key: str, keys: tuple[str, ...]) -> bool:
     """Whether a key is one of those; all are compared, in constant time."""
     given = key.encode()
@@ -158,12 +134,7 @@ def name_of(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()[:16]
 
 
-def _given(authorization: str) -> str:
+def key_in(authorization: str) -> str:
+    """The key that a header Authorization carries; nothing if it is of another kind."""
     scheme, _, key = authorization.partition(" ")
     return key if scheme.lower() == "bearer" else ""
-
-
-def _is_local(scope: Scope) -> bool:
-    """Whether the request came in at an address that only this machine can reach."""
-    host, port = scope.get("server") or ("", None)
-    return port is None or host.startswith("127.") or host in ("::1", "localhost")

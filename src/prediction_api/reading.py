@@ -18,6 +18,7 @@ from prediction_api.database import Row, Statement
 from prediction_api.freshness import freshness
 from prediction_api.model import NEWEST
 from prediction_api.problems import ProblemError, documented
+from prediction_api.routing import GuardedRoute, QuickRoute
 from prediction_api.schemas import (
     AsOf,
     CurrentPrediction,
@@ -30,7 +31,8 @@ from prediction_api.schemas import (
 )
 from prediction_api.state import State, state_of
 
-router = APIRouter(tags=["reading"])
+router = APIRouter(tags=["reading"], route_class=QuickRoute)
+listing = APIRouter(tags=["reading"], route_class=GuardedRoute)
 
 STATUS = Statement(
     """
@@ -68,7 +70,7 @@ HAVE_IT = {"description": "You have it."}
 IfNoneMatch = Annotated[str | None, Header(description="The ETag of an answer you have.")]
 
 
-@router.get("/models", responses=documented())
+@listing.get("/models", responses=documented())
 async def models(request: Request) -> Models:
     """All models, with what their files declare and how fresh they are."""
     state = state_of(request)
