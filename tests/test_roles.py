@@ -19,7 +19,10 @@ from tests.example_models._tables import make_tables
 from tests.history import prune
 from tests.postgres_server import PostgresServer
 
-VIEWS = {"current_predictions", "serving_status", "prediction_history", "predictions"}
+VIEWS = {
+    *("current_predictions", "serving_status", "prediction_history", "predictions"),
+    "read_contract",
+}
 CONTRACT = VIEWS | {"prediction_runs", "rejected_rows", "model_versions", "promotions"}
 INTERNAL = {
     *("schema_version", "fences", "run_parts", "shared_predictions", "run_predictions"),

@@ -34,6 +34,7 @@ STATEMENT_SECONDS = 2.0
 CONNECT_SECONDS = 3.0
 CONNECTIONS = 10
 THREADS = 4
+CACHE_KB = 16_000  # of each connection
 STEPS = 20_000  # of SQLite's machine between two looks at the clock: about a millisecond
 # What asyncpg takes from a URL; libpq's other parameters mean nothing to it.
 KNOWN_PARAMETERS = {
@@ -164,6 +165,7 @@ class Connection:
                 isolation_level=None,
                 check_same_thread=False,  # closed by whoever ends the server
             )
+            self._connection.execute(f"PRAGMA cache_size = -{CACHE_KB}")
             self._connection.row_factory = sqlite3.Row
             self._connection.set_progress_handler(self._too_late, STEPS)
             self._file = (found.st_dev, found.st_ino)
@@ -192,18 +194,18 @@ class PostgreSQLDatabase:
         arguments = [values[name] for name in statement.names]
         try:
             pool = self._pool or await self._opened()
-            async with pool.acquire(timeout=CONNECT_SECONDS) as connection:
-                rows: Sequence[Row] = await connection.fetch(
-                    statement.numbered, *arguments, timeout=STATEMENT_SECONDS
-                )
-                return rows
+            async with asyncio.timeout(CONNECT_SECONDS + STATEMENT_SECONDS):
+                async with pool.acquire() as connection:
+                    rows: Sequence[Row] = await connection.fetch(statement.numbered, *arguments)
+                    return rows
         except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
             raise unavailable(error) from error
 
     async def _opened(self) -> asyncpg.Pool:
         options = (
             f"{self._url.query['options']} -c default_transaction_read_only=on "
-            f"-c statement_timeout={int(STATEMENT_SECONDS * 1000)}"
+            f"-c statement_timeout={int(STATEMENT_SECONDS * 1000)} -c jit=off "
+            f"-c plan_cache_mode=force_generic_plan"  # or a look-up would be planned each time
         )
         async with self._opening:
             if self._pool is None:

@@ -37,6 +37,7 @@ END$$;
 GRANT USAGE ON SCHEMA serving TO batch_jobs_reader, batch_jobs_requester;
 GRANT SELECT ON
   serving.current_predictions, serving.serving_status, serving.prediction_history,
+  serving.read_contract,
   serving.predictions, serving.prediction_runs, serving.rejected_rows,
   serving.model_versions, serving.promotions
 TO batch_jobs_reader, batch_jobs_requester;
