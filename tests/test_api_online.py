@@ -80,9 +80,9 @@ def test_a_request_that_is_repeated_gets_the_first_answer(shop, client):
     assert again.json() == first
     assert kept(shop) == 1
     other = client.post("/predict", json={"features": [1, "us"]}, headers=headers)
-    assert "used for another request" in detail(other, 422)
+    assert "used for another request" in detail(other, 409)
     elsewhere = client.post("/models/customers/predict", json={"features": [1]}, headers=headers)
-    assert "used for another request" in detail(elsewhere, 422)
+    assert "used for another request" in detail(elsewhere, 409)
 
 
 def test_a_key_that_comes_many_times_at_once_gets_one_answer(shop, client):
@@ -171,6 +171,22 @@ def test_an_answer_that_cannot_be_kept_is_none(shop):
             answer = client.post("/predict", json={"features": ORDER})
             assert answer.status_code == status
             assert ("retry-after" in answer.headers) == (status == 503)
+
+
+def test_features_that_the_estimator_cannot_take_are_told_as_such(client):
+    """Its own error is in the log; whoever asks at the same time is answered."""
+
+    def post(number):
+        value = None if number % 2 else number
+        return client.post("/models/customers/predict", json={"features": [value]})
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(post, range(16)))
+    for number, answer in enumerate(answers):
+        if number % 2:
+            assert detail(answer, 409) == "customers has no sound answer to these features"
+        else:
+            assert answer.json()["features"] == {"visits": number}
 
 
 def test_a_model_without_a_champion_says_so(shop):

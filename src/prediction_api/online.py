@@ -179,7 +179,7 @@ class Online:
             if answer is not None
         ]
         kept = iter(_keep(self._warehouse, rows) if rows else [])
-        unsound = ProblemError(422, f"{model} has no sound answer to these features")
+        unsound = ProblemError(409, f"{model} has no sound answer to these features")
         return [
             unsound if answer is None else same(one, Answered.from_row(next(kept)))
             for one, answer in zip(asked, scored, strict=True)
@@ -195,7 +195,7 @@ class Online:
 def same(asked: Asked, answered: Answered) -> Answered | ProblemError:
     """The answer, if it is one to this request and not to another one with the same key."""
     if answered.digest != asked.digest:
-        return ProblemError(422, "this Idempotency-Key was used for another request")
+        return ProblemError(409, "this Idempotency-Key was used for another request")
     return answered
 
 

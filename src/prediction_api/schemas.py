@@ -29,7 +29,7 @@ AsOf = Annotated[
     Query(
         description="A moment, ISO 8601 with an offset: what the app saw then.",
         examples=["2026-11-22T15:00:00Z"],
-        max_length=40,
+        json_schema_extra={"format": "date-time"},
     ),
 ]
 
