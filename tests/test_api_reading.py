@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from types import SimpleNamespace
 from urllib.parse import quote
@@ -76,6 +77,26 @@ def test_any_key_can_be_looked_up(api):
         answer = api.get(f"/models/orders/predictions/{quote(key, safe='')}")
         assert answer.json()["entity_id"] == key
     assert api.get("/models/orders/predictions/a/b").json()["entity_id"] == "a/b"
+
+
+def test_who_asks_together_gets_his_own_answer(api):
+    """Whatever the others ask for: the same entity, another model, one that is not there."""
+    publish(api.warehouse, tick(0), {f"order {n}": n / 100 for n in range(40)})
+    publish(api.warehouse, tick(0), {"x": 1.0}, mode="replace", model="customers")
+    asked = [f"orders/predictions/order {n % 50}" for n in range(150)]
+    asked[::10] = ["customers/predictions/x"] * 15
+    asked[::15] = ["unknown/predictions/x"] * 10
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(lambda path: api.get(f"/models/{path}"), asked))
+    for path, answer in zip(asked, answers, strict=True):
+        model, _, entity = path.split("/")
+        number = int(entity.split()[-1]) if model == "orders" else 0
+        if model == "unknown" or number >= 40:
+            assert detail(answer, 404)
+        else:
+            told = answer.json()
+            score = number / 100 if model == "orders" else 1.0
+            assert (told["model"], told["entity_id"], told["score"]) == (model, entity, score)
 
 
 def test_the_promise_is_broken_when_a_due_interval_is_later_than_the_timeout(api):

@@ -18,6 +18,7 @@ from prediction_api import export, probes, reading
 from prediction_api.api import online_router
 from prediction_api.config import Config
 from prediction_api.database import open_database
+from prediction_api.look_ups import LookUps
 from prediction_api.metrics import Metrics
 from prediction_api.model import Champions
 from prediction_api.online import Online
@@ -79,7 +80,15 @@ def _state(config: Config) -> State:
     models, metrics = _models(config), Metrics()
     database = open_database(settings.warehouse)
     champions = Champions(settings, models, database, metrics)
-    return State(config, models, database, metrics, champions, Online(champions, warehouse))
+    return State(
+        config=config,
+        models=models,
+        database=database,
+        look_ups=LookUps(database),
+        metrics=metrics,
+        champions=champions,
+        online=Online(champions, warehouse),
+    )
 
 
 def _models(config: Config) -> Mapping[str, BatchModel]:

@@ -47,16 +47,6 @@ STATUS_OF = Statement(
     FROM serving_status WHERE model = :model""",
     point=True,
 )
-# One statement sees one published state.
-CURRENT = Statement(
-    """
-    SELECT p.entity_id, p.score, p.label, p.model_version, p.run_id, p.interval_start,
-           p.interval_end, p.published_at, s.fresh_until
-    FROM serving_status AS s
-    LEFT JOIN current_predictions AS p ON p.model = :model AND p.entity_id = :entity_id
-    WHERE s.model = :model""",
-    point=True,
-)
 PAST = Statement(
     """
     SELECT entity_id, score, label, model_version, run_id, interval_start, interval_end,
@@ -125,10 +115,9 @@ async def prediction(
         raise ProblemError(422, "an entity_id has no NUL character")
     if as_of is not None:
         return await _past(state, model, entity_id, _moment(as_of), if_none_match)
-    rows = await state.database.fetch(CURRENT, model=model, entity_id=entity_id)
-    if not rows:
+    row = await state.look_ups.get(model, entity_id)
+    if row is None:
         raise unpublished(state, model)
-    row = rows[0]
     if row["entity_id"] is None:
         raise ProblemError(404, f"{model} has no prediction for this entity")
     fresh_until = loaded_time(row["fresh_until"])

@@ -10,6 +10,7 @@ from fastapi import Request
 from batch_jobs.model import BatchModel
 from prediction_api.config import Config
 from prediction_api.database import Database
+from prediction_api.look_ups import LookUps
 from prediction_api.metrics import Metrics
 from prediction_api.model import Champions
 from prediction_api.online import Online
@@ -23,6 +24,7 @@ class State:
         config: how the server is set up.
         models: what the model files declare, by name.
         database: the warehouse, to read.
+        look_ups: of what readers see now.
         metrics: the numbers of this server.
         champions: the versions that compute predictions on request.
         online: computes them.
@@ -31,6 +33,7 @@ class State:
     config: Config
     models: Mapping[str, BatchModel]
     database: Database
+    look_ups: LookUps
     metrics: Metrics
     champions: Champions
     online: Online
