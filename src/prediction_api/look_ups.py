@@ -27,14 +27,12 @@ CURRENT = Statement(
 )
 _CURRENT_OF_MANY = Statement(
     f"""
-    SELECT k.entity_id AS asked, {_COLUMNS} FROM serving_status AS s
-    CROSS JOIN unnest(CAST(:entity_ids AS text[])) AS k (entity_id)
-    LEFT JOIN LATERAL (
-      SELECT * FROM current_predictions AS c
-      WHERE c.model = :model AND c.entity_id = k.entity_id COLLATE "C"
-    ) AS p ON true
+    SELECT {_COLUMNS} FROM serving_status AS s
+    LEFT JOIN current_predictions AS p
+      ON p.model = :model AND p.entity_id = ANY (CAST(:entity_ids AS text[]))
     WHERE s.model = :model"""  # noqa: S608
 )
+_NONE: Row = {"entity_id": None}
 Waiting = tuple[str, asyncio.Future[Row | None]]
 
 
@@ -85,7 +83,7 @@ class LookUps:
     async def _answer(self, model: str, batch: Sequence[Waiting]) -> None:
         entity_ids = list({entity_id for entity_id, _ in batch})
         rows = await self._database.fetch(_CURRENT_OF_MANY, model=model, entity_ids=entity_ids)
-        found = {row["asked"]: row for row in rows}
+        found = {row["entity_id"]: row for row in rows}
         for entity_id, future in batch:
             if not future.done():
-                future.set_result(found.get(entity_id))
+                future.set_result(found.get(entity_id, _NONE) if rows else None)
