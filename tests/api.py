@@ -42,18 +42,27 @@ class Server(uvicorn.Server):
 
 
 @contextmanager
-def serving(settings, **config):
-    """A client of a server that listens on a port of its own, from its start to its end."""
-    server = Server(create_app(Config(settings, **config)))
+def listening(app):
+    """A server that listens on a port of its own, until the block is left."""
+    server = Server(app)
     server.thread.start()
     try:
         assert server.listens.wait(60), "the server did not start"
-        with httpx.Client(base_url=server.url, timeout=60) as client:
-            client.server = server
-            yield client
+        yield server
     finally:
         server.should_exit = True
         server.thread.join()
+
+
+@contextmanager
+def serving(settings, **config):
+    """A client of a server, from its start to its end."""
+    with (
+        listening(create_app(Config(settings, **config))) as server,
+        httpx.Client(base_url=server.url, timeout=60) as client,
+    ):
+        client.server = server
+        yield client
 
 
 def bearer(key):

@@ -80,8 +80,9 @@ def test_what_is_not_http_json_or_a_route_is_a_problem(settings):
 
 
 @pytest.mark.parametrize("database", ["sqlite", "refused", "silent"])
-def test_a_warehouse_that_is_down_is_told_as_such(tmp_path, database):
+def test_a_warehouse_that_is_down_is_told_as_such(tmp_path, database, monkeypatch):
     """503 and when to try again: no file, a closed port, a host that never answers."""
+    monkeypatch.setattr("prediction_api.database.CONNECT_SECONDS", 0.2)
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         if database == "silent":

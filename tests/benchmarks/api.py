@@ -24,8 +24,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
+from multiprocessing.pool import Pool
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -143,22 +144,23 @@ def publishing(url: str, rows: int) -> Iterator[None]:
         process.join()
 
 
-def by_turns(asked: argparse.Namespace, whom: dict[str, tuple[int, list[str]]]) -> dict[str, Any]:
+def by_turns(
+    pool: Pool, asked: argparse.Namespace, whom: dict[str, tuple[int, list[str]]]
+) -> dict[str, Any]:
     """What callers see of each, by turns: medians of requests a second, p50 and p99.
 
     Args:
+        pool: a process for the callers.
         asked: how often, for how long, and by how many.
         whom: the port and what is asked there, by name.
     """
     seen: dict[str, list[Seen]] = {name: [] for name in whom}
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(1) as pool:
-        for turn in range(asked.repeats + 1):
-            for name, (port, requests) in whom.items():
-                seconds = asked.seconds if turn else min(1, asked.seconds)
-                answer = pool.apply(call, (port, requests, asked.connections, seconds))
-                if turn:  # the first only warms up
-                    seen[name].append(answer)
+    for turn in range(asked.repeats + 1):
+        for name, (port, requests) in whom.items():
+            seconds = asked.seconds if turn else min(1, asked.seconds)
+            answer = pool.apply(call, (port, requests, asked.connections, seconds))
+            if turn:  # the first only warms up
+                seen[name].append(answer)
     return {
         name: {
             "requests_per_second": round(median(one.per_second for one in all_of)),
@@ -170,22 +172,24 @@ def by_turns(asked: argparse.Namespace, whom: dict[str, tuple[int, list[str]]]) 
     }
 
 
-def measure(asked: argparse.Namespace, database: str, settings: Settings) -> list[dict[str, Any]]:
+def measure(
+    pool: Pool, asked: argparse.Namespace, database: str, settings: Settings
+) -> list[dict[str, Any]]:
     """The records of one database."""
     prepare(settings, asked.rows)
     keys = [f"entity-{random.randrange(asked.rows):07}" for _ in range(5000)]
     look_ups = [LOOK_UP.format(MODEL, key) for key in keys]
     with serving(settings, "prediction_api") as port:
         readers = {"constant": (port, [CONSTANT]), "look-up": (port, look_ups)}
-        found = {"idle": by_turns(asked, readers)}
+        found = {"idle": by_turns(pool, asked, readers)}
         with publishing(settings.warehouse, asked.rows):
-            found["publishing"] = by_turns(asked, readers)
+            found["publishing"] = by_turns(pool, asked, readers)
         with serving(settings, "tests.benchmarks.bare_api") as bare:
             computing = {
                 "bare handler": (bare, [POST.format("/bare", len(FLOWER), FLOWER)]),
                 "POST /predict": (port, [POST.format("/predict", len(FLOWER), FLOWER)]),
             }
-            found["computing"] = by_turns(asked, computing)
+            found["computing"] = by_turns(pool, asked, computing)
     return [
         {"database": database, "while": when, "what": what, **numbers}
         for when, all_of in found.items()
@@ -240,12 +244,17 @@ def main(arguments: Sequence[str]) -> None:
     let_threads_sleep()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))
     records = []
-    with tempfile.TemporaryDirectory(prefix="batch-jobs-api-") as name, PostgresServer() as server:
-        server.create_database("api")
-        urls = {"sqlite": f"sqlite:///{name}/warehouse.db", "postgresql": server.url("api")}
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="batch-jobs-api-"))
+        pool = stack.enter_context(multiprocessing.get_context("spawn").Pool(1))
         for database in asked.databases:
-            settings = Settings(urls[database], str(Path(name, f"models-{database}")))
-            records += measure(asked, database, settings)
+            url = f"sqlite:///{folder}/warehouse.db"
+            if database == "postgresql":
+                server = stack.enter_context(PostgresServer())
+                server.create_database("api")
+                url = server.url("api")
+            settings = Settings(url, str(Path(folder, f"models-{database}")))
+            records += measure(pool, asked, database, settings)
     add_ratios(records)
     show(records)
     if asked.json:

@@ -19,9 +19,8 @@ class Flower(BaseModel):
     features: list[float]
 
 
-def app() -> FastAPI:
+def app(settings: Settings) -> FastAPI:
     """An app of one handler, with its estimator loaded."""
-    settings = Settings.from_environ()
     model = load_model("iris", settings.models)
     version = registry.champion(Warehouse(settings.warehouse), "iris")
     assert version is not None
@@ -38,4 +37,6 @@ def app() -> FastAPI:
 
 if __name__ == "__main__":
     port = int(os.environ["PREDICTION_API_PORT"])
-    uvicorn.run(app(), port=port, loop="uvloop", http="httptools", access_log=False)
+    uvicorn.run(
+        app(Settings.from_environ()), port=port, loop="uvloop", http="httptools", access_log=False
+    )
