@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 LIBRARY = Path(__file__).parent.parent / "src" / "batch_jobs"
+API = LIBRARY.parent / "prediction_api"
 # From the bottom to the top: a module may import from rooms below its own, and from its own.
 ROOMS = {
     "words": {
@@ -48,6 +49,12 @@ ROOMS = {
         *("__init__", "__main__"),
     },
 }
+# What the API may know of the library: what is declared and stored, and how a version is loaded and
+# asked. It reads the views of the contract, and neither stages nor publishes.
+KNOWN_TO_THE_API = {
+    *("clock", "errors", "interval", "model", "settings", "catalog", "redaction"),
+    *("contract", "scoring", "warehouse", "postgres", "sqlite", "registry", "lifecycle"),
+}
 HEIGHT = {module: height for height, room in enumerate(ROOMS.values()) for module in room}
 # The pure core takes frames and gives frames: no SQL, files, environment or clock. A buffer in
 # memory is no file.
@@ -60,6 +67,7 @@ HEAVY = {"pandas", "numpy", "sklearn", "scipy", "pyarrow", "joblib", "numba", "m
 DEFERRED = {"compiled_trees"}
 MODULES = sorted(LIBRARY.glob("*.py"))
 FILES = sorted(LIBRARY.rglob("*.py"))
+API_FILES = sorted(API.rglob("*.py"))
 
 
 def _tree(path):
@@ -141,9 +149,17 @@ def test_only_the_clock_asks_the_machine_for_the_time(name):
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(LIBRARY)))
 def test_nothing_of_airflow_is_imported(path):
-    """The library and its command line run without it."""
+    """The library and its command line run without it, and without the API."""
     imported = {full.partition(".")[0] for full in _imports(ast.walk(_tree(path)))}
-    assert imported & {"airflow", "utils", "dags", "plugins"} == set()
+    assert imported & {"airflow", "utils", "dags", "plugins", "prediction_api"} == set()
+
+
+@pytest.mark.parametrize("path", API_FILES, ids=lambda path: str(path.relative_to(API)))
+def test_the_api_knows_the_contract_and_the_registry_only(path):
+    """An app of its own, which a server without Airflow can run."""
+    imported = set(_imports(ast.walk(_tree(path))))
+    assert {name.partition(".")[0] for name in imported} & {"airflow", "utils", "tests"} == set()
+    assert _siblings(path) <= KNOWN_TO_THE_API
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(LIBRARY)))

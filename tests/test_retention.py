@@ -9,7 +9,7 @@ from sqlalchemy import text
 
 from batch_jobs import ledger, publication, retention, staging
 from batch_jobs.retention import Pruned
-from batch_jobs.warehouse import Warehouse
+from batch_jobs.warehouse import Warehouse, stored_time
 from tests.attempts import ask, claim, find_run, head, publish, score, seen, tick
 from tests.history import latest, now, prune, states, stored, then
 
@@ -344,3 +344,23 @@ def test_readers_beside_publications_and_prunes_see_only_whole_states(warehouse,
     assert all(low == high and first == last for _, low, high, first, last in states_seen)
     prune(warehouse, before=datetime.now(UTC))
     assert stored(warehouse) == (50, 0, 0)
+
+
+def test_what_was_computed_on_request_goes_by_the_clock(warehouse, monkeypatch):
+    """Of that model, after `keep`, in batches, whether or not it has ever published."""
+    monkeypatch.setattr("batch_jobs.retention.REMOVED_AT_ONCE", 2)
+    today = datetime.now(UTC)
+    publish(warehouse, tick(0), {"a": 0.1})
+    publish(warehouse, tick(0), {"a": 0.1}, model="customers")
+    insert = text("""
+        INSERT INTO online_predictions (prediction_id, model, model_version, features, score,
+          created_at, client, request_sha256) VALUES (:id, :model, 'v1', '{}', 1, :at, '', '')""")
+    with warehouse.write() as connection:
+        for number, model in enumerate(["orders"] * 6 + ["customers"], start=1):
+            at = stored_time(today - timedelta(days=number))
+            connection.execute(insert, {"id": number, "model": model, "at": at})
+    pruned = retention.prune(warehouse, "orders", timedelta(days=2.5))
+    assert pruned == Pruned("orders", online=4)
+    assert str(pruned) == "4 predictions on request are removed"
+    left = "SELECT prediction_id FROM online_predictions ORDER BY 1"
+    assert ask(warehouse, left) == [(1,), (2,), (7,)]

@@ -12,17 +12,22 @@ from batch_jobs import ledger, lifecycle, outbox, registry, retention, serving
 from batch_jobs.errors import ConfigurationError
 from batch_jobs.interval import Interval
 from batch_jobs.warehouse import SCHEMA_VERSION, Warehouse
+from tests import api
 from tests.attempts import ask, publish, seen, tick
 from tests.conftest import OPENED, TRAINED, _settings_in
 from tests.example_models._tables import make_tables
 from tests.history import prune
 from tests.postgres_server import PostgresServer
 
-VIEWS = {"current_predictions", "serving_status", "prediction_history", "predictions"}
+VIEWS = {
+    *("current_predictions", "serving_status", "prediction_history", "predictions"),
+    "read_contract",
+}
 CONTRACT = VIEWS | {"prediction_runs", "rejected_rows", "model_versions", "promotions"}
 INTERNAL = {
     *("schema_version", "fences", "run_parts", "shared_predictions", "run_predictions"),
     *("current_rows", "superseded_rows", "serving_heads", "alerts", "task_errors"),
+    "online_predictions",
 }
 HOUR = timedelta(hours=1)
 NOT_FOR_WRITERS = [
@@ -46,7 +51,21 @@ NOT_FOR_WRITERS = [
     "CREATE TEMPORARY TABLE x (x text)",
     "CREATE ROLE x",
     "DELETE FROM serving.orders",
+    "INSERT INTO serving.online_predictions SELECT * FROM serving.online_predictions",
+    "UPDATE serving.online_predictions SET score = 1",
     "COPY (SELECT 1) TO PROGRAM 'true'",
+]
+NOT_FOR_REQUESTERS = [
+    *(f"SELECT * FROM serving.{name}" for name in sorted(INTERNAL - {"online_predictions"})),
+    *("SELECT * FROM serving.orders", "SELECT * FROM serving.online_predictions FOR UPDATE"),
+    *(f"DELETE FROM serving.{name}" for name in sorted(CONTRACT - VIEWS)),
+    "DELETE FROM serving.online_predictions",
+    "UPDATE serving.online_predictions SET score = 1",
+    "TRUNCATE serving.online_predictions",
+    "INSERT INTO serving.promotions SELECT * FROM serving.promotions",
+    "CREATE TABLE serving.x (x text)",
+    "CREATE TEMPORARY TABLE x (x text)",
+    "SET ROLE batch_jobs_reader",
 ]
 NOT_FOR_READERS = [
     *(f"SELECT * FROM serving.{name}" for name in sorted(INTERNAL)),
@@ -214,6 +233,19 @@ def test_a_reader_reads_the_contract(reader, owned):
 def test_a_reader_can_do_nothing_else(reader):
     """Rights come from grants, so no setting of the session gives more."""
     assert _allowed(reader, NOT_FOR_READERS, "SET default_transaction_read_only = off") == []
+
+
+def test_a_requester_computes_predictions_and_does_no_more(reader, owned, login, tmp_path):
+    """It reads the contract, and keeps what it answered, which nobody changes."""
+    settings = _settings_in(tmp_path, login("batch_jobs_requester"))
+    with api.serving(settings, model="orders") as client:
+        body = {"features": {"amount": 1.5, "country": None}}
+        told = client.post("/predict", json=body, headers={"Idempotency-Key": "1"})
+        assert told.status_code == 200, told.text
+        assert client.get(f"/predict/{told.json()['id']}").json() == told.json()
+        assert client.get("/models/customers/status").status_code == 200
+    session = "SET default_transaction_read_only = off"
+    assert _allowed(settings.warehouse, NOT_FOR_REQUESTERS, session) == []
 
 
 def test_who_is_no_member_sees_nothing(owned, login):

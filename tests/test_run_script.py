@@ -53,7 +53,7 @@ def test_help_lists_every_command(words):
     """Without a command, or when asked, it tells what it can do."""
     answer = run(ROOT / "run", *words)
     assert answer.returncode == 0
-    for command in ("demo", "test", "bench", "airflow", "batch-jobs", "clean"):
+    for command in ("demo", "api", "test", "bench", "airflow", "batch-jobs", "clean"):
         assert f"\n  {command} " in answer.stdout
 
 

@@ -17,7 +17,7 @@ from batch_jobs.errors import (
     WarehouseUnavailableError,
     WarehouseVersionError,
 )
-from batch_jobs.warehouse import Warehouse, repeatable
+from batch_jobs.warehouse import SCHEMA_VERSION, Warehouse, repeatable
 from tests.attempts import ask, publish, seen, tick
 
 VIEWS = ("current_predictions", "serving_status", "prediction_history")
@@ -110,7 +110,7 @@ def test_a_warehouse_of_version_1_is_refused_until_it_is_brought_up(of_version_1
         of_version_1.require_schema()
     assert of_version_1.ensure_schema() is True
     of_version_1.require_schema()
-    assert ask(of_version_1, "SELECT version FROM schema_version") == [(2,)]
+    assert ask(of_version_1, "SELECT version FROM schema_version") == [(SCHEMA_VERSION,)]
     assert of_version_1.ensure_schema() is False
 
 
@@ -119,7 +119,7 @@ def test_a_warehouse_that_is_brought_up_keeps_its_rows_and_views(of_version_1):
     before = _tables(of_version_1)
     of_version_1.ensure_schema()
     after = _tables(of_version_1)
-    assert after.keys() == before.keys()
+    assert after.keys() == before.keys() | {"online_predictions", "read_contract"}
     for name, rows in before.items():
         kept = [{column: row[column] for column in rows[0]} for row in after[name]]
         assert kept == rows, name
@@ -276,7 +276,7 @@ def test_a_lock_that_stays_is_one_clear_error(warehouse, held, monkeypatch):
     ) as caught:
         _write(warehouse, [])
     assert "\n" not in str(caught.value)
-    assert ask(warehouse, "SELECT version FROM schema_version") == [(2,)]
+    assert ask(warehouse, "SELECT version FROM schema_version") == [(SCHEMA_VERSION,)]
 
 
 def test_a_file_that_may_not_be_written_is_told_at_once(warehouse, monkeypatch):
@@ -289,7 +289,7 @@ def test_a_file_that_may_not_be_written_is_told_at_once(warehouse, monkeypatch):
 
 def test_a_file_that_was_replaced_is_opened_anew(warehouse):
     """The old one would live on in the connections that are kept."""
-    assert ask(warehouse, "SELECT version FROM schema_version") == [(2,)]
+    assert ask(warehouse, "SELECT version FROM schema_version") == [(SCHEMA_VERSION,)]
     path = warehouse.database._path
     for name in (path.name, f"{path.name}-wal", f"{path.name}-shm"):
         path.with_name(name).unlink(missing_ok=True)
@@ -307,7 +307,7 @@ def test_connections_are_kept_but_not_across_a_fork(warehouse):
         inherited, made = child.submit(_kept, url).result()
     assert (inherited, made) == (0, 1)
     assert warehouse.database.reader.pool.checkedin() == 1
-    assert ask(warehouse, "SELECT version FROM schema_version") == [(2,)]
+    assert ask(warehouse, "SELECT version FROM schema_version") == [(SCHEMA_VERSION,)]
 
 
 def _kept(url):

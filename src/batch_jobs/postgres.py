@@ -101,6 +101,11 @@ class PostgreSQL:
         self._url = url.set(query={**CONNECTING, **url.query, "options": options})
         self._shown = url.set(query={}).render_as_string(hide_password=True)
 
+    @property
+    def url(self) -> URL:
+        """Where it is, with the options of every session; it may hold a password."""
+        return self._url
+
     @cached_property
     def writer(self) -> Engine:
         """Connections whose transactions write."""

@@ -6,6 +6,8 @@ transaction hides it whole (`superseded_at` ends its time in `current_prediction
 that in `prediction_history`), and then its rows are removed in small transactions. What is
 interrupted anywhere is completed by the next prune.
 
+What was computed on request has no run: it goes by the clock, when it is older than `keep`.
+
 The ledger's own rows stay, and so do the fences: one row an interval, which refuses an attempt that
 was stopped long ago and may go on at any time.
 """
@@ -14,13 +16,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import Row, TextClause, bindparam
 from sqlalchemy.exc import DBAPIError
 
+from batch_jobs import clock
 from batch_jobs.connections import text
 from batch_jobs.publication import after_the_last
 from batch_jobs.staging import REMOVED, REMOVED_AT_ONCE, remove_rows
@@ -69,6 +72,7 @@ class Pruned:
         rows: how many rows those were.
         rejected: how many rejected rows are gone.
         left: runs whose rows something still held, so that the next prune removes them.
+        online: how many predictions that were computed on request are gone.
     """
 
     model: str
@@ -77,6 +81,7 @@ class Pruned:
     rows: int = 0
     rejected: int = 0
     left: int = 0
+    online: int = 0
 
     def __str__(self) -> str:
         told = {
@@ -85,6 +90,7 @@ class Pruned:
             "rows are removed": self.rows,
             "rejected rows are removed": self.rejected,
             "runs are left to the next prune": self.left,
+            "predictions on request are removed": self.online,
         }
         return ", ".join(f"{n:,} {what}" for what, n in told.items() if n) or "nothing to remove"
 
@@ -103,6 +109,13 @@ def prune(
     Raises:
         WarehouseUnavailableError: the database did not answer; what was done until then stays.
     """
+    pruned = _prune_runs(warehouse, model, keep, expire)
+    return replace(pruned, online=_forget_online(warehouse, model, keep))
+
+
+def _prune_runs(
+    warehouse: Warehouse, model: str, keep: timedelta, expire: timedelta | None
+) -> Pruned:
     due = _due(warehouse, model, keep, expire)
     if not due:
         return Pruned(model)
@@ -133,6 +146,32 @@ def prune(
         rejected=rejected,
         left=len(large) - len(removed),
     )
+
+
+def _forget_online(warehouse: Warehouse, model: str, keep: timedelta) -> int:
+    """Remove what was computed on request longer ago than that, in small transactions."""
+    before = stored_time(clock.now() - keep)
+    forgotten = 0
+    while some := _forget_some(warehouse, model, before):
+        forgotten += some
+        warehouse.database.give_way()
+    return forgotten
+
+
+@repeatable
+def _forget_some(warehouse: Warehouse, model: str, before: str) -> int:
+    old = """
+        SELECT prediction_id FROM online_predictions
+        WHERE model = :model AND created_at < :before LIMIT :most"""
+    values = {"model": model, "before": before, "most": REMOVED_AT_ONCE}
+    with warehouse.read() as connection:
+        if connection.scalar(text(old), values) is None:
+            return 0
+    with warehouse.write() as connection:
+        return connection.execute(
+            text(f"DELETE FROM online_predictions WHERE prediction_id IN ({old})"),  # noqa: S608
+            values,
+        ).rowcount
 
 
 @repeatable

@@ -3,6 +3,7 @@
 -- Nobody can log in as one of these roles; a DBA grants them to logins:
 --   GRANT batch_jobs_writer TO airflow;   GRANT SELECT ON orders TO batch_jobs_writer;
 --   GRANT batch_jobs_reader TO app;
+--   GRANT batch_jobs_requester TO prediction_api;
 
 -- Writers may create functions in the schema; none of them shall run in here.
 SET LOCAL search_path = pg_catalog;
@@ -11,7 +12,7 @@ DO $$
 DECLARE
   role text;
 BEGIN
-  FOREACH role IN ARRAY ARRAY['batch_jobs_writer', 'batch_jobs_reader'] LOOP
+  FOREACH role IN ARRAY ARRAY['batch_jobs_writer', 'batch_jobs_reader', 'batch_jobs_requester'] LOOP
     IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = role) THEN
       BEGIN
         EXECUTE format('CREATE ROLE %I NOLOGIN', role);
@@ -33,12 +34,16 @@ BEGIN
 END$$;
 
 -- Readers: the contract, and nothing else. The views read with the rights of their owner.
-GRANT USAGE ON SCHEMA serving TO batch_jobs_reader;
+GRANT USAGE ON SCHEMA serving TO batch_jobs_reader, batch_jobs_requester;
 GRANT SELECT ON
   serving.current_predictions, serving.serving_status, serving.prediction_history,
+  serving.read_contract,
   serving.predictions, serving.prediction_runs, serving.rejected_rows,
   serving.model_versions, serving.promotions
-TO batch_jobs_reader;
+TO batch_jobs_reader, batch_jobs_requester;
+
+-- Requesters: readers who also ask for predictions. What was answered, nobody changes.
+GRANT SELECT, INSERT ON serving.online_predictions TO batch_jobs_requester;
 
 -- Writers: what train, promote, predict, prune and the alerts do. A version keeps its sha256, and
 -- promotions and the ledger lose no row. CREATE is for the tables of large populations.
@@ -52,6 +57,7 @@ TO batch_jobs_writer;
 GRANT INSERT, DELETE ON
   serving.shared_predictions, serving.rejected_rows, serving.superseded_rows
 TO batch_jobs_writer;
+GRANT DELETE ON serving.online_predictions TO batch_jobs_writer;
 GRANT INSERT, UPDATE, DELETE ON
   serving.current_rows, serving.alerts, serving.task_errors
 TO batch_jobs_writer;

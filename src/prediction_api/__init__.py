@@ -1,0 +1,1 @@
+"""The downstream side: an app over HTTP that reads predictions, and computes one when asked."""

@@ -1,0 +1,103 @@
+"""The app: what it is made of, and what happens at its start and end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+from batch_jobs.catalog import load_model, model_names
+from batch_jobs.errors import ModelFileError
+from batch_jobs.model import BatchModel
+from batch_jobs.warehouse import Warehouse
+from prediction_api import export, probes, reading
+from prediction_api.api import online_router
+from prediction_api.config import Config
+from prediction_api.database import open_database
+from prediction_api.look_ups import LookUps
+from prediction_api.metrics import Metrics
+from prediction_api.model import Champions
+from prediction_api.online import Online
+from prediction_api.problems import add_handlers
+from prediction_api.protection import Limited
+from prediction_api.state import State
+
+log = logging.getLogger(__name__)
+
+
+def create_app(config: Config | None = None) -> FastAPI:
+    """The app, of which one process may have several; without a config, the environment's.
+
+    Raises:
+        ConfigurationError: a setting is missing or wrong.
+    """
+    config = config or Config.from_environ()
+    state = _state(config)
+    app = FastAPI(
+        title="Prediction API",
+        description="Precomputed predictions first; computed now only when asked.",
+        version="1.0",
+        lifespan=_lifespan,
+        redirect_slashes=False,
+    )
+    app.state.shared = state
+    add_handlers(app)
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(config.hosts), www_redirect=False)
+    app.add_middleware(Limited, config=config, metrics=state.metrics)
+    for router in (
+        reading.router,
+        online_router(state),
+        export.router,
+        reading.listing,
+        probes.guarded,
+        probes.router,
+    ):
+        app.include_router(router)
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    state: State = app.state.shared
+    await state.champions.refresh()
+    following = asyncio.create_task(state.champions.follow())
+    try:
+        yield
+    finally:
+        following.cancel()
+        state.champions.close()
+        state.online.close()
+        await state.database.close()
+
+
+def _state(config: Config) -> State:
+    settings = config.settings
+    warehouse = Warehouse(settings.warehouse)  # a wrong URL is told now, not with each request
+    models, metrics = _models(config), Metrics()
+    database = open_database(settings.warehouse)
+    champions = Champions(settings, models, database, metrics)
+    return State(
+        config=config,
+        models=models,
+        database=database,
+        look_ups=LookUps(database),
+        metrics=metrics,
+        champions=champions,
+        online=Online(champions, warehouse),
+    )
+
+
+def _models(config: Config) -> Mapping[str, BatchModel]:
+    """What the model files declare; a file that is wrong keeps no other model from its readers."""
+    packages = config.settings.models
+    found = {}
+    for name in model_names(packages):
+        try:
+            found[name] = load_model(name, packages)
+        except ModelFileError as error:
+            log.warning("%s; its predictions can be read, and none be computed", error)
+    return found

@@ -1,0 +1,159 @@
+"""The champions: loaded from verified bytes, followed when another is promoted, and asked."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from batch_jobs import lifecycle, registry, scoring
+from batch_jobs.errors import BatchJobsError
+from batch_jobs.model import BatchModel, Number
+from batch_jobs.redaction import first_line
+from batch_jobs.settings import Settings
+from batch_jobs.warehouse import Warehouse
+from prediction_api.database import Database, Statement
+from prediction_api.metrics import Metrics
+from prediction_api.problems import UnavailableError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+log = logging.getLogger(__name__)
+
+FOLLOW_SECONDS = 2.0
+NEWEST = Statement(
+    """
+    SELECT p.model, p.version FROM promotions AS p
+    JOIN (SELECT model, max(promotion_id) AS newest FROM promotions GROUP BY model) AS n
+      ON n.newest = p.promotion_id"""
+)
+Values = Sequence[Any]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What a model says of one row; None for a row to which it has no sound answer."""
+
+    score: float
+    label: str | None
+
+
+@dataclass(frozen=True)
+class Champion:
+    """A version that serves, ready to answer.
+
+    Attributes:
+        model: what its model file declares.
+        version: its name.
+        estimator: loaded from verified bytes.
+    """
+
+    model: BatchModel
+    version: str
+    estimator: Any
+
+    def answer(self, rows: Sequence[Values]) -> list[Scored | None]:
+        """What the model says of rows of features, in declared order; as it does in batch."""
+        try:
+            return self._answer(rows)
+        except Exception as error:  # noqa: BLE001 - the estimator is the user's code
+            if len(rows) == 1:
+                log.warning("%s %s: %s", self.model.name, self.version, first_line(error))
+                return [None]
+        return [answer for row in rows for answer in self.answer([row])]
+
+    def _answer(self, rows: Sequence[Values]) -> list[Scored | None]:
+        inputs = scoring.as_inputs(self._frame(rows), self.model.features)
+        answer = scoring.probabilities(self.estimator, inputs)
+        scores, labels = scoring.scores_and_labels(self.estimator, answer)
+        sound = scoring.are_sound(self.estimator, scores)
+        return [
+            Scored(score, label) if good else None
+            for score, label, good in zip(
+                scores.tolist(), labels.to_pylist(), sound.tolist(), strict=True
+            )
+        ]
+
+    def _frame(self, rows: Sequence[Values]) -> pd.DataFrame:
+        """The rows with the types that the contract's check gives them."""
+        import pandas as pd
+
+        columns = zip(*rows, strict=True)
+        return pd.DataFrame(
+            {
+                name: pd.array(column, dtype="float64" if isinstance(kind, Number) else "str")
+                for (name, kind), column in zip(self.model.features.items(), columns, strict=True)
+            }
+        )
+
+
+class Champions:
+    """The version of each model that serves now.
+
+    Args:
+        settings: where versions are, and whose signature they need.
+        models: what the model files declare, by name.
+        database: where promotions are.
+        metrics: where it is noted which versions answer.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        models: Mapping[str, BatchModel],
+        database: Database,
+        metrics: Metrics,
+    ) -> None:
+        self._settings, self._models = settings, models
+        self._database, self._metrics = database, metrics
+        self._loaded: dict[str, Champion] = {}
+        self._refused: dict[str, str] = {}
+        self._thread = ThreadPoolExecutor(1, "load")
+
+    def get(self, name: str) -> Champion | None:
+        """The champion of a model; None if it has none, or none that can be loaded."""
+        return self._loaded.get(name)
+
+    async def follow(self) -> None:
+        """Look for promotions from time to time, until cancelled."""
+        while True:
+            await asyncio.sleep(FOLLOW_SECONDS)
+            await self.refresh()
+
+    async def refresh(self) -> None:
+        """Load what was promoted since; what cannot be loaded leaves the one before in its place.
+
+        A warehouse that does not answer changes nothing.
+        """
+        try:
+            rows = await self._database.fetch(NEWEST)
+        except UnavailableError:
+            return
+        loop = asyncio.get_running_loop()
+        for name, version in ((row["model"], row["version"]) for row in rows):
+            known = self._loaded.get(name)
+            if name in self._models and (known is None or known.version != version):
+                await loop.run_in_executor(self._thread, self._load, name, version)
+        self._metrics.champions((name, one.version) for name, one in self._loaded.items())
+
+    def _load(self, name: str, version: str) -> None:
+        try:
+            warehouse = Warehouse(self._settings.warehouse)
+            found = registry.find_version(warehouse, name, version)
+            estimator = lifecycle.load_estimator(self._settings, self._models[name], found)
+        except BatchJobsError as error:
+            if self._refused.get(name) != str(error):  # once, and not every other second
+                log.warning("%s cannot be loaded: %s", name, error)
+            self._refused[name] = str(error)
+            return
+        log.info("%s %s answers from now on", name, version)
+        self._refused.pop(name, None)
+        self._loaded[name] = Champion(self._models[name], version, estimator)
+
+    def close(self) -> None:
+        """Load nothing more."""
+        self._thread.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,42 @@
+"""Whether the server runs, whether it can answer, and its numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from prediction_api.metrics import CONTENT_TYPE_LATEST
+from prediction_api.problems import UnavailableError, documented
+from prediction_api.reading import statuses
+from prediction_api.routing import GuardedRoute
+from prediction_api.schemas import Health, Readiness
+from prediction_api.state import state_of
+
+OPEN: dict[str, Any] = {"security": []}  # who probes has no key
+router = APIRouter(tags=["operations"])
+guarded = APIRouter(tags=["operations"], route_class=GuardedRoute)
+
+
+@router.get("/healthz", responses=documented(), openapi_extra=OPEN)
+async def healthz() -> Health:
+    """The server runs; nothing is asked of anybody else."""
+    return Health()
+
+
+@router.get("/readyz", responses=documented(), openapi_extra=OPEN)
+async def readyz(request: Request) -> Readiness:
+    """The warehouse answers. What is stale is told, and still served: it is the last good."""
+    return Readiness(ready=True, models=await statuses(state_of(request)))
+
+
+@guarded.get("/metrics", response_class=Response, responses=documented())
+async def metrics(request: Request) -> Response:
+    """The server's numbers, for Prometheus; freshness as of now, if the warehouse answers."""
+    state = state_of(request)
+    try:
+        found = await statuses(state)
+    except UnavailableError:
+        found = []
+    state.metrics.freshness((one.model, one.age_seconds, one.stale) for one in found)
+    return Response(state.metrics.rendered(), media_type=CONTENT_TYPE_LATEST)

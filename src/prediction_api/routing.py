@@ -1,0 +1,165 @@
+"""The kinds of routes: guarded by a key, with a strict body, and quick.
+
+FastAPI's dependencies and its reading of parameters take longer than a look-up. So the key is
+looked at by the route, and a quick one lets pydantic read all of its parameters at once.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable, Coroutine
+from typing import Any, NotRequired
+
+from fastapi import Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from pydantic import TypeAdapter, ValidationError
+from starlette.types import Scope
+from typing_extensions import TypedDict
+
+from prediction_api.problems import ProblemError
+from prediction_api.protection import key_in, known, name_of
+
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+
+
+class GuardedRoute(APIRoute):
+    """A route for who has a key, or without keys for who is on this machine."""
+
+    def get_route_handler(self) -> Handler:
+        """The handler, behind the check."""
+        handle = self.handler()
+
+        async def handle_known(request: Request) -> Response:
+            require_key(request)
+            return await handle(request)
+
+        return handle_known
+
+    def handler(self) -> Handler:
+        """What is behind the check."""
+        return super().get_route_handler()
+
+
+class StrictRoute(GuardedRoute):
+    """A route whose body is JSON and nothing like it."""
+
+    def handler(self) -> Handler:
+        """The handler, to which the body is read strictly."""
+        handle = super().handler()
+
+        async def handle_strictly(request: Request) -> Response:
+            return await handle(StrictRequest(request.scope, request.receive))
+
+        return handle_strictly
+
+
+class QuickRoute(GuardedRoute):
+    """A route without a body that answers with a response: its function's signature says it all.
+
+    FastAPI makes OpenAPI of the signature, and pydantic reads the parameters by the same types.
+    """
+
+    def handler(self) -> Handler:
+        """The function, called with its parameters."""
+        endpoint: Callable[..., Coroutine[Any, Any, Response]] = self.dependant.call  # type: ignore[assignment]
+        headers = {field.alias: field.name for field in self.dependant.header_params}
+        places = dict.fromkeys((field.name for field in self.dependant.path_params), "path")
+        places |= dict.fromkeys((field.name for field in self.dependant.query_params), "query")
+        adapter = _adapter(endpoint)
+
+        async def handle_quickly(request: Request) -> Response:
+            given = dict(request.path_params)
+            given |= {k: v for k, v in request.query_params.items() if places.get(k) == "query"}
+            given |= {
+                name: request.headers[alias]
+                for alias, name in headers.items()
+                if alias in request.headers
+            }
+            try:
+                values = adapter.validate_python(given)
+            except ValidationError as error:
+                raise _invalid(error, places) from error
+            return await endpoint(request, **values)
+
+        return handle_quickly
+
+
+def _adapter(endpoint: Callable[..., Any]) -> TypeAdapter[dict[str, Any]]:
+    """What reads a function's parameters, but for the request itself."""
+    parameters = inspect.signature(endpoint, eval_str=True).parameters.values()
+    fields = {
+        one.name: one.annotation if one.default is one.empty else NotRequired[one.annotation]
+        for one in parameters
+        if one.name != "request"
+    }
+    return TypeAdapter(TypedDict("Parameters", fields))  # type: ignore[operator]
+
+
+def _invalid(error: ValidationError, places: dict[str, str]) -> RequestValidationError:
+    return RequestValidationError(
+        [
+            {**found, "loc": (places.get(str(found["loc"][0]), "header"), *found["loc"])}
+            for found in error.errors(include_input=False, include_url=False)
+        ]
+    )
+
+
+def require_key(request: Request) -> None:
+    """Let in who has a key, or without keys who is on this machine.
+
+    Raises:
+        ProblemError: neither.
+    """
+    keys: tuple[str, ...] = request.app.state.shared.config.keys
+    if not keys:
+        if not _is_local(request.scope):
+            raise ProblemError(403, "no keys are set, so only this machine is answered")
+        return
+    key = key_in(request.headers.get("authorization", ""))
+    if not known(key, keys):
+        raise ProblemError(
+            401, "send a key: Authorization: Bearer …", {"WWW-Authenticate": "Bearer"}
+        )
+    request.state.client = name_of(key)
+
+
+def _is_local(scope: Scope) -> bool:
+    """Whether the request came in at an address that only this machine can reach."""
+    host, port = scope.get("server") or ("", None)
+    return port is None or host.startswith("127.") or host in ("::1", "localhost")
+
+
+class StrictRequest(Request):
+    """A request whose body is read strictly."""
+
+    async def json(self) -> Any:
+        """The body's JSON.
+
+        Raises:
+            ProblemError: it is none; NaN and Infinity are not JSON.
+        """
+        return strict_json(await self.body())
+
+
+def strict_json(body: bytes) -> Any:
+    """What JSON says, of which NaN and Infinity are no part.
+
+    A body in single quotes, as curl sends it where a shell has eaten the double ones, is read as
+    if it had these.
+
+    Raises:
+        ProblemError: it is no JSON.
+    """
+    try:
+        text = body.decode()
+        if '"' not in text:
+            text = text.replace("'", '"')
+        return json.loads(text, parse_constant=_refuse)
+    except (ValueError, RecursionError):
+        raise ProblemError(400, "the body is no JSON (RFC 8259), in UTF-8") from None
+
+
+def _refuse(name: str) -> float:
+    raise ValueError(name)

@@ -1,0 +1,169 @@
+"""What is sent and answered, as OpenAPI tells it. Times are UTC."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from fastapi import Path, Query
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, create_model, with_config
+from typing_extensions import TypedDict
+
+from batch_jobs.contract import MAX_KEY_LENGTH
+from batch_jobs.model import NAME_PATTERN, BatchModel, Feature, Number
+
+LARGEST_ID = 2**53 - 1  # that every reader of JSON keeps exact
+LONGEST_TEXT = 10_000
+
+ModelName = Annotated[
+    str, Path(pattern=NAME_PATTERN.pattern, description="Name of the model's file.")
+]
+EntityId = Annotated[
+    str,
+    Path(min_length=1, max_length=MAX_KEY_LENGTH, description="The key of features_query."),
+]
+RunId = Annotated[int, Path(ge=1, le=LARGEST_ID)]
+PredictionId = Annotated[int, Path(ge=1, le=LARGEST_ID)]
+AsOf = Annotated[
+    str | None,
+    Query(
+        description="A moment, ISO 8601 with an offset: what the app saw then.",
+        examples=["2026-11-22T15:00:00Z"],
+        json_schema_extra={"format": "date-time"},
+    ),
+]
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(protected_namespaces=(), ser_json_inf_nan="null")
+
+
+class Status(_Answer):
+    """What `serving_status` says of a model, and whether it keeps its promise."""
+
+    model: str
+    run_id: int
+    model_version: str
+    interval_start: datetime
+    interval_end: datetime
+    published_at: datetime
+    row_count: int
+    fresh_until: datetime = Field(description="Every due interval up to here is published.")
+    stale: bool | None = Field(description="Whether a due interval is late; null if not known.")
+    age_seconds: int = Field(description="Time since fresh_until.")
+
+
+class Model(_Answer):
+    """A model: what it says, what it is asked, and how fresh it is."""
+
+    model: str
+    description: str | None = None
+    mode: str | None = None
+    schedule: str | None = None
+    features: dict[str, Any] | None = None
+    champion: str | None = Field(default=None, description="The version that answers now.")
+    status: Status | None = Field(default=None, description="Null before the first publication.")
+
+
+class Models(_Answer):
+    """All models."""
+
+    models: list[Model]
+
+
+class Prediction(_Answer):
+    """A published prediction: a row of `current_predictions` or `prediction_history`."""
+
+    model: str
+    entity_id: str
+    score: float
+    label: str | None
+    model_version: str
+    run_id: int
+    interval_start: datetime
+    interval_end: datetime
+    published_at: datetime
+
+
+class CurrentPrediction(Prediction):
+    """What readers see now."""
+
+    fresh_until: datetime
+    stale: bool | None
+    age_seconds: int
+
+
+class PastPrediction(Prediction):
+    """What readers saw at `as_of`."""
+
+    as_of: datetime
+    superseded_at: datetime | None
+
+
+class OnlinePrediction(_Answer):
+    """A prediction that was computed on request."""
+
+    id: int = Field(ge=1, le=LARGEST_ID)
+    result: str | float = Field(description="The predicted class, or the regression's value.")
+    score: float
+    model: str
+    model_version: str
+    features: dict[str, str | float | None]
+    created_at: datetime
+
+
+class PredictionRequest(BaseModel):
+    """What a model is asked; `request_of` types it by the model's contract."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+def request_of(model: BatchModel) -> type[PredictionRequest]:
+    """The type of what a model is asked: its features by name, or listed in declared order."""
+    title = "".join(part.title() for part in model.name.split("_"))
+    types = {name: _type(kind) for name, kind in model.features.items()}
+    # A TypedDict, for a feature may have a name that no attribute can have.
+    plain: Any = TypedDict(f"{title}Features", types)  # type: ignore[misc] # known at run time
+    named: Any = with_config(ConfigDict(extra="forbid"))(plain)
+    listed: Any = tuple.__class_getitem__(tuple(types.values()))
+    features: Any = Annotated[
+        Annotated[named, Tag("named")] | Annotated[listed, Tag("listed")],
+        Discriminator(lambda given: "listed" if isinstance(given, list | tuple) else "named"),
+    ]
+    made: type[PredictionRequest] = create_model(
+        f"{title}Request",
+        __base__=PredictionRequest,
+        features=(features, Field(description="By name, or listed in declared order.")),
+    )
+    return made
+
+
+def features_of(body: PredictionRequest) -> tuple[Any, ...]:
+    """The features that a request of `request_of` has, in declared order."""
+    features: Any = body.features  # type: ignore[attr-defined] # of the types made above
+    return features if isinstance(features, tuple) else tuple(features.values())
+
+
+def _type(kind: Feature) -> Any:
+    """A feature as JSON has it; the same values as `batch_jobs.contract` lets pass."""
+    found: Any
+    if isinstance(kind, Number):
+        found = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=kind.ge, le=kind.le)]
+    elif kind.one_of is not None:
+        found = Literal[kind.one_of]
+    else:
+        found = Annotated[str, Field(strict=True, max_length=LONGEST_TEXT)]
+    return found | None if kind.nullable else found
+
+
+class Readiness(_Answer):
+    """Whether the server can answer, and how fresh that would be."""
+
+    ready: bool
+    models: list[Status]
+
+
+class Health(_Answer):
+    """Whether the server runs."""
+
+    ok: bool = True

@@ -1,0 +1,45 @@
+"""What all requests of one server share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from fastapi import Request
+
+from batch_jobs.model import BatchModel
+from prediction_api.config import Config
+from prediction_api.database import Database
+from prediction_api.look_ups import LookUps
+from prediction_api.metrics import Metrics
+from prediction_api.model import Champions
+from prediction_api.online import Online
+
+
+@dataclass(frozen=True)
+class State:
+    """What all requests of one server share.
+
+    Attributes:
+        config: how the server is set up.
+        models: what the model files declare, by name.
+        database: the warehouse, to read.
+        look_ups: of what readers see now.
+        metrics: the numbers of this server.
+        champions: the versions that compute predictions on request.
+        online: computes them.
+    """
+
+    config: Config
+    models: Mapping[str, BatchModel]
+    database: Database
+    look_ups: LookUps
+    metrics: Metrics
+    champions: Champions
+    online: Online
+
+
+def state_of(request: Request) -> State:
+    """The state of the server that a request came to."""
+    state: State = request.app.state.shared
+    return state

@@ -1,0 +1,42 @@
+"""The least that an online prediction can be: one row, `predict_proba`, and nothing is kept."""
+
+import os
+
+import pandas as pd
+import uvicorn
+from fastapi import FastAPI
+from pydantic import BaseModel
+
+from batch_jobs import lifecycle, registry
+from batch_jobs.catalog import load_model
+from batch_jobs.settings import Settings
+from batch_jobs.warehouse import Warehouse
+
+
+class Flower(BaseModel):
+    """What is asked."""
+
+    features: list[float]
+
+
+def app(settings: Settings) -> FastAPI:
+    """An app of one handler, with its estimator loaded."""
+    model = load_model("iris", settings.models)
+    version = registry.champion(Warehouse(settings.warehouse), "iris")
+    assert version is not None
+    estimator = lifecycle.load_estimator(settings, model, version)
+    names, made = list(model.features), FastAPI()
+
+    @made.post("/bare")
+    async def bare(flower: Flower) -> dict[str, list[float]]:
+        [row] = estimator.predict_proba(pd.DataFrame([flower.features], columns=names))
+        return {"result": row.tolist()}
+
+    return made
+
+
+if __name__ == "__main__":
+    port = int(os.environ["PREDICTION_API_PORT"])
+    uvicorn.run(
+        app(Settings.from_environ()), port=port, loop="uvloop", http="httptools", access_log=False
+    )
