@@ -83,7 +83,10 @@ def test_init_makes_roles_where_there_are_any(on_shop, shop):
         assert "only PostgreSQL has roles" in done.err
     else:
         assert (done.exit_code, done.answer["to_execute"]) == (0, [])
-        assert "batch_jobs_writer and batch_jobs_reader" in on_shop("init", "--roles").out
+        assert (
+            "batch_jobs_writer, batch_jobs_reader and batch_jobs_requester"
+            in on_shop("init", "--roles").out
+        )
 
 
 @on_sqlite
@@ -192,7 +195,7 @@ def test_prune_tells_what_it_removed(on_shop, shop):
             UPDATE prediction_runs SET published_at = '2020-01-01', superseded_at = '2020-01-01'
             WHERE state = 'superseded'""")
         )
-    counts = {"expired": 0, "retired": 1, "rows": 1, "rejected": 0, "left": 0}
+    counts = {"expired": 0, "retired": 1, "rows": 1, "rejected": 0, "left": 0, "online": 0}
     nothing = dict.fromkeys(counts, 0)
     assert on_shop("prune", "orders", "--json").answer == [{"model": "orders", **counts}]
     assert on_shop("prune", "--json").answer == [

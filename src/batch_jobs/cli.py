@@ -117,7 +117,9 @@ def init(
     told = f"{'made' if made else 'found'} the warehouse {warehouse}"
     if roles:
         answer["to_execute"] = warehouse.ensure_roles()
-        told += "\nmade sure of its roles batch_jobs_writer and batch_jobs_reader"
+        told += (
+            "\nmade sure of its roles batch_jobs_writer, batch_jobs_reader and batch_jobs_requester"
+        )
         for statement in answer["to_execute"]:
             told += f"\nas the owner of the database, execute: {statement};"
     if samples:
