@@ -102,8 +102,11 @@ def _all_sound(
 
     numbers = {name: kind for name, kind in model.features.items() if isinstance(kind, Number)}
     block = frame[list(numbers)]
-    if not all(isinstance(kind, np.dtype) and kind.kind in "fi" for kind in block.dtypes):
-        return None
+    for name, kind in block.dtypes.items():
+        if not isinstance(kind, np.dtype) or kind.kind not in "fiO":
+            return None
+        if kind.kind == "O" and block[name].notna().any():
+            return None
     values = block.to_numpy("float64")
     low = np.array([-np.inf if kind.ge is None else kind.ge for kind in numbers.values()])
     high = np.array([np.inf if kind.le is None else kind.le for kind in numbers.values()])
@@ -116,6 +119,8 @@ def _all_sound(
     text = pd.StringDtype(na_value=np.nan)
     for name in ("entity_id", *(name for name in model.features if name not in numbers)):
         column, feature = frame[name], model.features.get(name)
+        if column.dtype == "object" and not column.notna().any():
+            column = column.astype(text)
         if column.dtype != text or (feature and not _is_sound_text(feature, column)):
             return None
         rows[name] = column

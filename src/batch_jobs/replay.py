@@ -5,9 +5,10 @@ champion of that moment; at every tick of the training schedule a challenger lea
 known then, is judged, and is promoted or not. All of it goes into a warehouse of its own beside
 the real one, whose source tables it reads.
 
-Two things are done once instead of at every tick: the features of a week are read in one go, which
-an additive query allows (an interval of each week is read by itself, to see that it is so); and no
-interval is looked through for rows that came late, since a past does not change. While one process
+Some things are done once instead of at every tick: the features of a week are read, checked and
+predicted in one go, which an additive query allows (an interval of each week is read by itself, to
+see that it is so), before each interval is planned, staged and published; and no interval is looked
+through for rows that came late, since a past does not change. While one process
 scores a week, another trains on what will be known at its end and reads the next one.
 """
 
@@ -337,6 +338,7 @@ class _Life:
         """Publish the intervals that end in a week."""
         # One that begins before the week is due in it, too.
         since = floor_to_grid(self._model.schedule, week.start)
+        self._foresee(Interval(since, week.end))
         for interval in due_between(self._model.schedule, since, week.end):
             if interval.end > week.start:
                 if self._reached is None or interval.end > self._reached:
@@ -357,6 +359,13 @@ class _Life:
             training = self._promoted(as_of) if outcome is None else self._failed(as_of, outcome)
         _remember(self._warehouse, training)
         log.info("%s: %s: %s", training.as_of, training.outcome, training.reason)
+
+    def _foresee(self, week: Interval) -> None:
+        """Predict a week at once, since its champion is known and stays."""
+        champion = registry.champion(self._warehouse, self._model.name)
+        if champion is not None and self._model.mode == "merge":
+            model = load_model(self._model.name, self._settings.models)
+            self._predictors.foresee(self._warehouse, model, champion.version, week)
 
     def _tick(self, interval: Interval) -> None:
         try:

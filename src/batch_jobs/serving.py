@@ -43,7 +43,7 @@ from batch_jobs.settings import Settings
 from batch_jobs.warehouse import Warehouse, bounds, loaded_time, repeatable, stored_time
 
 if TYPE_CHECKING:
-    from batch_jobs.streaming import Predictor
+    from batch_jobs.streaming import Foreseen, Predicted, Predictor
 
 log = logging.getLogger(__name__)
 
@@ -102,6 +102,7 @@ class Predictors:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._kept: dict[tuple[str, str], Predictor] = {}
+        self._foreseen: tuple[str, Foreseen | None] = ("", None)
 
     def of(self, warehouse: Warehouse, model: BatchModel, version: str) -> Predictor:
         """The predictor of a version; the one before it is let go.
@@ -116,6 +117,27 @@ class Predictors:
             found = find_version(warehouse, model.name, version)
             self._kept = {key: Predictor(load_estimator(self._settings, model, found))}
         return self._kept[key]
+
+    def foresee(
+        self, warehouse: Warehouse, model: BatchModel, version: str, span: Interval
+    ) -> None:
+        """Predict a long interval at once; its intervals will be scored from that, if they can be.
+
+        Raises:
+            ArtifactError: see `of`.
+        """
+        from batch_jobs.streaming import foresee
+
+        predictor = self.of(warehouse, model, version)
+        self._foreseen = (version, foresee(warehouse, model, predictor, span))
+
+    def foreseen(self, run: Run, part: Part) -> Predicted | None:
+        """What was foreseen for a whole run by its version, if anything was."""
+        version, found = self._foreseen
+        whole = part.key_from is None and part.key_to is None
+        if found is None or not whole or version != run.model_version:
+            return None
+        return found.within(run.interval)
 
 
 def score(
@@ -180,7 +202,7 @@ def _score_part(
     Returns:
         The part, and what came of it; None if there was nothing to do.
     """
-    from batch_jobs.streaming import duplicates, score_part
+    from batch_jobs.streaming import duplicates, score_part, stage_foreseen
 
     def load() -> Predictor:
         return predictors.of(warehouse, model, run.model_version)
@@ -190,6 +212,9 @@ def _score_part(
         return opened, None
     failpoint("score.opened")
     try:
+        if found := predictors.foreseen(run, opened):
+            stage_foreseen(warehouse, opened, token, found)
+            return opened, (found.counts, found.scores)
         counts, scores = score_part(warehouse, model, load, run, opened, token, progress)
     except IntegrityError as error:
         raise duplicates(warehouse, model, run.interval) from error
