@@ -58,7 +58,7 @@ def publish(
         if judge is not None:
             judge(run, staged)
         failpoint("publish.audited")
-        run = _publish(warehouse, run_id, staged)
+        run = _publish(warehouse, run, staged)
     failpoint("publish.committed")
     return run
 
@@ -120,9 +120,9 @@ def _staged(connection: Connection, run: Run) -> Staged:
 
 
 @repeatable
-def _publish(warehouse: Warehouse, run_id: int, audited: Staged) -> Run:
+def _publish(warehouse: Warehouse, sealed: Run, audited: Staged) -> Run:
+    run_id, model = sealed.run_id, sealed.model
     with warehouse.write() as connection:
-        model = load_run(connection, run_id).model
         warehouse.database.lock_model(connection, model)
         run = require_owner(warehouse, connection, run_id, lock=True)
         failpoint("publish.locked")
@@ -163,7 +163,9 @@ def after_the_last(connection: Connection, model: str) -> str:
     """Now, but never before the newest publication: the history stays in order if a clock jumps."""
     now = clock.now()
     last = connection.scalar(
-        text("SELECT max(published_at) FROM prediction_runs WHERE model = :model"),
+        text("""
+            SELECT max(published_at) FROM prediction_runs
+            WHERE model = :model AND published_at IS NOT NULL"""),
         {"model": model},
     )
     return stored_time(max(now, loaded_time(last)) if last else now)
@@ -184,9 +186,10 @@ def _merge_rows(connection: Connection, key: Mapping[str, Any]) -> None:
                 INSERT INTO superseded_rows (run_id, entity_id, superseded_at)
                 SELECT {loser}, p.entity_id, :now
                 FROM predictions AS p
-                JOIN current_rows AS c ON c.model = :model AND c.entity_id = p.entity_id
-                JOIN prediction_runs AS r ON r.run_id = c.run_id
-                WHERE p.run_id = :run_id AND r.superseded_at IS NULL
+                -- In this order: SQLite would begin with every run there ever was.
+                CROSS JOIN current_rows AS c CROSS JOIN prediction_runs AS r
+                WHERE p.run_id = :run_id AND c.model = :model AND c.entity_id = p.entity_id
+                  AND r.run_id = c.run_id AND r.superseded_at IS NULL
                   AND (r.interval_end, r.interval_start) {compared} (:end, :start)"""),  # noqa: S608
             key,
         )
@@ -252,7 +255,9 @@ def _advance_watermark(connection: Connection, run: Run, key: Mapping[str, Any])
         text("""
             SELECT max(interval_end) FROM prediction_runs
             WHERE model = :model AND state IN ('published', 'retired')
-              AND interval_start <= :reached AND interval_end > :reached"""),
+              AND interval_end > :reached
+              -- Not by its index, which would lead through every older run.
+              AND NOT interval_start > :reached"""),
         {**key, "reached": reached},
     ):
         reached = further

@@ -7,10 +7,11 @@ begin too late for that: https://docs.sqlalchemy.org/en/21/dialects/sqlite.html)
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import DisconnectionError, OperationalError
+from sqlalchemy.exc import DBAPIError, DisconnectionError, OperationalError
 from sqlalchemy.pool import QueuePool
 
 from batch_jobs.connections import kept_engine, text
@@ -244,13 +245,19 @@ def _listen(engine: Engine, path: Path, begin: str) -> None:
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
-        connection.exec_driver_sql(begin)
+        driver: Any = connection.connection.dbapi_connection
+        try:
+            driver.execute(begin)  # by SQLAlchemy it would take as long as a query
+        except sqlite3.Error as error:
+            raise DBAPIError.instance(begin, None, error, sqlite3.Error) from error
 
     @event.listens_for(engine, "checkout")
     def _still_there(_: Any, record: Any, __: Any) -> None:
         """A file that was removed lives on in its connections."""
-        file = path.stat() if path.exists() else None
-        identity = file and (file.st_dev, file.st_ino)
+        identity = None
+        with suppress(FileNotFoundError):
+            file = os.stat(path)  # noqa: PTH116 - at each transaction, and three times as fast
+            identity = (file.st_dev, file.st_ino)
         if record.info.setdefault("file", identity) != identity:
             raise DisconnectionError
 

@@ -195,7 +195,8 @@ def open_part(warehouse: Warehouse, run_id: int, part: int, token: str) -> tuple
                 WHERE run_id = :run_id AND part = :part"""),
             {**key, "token": token},
         )
-        for table in (run.rows_table, "rejected_rows"):
+        # Nobody has staged anything for a part that nobody has opened.
+        for table in (run.rows_table, "rejected_rows") if row.token is not None else ():
             connection.execute(
                 text(f"DELETE FROM {table} WHERE run_id = :run_id AND part = :part"),  # noqa: S608
                 key,
@@ -457,7 +458,7 @@ def require_owner(
         raise FencedError(
             f"run {run_id} of {run.model} {run.interval}: a newer attempt has claimed the interval"
         )
-    if lock:  # what another transaction did while this one waited for the lock
+    if lock and warehouse.database.for_update:  # what another did while this one waited
         run = load_run(connection, run_id)
     if run.state == "failed":
         raise IncompleteError(

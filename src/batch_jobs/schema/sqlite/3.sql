@@ -18,6 +18,11 @@ CREATE UNIQUE INDEX one_answer_a_key ON online_predictions (client, idempotency_
   WHERE idempotency_key IS NOT NULL;
 CREATE INDEX online_predictions_by_age ON online_predictions (model, created_at);
 
+-- Each publication asks for the newest one before it, and for the runs that end after the watermark.
+CREATE INDEX published_in_order ON prediction_runs (model, published_at)
+  WHERE published_at IS NOT NULL;
+CREATE INDEX published_ends ON prediction_runs (model, interval_end);
+
 -- readers: the version of the contract, whose columns are told in the views themselves.
 CREATE VIEW read_contract (
   version  -- the first number changes when something is taken away
