@@ -20,7 +20,7 @@ from tenacity import wait_none
 from batch_jobs import postgres as module
 from batch_jobs import warehouse as warehouses
 from batch_jobs.errors import ConfigurationError, ContractError, WarehouseUnavailableError
-from batch_jobs.warehouse import Warehouse, repeatable
+from batch_jobs.warehouse import SCHEMA_VERSION, Warehouse, repeatable
 from tests.attempts import ask
 from tests.postgres_server import free_port
 
@@ -64,7 +64,7 @@ def test_a_value_is_never_read_as_sql(warehouse):
     values = {f"v{place}": value for place, value in enumerate(VALUES)}
     (chunk,) = warehouse.stream(f"SELECT {columns}", values, 10)
     assert chunk.iloc[0].tolist() == VALUES
-    assert ask(warehouse, "SELECT version FROM schema_version") == [(2,)]
+    assert ask(warehouse, "SELECT version FROM schema_version") == [(SCHEMA_VERSION,)]
 
 
 @pytest.mark.parametrize(

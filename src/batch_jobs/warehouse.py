@@ -264,7 +264,11 @@ def _frame(columns: Sequence[Any]) -> pd.DataFrame:
     import pandas as pd
     import pyarrow as pa
 
-    if all(isinstance(column, pa.Array | pa.ChunkedArray) for column in columns):
+    if all(
+        isinstance(column, pa.Array | pa.ChunkedArray)
+        and not isinstance(column.type, pa.BaseExtensionType)  # such as JSON
+        for column in columns
+    ):
         table = pa.table(list(columns), names=[str(place) for place in range(len(columns))])
         # Of few rows, several times as fast as column by column.
         frame: pd.DataFrame = table.to_pandas(integer_object_nulls=True, split_blocks=True)
