@@ -52,7 +52,8 @@ def test_a_model_itself_may_be_given_beside_the_packages(package):
     """It hides the file it was made of, as in a replay that judges by another rule."""
     name = package("team_given", ape=GOOD, zebra=GOOD)
     changed = load_model("ape", [name]).model_copy(update={"look_back": timedelta(hours=3)})
-    assert load_model("ape", [changed, name]) == changed
+    again = changed.model_copy(update={"look_back": timedelta(hours=4)})
+    assert load_model("ape", [changed, again, name]) == changed
     assert model_names([changed, name]) == ["ape", "zebra"]
 
 

@@ -77,7 +77,8 @@ def own_package(sources: Sequence[Source]) -> tuple[str, Path]:
 
 def _apart(sources: Sequence[Source]) -> tuple[list[str], dict[str, BatchModel]]:
     packages = [source for source in sources if isinstance(source, str)]
-    return packages, {model.name: model for model in sources if isinstance(model, BatchModel)}
+    given = [source for source in reversed(sources) if isinstance(source, BatchModel)]
+    return packages, {model.name: model for model in given}
 
 
 def _model_modules(packages: Sequence[str]) -> Iterator[tuple[str, str]]:
