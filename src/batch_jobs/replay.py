@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -24,8 +25,9 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from itertools import pairwise
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from croniter import croniter
@@ -465,8 +467,17 @@ def _other_process() -> Iterator[ProcessPoolExecutor]:
 
 
 def _begin_process() -> None:
+    Thread(target=_end_with_parent, daemon=True).start()
     let_threads_sleep()
     logging.getLogger("batch_jobs").setLevel(logging.ERROR)
+
+
+def _end_with_parent() -> None:
+    """A killed parent cannot stop its pool, which would wait for work for ever."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 @contextmanager
