@@ -52,7 +52,7 @@ model = BatchModel(
         SELECT entity_id, placed_at AS as_of, amount FROM items
         WHERE placed_at >= :start AND placed_at < :end""",
     labels_query="""
-        SELECT entity_id, 2 * amount AS label, placed_at AS known_at FROM items
+        SELECT entity_id, 2 * amount AS label, settled_at AS known_at FROM items
         WHERE placed_at >= :start AND placed_at < :end""",
     features={"amount": Number()},
     estimator=estimator,
@@ -358,6 +358,7 @@ def publish_the_interval_before(settings: Settings, names: Sequence[str]) -> Non
         {
             "id": f"item-{minute}",
             "placed": stored_time(MIDNIGHT + timedelta(minutes=minute)),
+            "settled": stored_time(MIDNIGHT + timedelta(minutes=minute + 1)),
             "amount": minute,
         }
         for minute in range(-6 * 60, 10)
@@ -365,9 +366,11 @@ def publish_the_interval_before(settings: Settings, names: Sequence[str]) -> Non
     with warehouse.write() as connection:
         server = connection.dialect.name == "postgresql"
         table, time = ("public.items", "timestamptz") if server else ("items", "TEXT")
-        columns = f"entity_id TEXT, placed_at {time}, amount DOUBLE PRECISION"
+        columns = f"entity_id TEXT, placed_at {time}, settled_at {time}, amount DOUBLE PRECISION"
         connection.execute(text(f"CREATE TABLE {table} ({columns})"))
-        connection.execute(text(f"INSERT INTO {table} VALUES (:id, :placed, :amount)"), items)
+        connection.execute(
+            text(f"INSERT INTO {table} VALUES (:id, :placed, :settled, :amount)"), items
+        )
     for name in names:
         lifecycle.train(settings, name, BEFORE.start)
         lifecycle.promote(settings, name, actor="tests")

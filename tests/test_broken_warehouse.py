@@ -19,7 +19,7 @@ from sqlalchemy.exc import DBAPIError
 from batch_jobs import cli, serving
 from batch_jobs.artifacts import ModelStore
 from batch_jobs.connections import close_kept
-from batch_jobs.warehouse import Warehouse
+from batch_jobs.warehouse import SCHEMA_VERSION, Warehouse
 from tests.deployment import shown
 from tests.fault_models._rows import tick
 from tests.mishaps import (
@@ -282,7 +282,11 @@ def test_a_database_that_is_not_there_is_one_clear_error(deployment, command):
     [
         ("ALTER TABLE fences RENAME TO gone", "ALTER TABLE gone RENAME TO fences", "fences"),
         ("ALTER TABLE fault_rows RENAME TO g", "ALTER TABLE g RENAME TO fault_rows", "fault_rows"),
-        ("UPDATE schema_version SET version = 1", "UPDATE schema_version SET version = 2", "init"),
+        (
+            "UPDATE schema_version SET version = 1",
+            f"UPDATE schema_version SET version = {SCHEMA_VERSION}",
+            "init",
+        ),
     ],
 )
 def test_a_warehouse_that_lacks_a_table_is_one_clear_error(

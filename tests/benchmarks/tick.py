@@ -75,6 +75,7 @@ def prepare(settings: Settings, intervals: int) -> None:
         {
             "id": f"click-{number:07}",
             "at": stored_time(at),
+            "settled": stored_time(at + timedelta(minutes=1)),
             "price": chance.uniform(1, 100),
             "visits": (visits := chance.randrange(50)),
             "country": chance.choice(["kr", "us", "de"]),
@@ -87,13 +88,15 @@ def prepare(settings: Settings, intervals: int) -> None:
         table, time_ = ("public.clicks", "timestamptz") if server else ("clicks", "TEXT")
         connection.execute(
             text(
-                f"CREATE TABLE {table} (entity_id TEXT, clicked_at {time_}, "
+                f"CREATE TABLE {table} (entity_id TEXT, clicked_at {time_}, settled_at {time_}, "
                 "price DOUBLE PRECISION, visits INTEGER, country TEXT, bought INTEGER)"
             )
         )
         connection.execute(text(f"CREATE INDEX clicks_at ON {table} (clicked_at)"))
         connection.execute(
-            text(f"INSERT INTO {table} VALUES (:id, :at, :price, :visits, :country, :bought)"),
+            text(
+                f"INSERT INTO {table} VALUES (:id, :at, :settled, :price, :visits, :country, :bought)"
+            ),
             rows,
         )
     lifecycle.train(settings, MODEL, FULL_FROM)

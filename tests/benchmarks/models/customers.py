@@ -22,7 +22,7 @@ model = BatchModel(
         SELECT entity_id, as_of, {", ".join(FEATURES)} FROM customers
         WHERE as_of >= :start AND as_of < :end""",
     labels_query="""
-        SELECT entity_id, as_of, bought AS label, as_of AS known_at FROM outcomes
+        SELECT entity_id, as_of, bought AS label, :end AS known_at FROM outcomes
         WHERE as_of >= :start AND as_of < :end""",
     features={name: Number(ge=-10, le=10, nullable=False) for name in FEATURES},
     estimator=estimator,

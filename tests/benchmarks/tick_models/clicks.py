@@ -18,7 +18,7 @@ model = BatchModel(
         SELECT entity_id, clicked_at AS as_of, price, visits, country FROM clicks
         WHERE clicked_at >= :start AND clicked_at < :end""",
     labels_query="""
-        SELECT entity_id, bought AS label, clicked_at AS known_at FROM clicks
+        SELECT entity_id, bought AS label, settled_at AS known_at FROM clicks
         WHERE clicked_at >= :start AND clicked_at < :end""",
     features={"price": Number(), "visits": Number(), "country": Category()},
     estimator=estimator,
