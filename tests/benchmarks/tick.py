@@ -93,12 +93,8 @@ def prepare(settings: Settings, intervals: int) -> None:
             )
         )
         connection.execute(text(f"CREATE INDEX clicks_at ON {table} (clicked_at)"))
-        connection.execute(
-            text(
-                f"INSERT INTO {table} VALUES (:id, :at, :settled, :price, :visits, :country, :bought)"
-            ),
-            rows,
-        )
+        names = ":id, :at, :settled, :price, :visits, :country, :bought"
+        connection.execute(text(f"INSERT INTO {table} VALUES ({names})"), rows)
     lifecycle.train(settings, MODEL, FULL_FROM)
     answer = lifecycle.promote(settings, MODEL, actor="benchmark")
     if answer.champion is None:
