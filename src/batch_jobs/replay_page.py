@@ -103,7 +103,7 @@ def _champions(reports: Sequence[Report]) -> Svg:
         axes.set_ylim(len(reports) - 0.4, -0.6)
         axes.tick_params(axis="y", length=0)
         axes.grid(visible=False, axis="y")
-        axes.set_title("Champions in turn; x: challenger refused, or training failed")
+        axes.set_title("Champions in turn; x: challenger kept out")
         _months(axes)
 
     return svg(paint, "Champions by time", height=1.1 + 0.5 * len(reports))
