@@ -32,6 +32,7 @@ ROOMS = {
             "signing",
             "outbox",
             "slack_webhook",
+            "requests",
         ),
     },
     "doors": {
@@ -54,6 +55,7 @@ ROOMS = {
 KNOWN_TO_THE_API = {
     *("clock", "errors", "interval", "model", "settings", "catalog", "redaction"),
     *("contract", "scoring", "warehouse", "postgres", "sqlite", "registry", "lifecycle"),
+    *("requests", "answering"),
 }
 HEIGHT = {module: height for height, room in enumerate(ROOMS.values()) for module in room}
 # The pure core takes frames and gives frames: no SQL, files, environment or clock. A buffer in
