@@ -15,12 +15,12 @@ from threading import Event
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Row
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from batch_jobs import claims, clock, registry
 from batch_jobs.catalog import load_model, model_names
 from batch_jobs.claims import Answered, Claimed
-from batch_jobs.errors import BatchJobsError, FencedError, UnavailableError
+from batch_jobs.errors import ConfigurationError, FencedError, UnavailableError
 from batch_jobs.failpoints import failpoint
 from batch_jobs.interval import Interval
 from batch_jobs.model import BatchModel, Number
@@ -100,7 +100,7 @@ def answer_each(
     settings: Settings,
     names: Sequence[str] | None = None,
     *,
-    told: Callable[[str, BatchJobsError | SQLAlchemyError], None],
+    told: Callable[[str, Exception], None],
     predictors: dict[str, Predictors] | None = None,
     **options: Any,
 ) -> list[Answered]:
@@ -119,7 +119,7 @@ def answer_each(
         kept = predictors.setdefault(name, Predictors(settings))
         try:
             answered += answer(settings, name, new_token(), predictors=kept, **options)
-        except (BatchJobsError, SQLAlchemyError) as error:
+        except Exception as error:  # noqa: BLE001 - it is told, and the others have their turn
             told(name, error)
     return answered
 
@@ -149,7 +149,7 @@ def follow(
     predictors: dict[str, Predictors] = {}
     failed: dict[str, str] = {}
 
-    def note(name: str, error: BatchJobsError | SQLAlchemyError) -> None:
+    def note(name: str, error: Exception) -> None:
         line = first_line(getattr(error, "orig", None) or error)
         if failed.get(name) != line:
             log.error("requests of %s are not answered: %s", name, line)
@@ -195,11 +195,13 @@ def _answer(
                 return claims.finish(warehouse, claimed, lacking)
             try:
                 results, rejects = _scored(warehouse, model, predictors, claimed, rows)
-            except UnavailableError:
+                claims.store(warehouse, claimed, after, results, rejects)
+            except (UnavailableError, ConfigurationError, FencedError, OperationalError):
                 raise
+            except DBAPIError as error:  # the database refuses these very rows
+                return claims.finish(warehouse, claimed, first_line(error.orig or error))
             except Exception as error:  # noqa: BLE001 - whatever it is that a model raises
                 return claims.finish(warehouse, claimed, first_line(error))
-            claims.store(warehouse, claimed, after, results, rejects)
             failpoint("answer.chunk_stored")
             if progress:
                 progress(len(rows))
