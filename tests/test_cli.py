@@ -76,6 +76,16 @@ def test_init_makes_the_warehouse_and_may_be_repeated(run, tmp_path, monkeypatch
     assert (again.exit_code, again.out) == (0, f"found the warehouse sqlite:///{tmp_path}/w.db\n")
 
 
+def test_init_loads_the_samples_of_their_own_year(run, tmp_path, monkeypatch):
+    """A replay of 2013 needs them there; without the option they are moved to our time."""
+    monkeypatch.setenv("BATCH_JOBS_WAREHOUSE", f"sqlite:///{tmp_path}/w.db")
+    monkeypatch.setenv("BATCH_JOBS_MODEL_STORE", str(tmp_path / "models"))
+    loaded = run("init", "--samples", "--as-recorded", "--json").answer
+    with Warehouse(f"sqlite:///{tmp_path}/w.db").read() as connection:
+        first = connection.scalar(text("SELECT min(scheduled_departure) FROM flights"))
+    assert (loaded["flights"], first[:10]) == (336_776, "2013-01-01")
+
+
 def test_init_makes_roles_where_there_are_any(on_shop, shop):
     """On PostgreSQL, as often as wanted; on SQLite one clear line says what decides instead."""
     done = on_shop("--quiet", "init", "--roles", "--json")

@@ -110,6 +110,9 @@ def _log(
 def init(
     *,
     samples: Annotated[bool, typer.Option(help="Load the sample flights and irises too.")] = False,
+    as_recorded: Annotated[
+        bool, typer.Option(help="With --samples: flights of 2013, not moved to our time.")
+    ] = False,
     roles: Annotated[bool, typer.Option(help="Make the roles of PostgreSQL too.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -130,7 +133,8 @@ def init(
         from batch_jobs.samples import load_flights, load_iris
 
         with warehouse.write() as connection:
-            answer["flights"] = load_flights(connection, datetime.now(UTC))
+            shift = 0 if as_recorded else None
+            answer["flights"] = load_flights(connection, datetime.now(UTC), shift_weeks=shift)
             answer["iris"] = load_iris(connection, datetime.now(UTC))
     _tell(answer, as_json, told)
 

@@ -207,8 +207,9 @@ figure {{ margin: .5rem 0; flex: 1 1 20rem; max-width: 34rem; }}
 svg {{ width: 100%; height: auto; display: block; }}
 .table {{ overflow-x: auto; }}
 table {{ border-collapse: collapse; margin: .75rem 0; font-size: .9rem; }}
-th, td {{ text-align: left; vertical-align: top; overflow-wrap: anywhere; min-width: 4rem;
+th, td {{ text-align: left; vertical-align: top; overflow-wrap: break-word; min-width: 3rem;
   padding: .3rem clamp(.6rem, 2vw, 1.2rem) .3rem 0; border-bottom: 1px solid {grid}; }}
-th {{ color: {muted}; font-weight: 600; }}
-.number {{ text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }}
+th {{ color: {muted}; font-weight: 600; vertical-align: bottom; }}
+.number {{ text-align: right; font-variant-numeric: tabular-nums; }}
+td.number {{ white-space: nowrap; }}
 """

@@ -27,8 +27,8 @@ COLOURS = (BLUE, ORANGE, GREEN, PURPLE)
 # The first of them that a replay has is drawn by week.
 METRICS = {"log_loss": "Log-loss", "rmse": "Root mean square error", "accuracy": "Accuracy"}
 SUMMARY = (
-    *("gate", "intervals", "published", "failed", "trainings", "promotions", "refusals"),
-    *("rows_scored", "label_coverage", "auc", "brier", "log_loss", "rmse", "mae", "accuracy"),
+    *("gate", "log_loss", "brier", "auc", "rmse", "mae", "accuracy", "label_coverage"),
+    *("promotions", "refusals", "trainings", "intervals", "published", "failed", "rows_scored"),
     "seconds",
 )
 
@@ -55,13 +55,15 @@ def replay_page(reports: Sequence[Report]) -> str:
 
 def summary_table(reports: Sequence[Report]) -> list[dict[str, object]]:
     """One row a replay, with the figures that any of them has."""
+    first = reports[0]
     names = [name for name in SUMMARY if any(report.get(name) is not None for report in reports)]
     rows: list[dict[str, object]] = [
         {name.replace("_", " "): report.get(name) for name in names} for report in reports
     ]
-    for row, report in zip(rows, reports, strict=True):
-        metric = next((name for name in METRICS if name in report.get("shared", {})), None)
-        if metric:
+    metric = next((name for name in METRICS if name in first.get("shared", {})), "")
+    # Where all have scored the same rows, it would be the same figures once more.
+    if any(report.get(metric) != report["shared"][metric] for report in reports if metric):
+        for row, report in zip(rows, reports, strict=True):
             row[f"{metric.replace('_', ' ')} where all scored"] = report["shared"][metric]
     return rows
 
@@ -83,8 +85,7 @@ def _metric(reports: Sequence[Report], name: str) -> Svg:
             above.plot(starts, [week[name] for week in weeks], color=colour, label=report["gate"])
             covered = [week["label_coverage"] for week in weeks]
             below.plot(starts, covered, color=colour)
-        if len(reports) > 1:
-            above.legend()
+        _tell_apart(reports, above)
         above.set_title(f"{METRICS[name]} of the week's predictions")
         below.set_title("Share of them whose outcome is known")
         below.set_ylim(0, 1.05)
@@ -126,8 +127,7 @@ def _scores(reports: Sequence[Report]) -> Svg:
         for colour, report in zip(COLOURS, reports, strict=False):
             edges, counts = report["scores"]["edges"], report["scores"]["counts"]
             axes.stairs(counts, edges, color=colour, label=report["gate"], linewidth=1.8)
-        if len(reports) > 1:
-            axes.legend()
+        _tell_apart(reports, axes)
         axes.set_title("Published scores")
         axes.set_ylim(bottom=0)
 
@@ -160,6 +160,14 @@ def _trainings(report: Report) -> list[dict[str, object]]:
         }
         for each in report["history"]
     ]
+
+
+def _tell_apart(reports: Sequence[Report], axes: Axes) -> None:
+    """Say below a drawing, where no line runs, which colour is whose."""
+    if len(reports) > 1:
+        handles, labels = axes.get_legend_handles_labels()
+        figure: Any = axes.figure
+        figure.legend(handles, labels, loc="outside lower left", ncols=len(reports))
 
 
 def _months(axes: Axes) -> None:
