@@ -228,6 +228,18 @@ def test_a_request_without_all_of_its_rows_has_failed(shop):
     assert state(shop, asked)[0] == "failed"
 
 
+def test_a_request_whose_results_the_database_refuses_has_failed(shop):
+    """It would be refused again and again, and keep the next ones waiting for ever."""
+    asked, other = (submit(shop, "orders", [GOOD]) for _ in range(2))
+    with Warehouse(shop.warehouse).write() as connection:
+        connection.execute(
+            text("INSERT INTO request_results VALUES (:id, 1, 'x', 0.5, NULL)"), {"id": asked}
+        )
+    failed, done = _answer(shop)
+    assert (failed.request_id, failed.state, done.request_id) == (asked, "failed", other)
+    assert "unique" in failed.error.lower()
+
+
 def test_no_more_requests_are_answered_than_asked_for(shop):
     """The oldest first."""
     asked = [submit(shop, "orders", [GOOD]) for _ in range(3)]

@@ -280,6 +280,7 @@ def test_log_lines_go_to_standard_error_and_may_be_switched_off(on_shop):
         (("gaps", "nobody"), "unknown model 'nobody'"),
         (("status", "nobody"), "unknown model 'nobody'"),
         (("prune", "nobody"), "unknown model 'nobody'"),
+        (("answer", "nobody"), "unknown model 'nobody'"),
         (("promote", "orders", "../v1"), "orders has no version '../v1'"),
         (("rollback", "orders", "--to", "v0", "--reason", "x"), "orders has no version 'v0'"),
     ],

@@ -181,6 +181,16 @@ def test_attempts_that_get_somewhere_are_not_held_against_a_request(deployment, 
     assert _is_answered(deployment, asked)
 
 
+@pytest.mark.parametrize("deployment", ["postgresql"], indirect=True)
+def test_a_crash_of_the_server_half_way_is_outlived(deployment, begun):
+    """The same attempt goes on once it is back, and nothing of what was stored is lost."""
+    asked = _submit(deployment)
+    first = begun("answer.chunk_stored")
+    deployment.crash()
+    assert [one.request_id for one in first.go().result().value] == [asked]
+    assert _is_answered(deployment, asked)
+
+
 def test_a_request_that_was_removed_meanwhile_is_nobodys(deployment, begun):
     """An attempt that wakes after that finds nothing, and stores nothing."""
     asked = _submit(deployment)

@@ -8,7 +8,7 @@ import pytest
 from psycopg import errors
 from sqlalchemy.engine import make_url
 
-from batch_jobs import ledger, lifecycle, outbox, registry, requests, retention, serving
+from batch_jobs import answering, ledger, lifecycle, outbox, registry, requests, retention, serving
 from batch_jobs.errors import ConfigurationError
 from batch_jobs.interval import Interval
 from batch_jobs.requests import Row, Submission
@@ -186,6 +186,7 @@ def test_a_writer_can_do_all_of_its_work(owned, login, tmp_path, monkeypatch, la
         assert serving.gaps(second, name)[0].start == day.end
         left = retention.prune(writer, name, timedelta(days=-9999), timedelta(minutes=5))
         assert (left.retired >= 2, left.left) == (True, 0)
+        assert answering.answer(first, name, serving.new_token()) == []
         given_up = serving.plan(first, name, day, serving.new_token())
         serving.plan(second, name, day, serving.new_token())
         serving.predict(second, name, day)
@@ -267,15 +268,25 @@ def test_a_requester_computes_predictions_and_does_no_more(reader, owned, login,
     assert _allowed(settings.warehouse, NOT_FOR_REQUESTERS, session) == []
 
 
-def test_a_requester_adds_a_request_that_waits(owned, login):
-    """Its state and all that comes of it are for others to say."""
-    requester = Warehouse(login("batch_jobs_requester"))
+def test_a_requester_adds_a_request_that_a_writer_answers(reader, owned, login, tmp_path):
+    """Its state and all that comes of it are for the writer to say, who also removes it."""
+    url = login("batch_jobs_requester")
+    requester = Warehouse(url)
     asked = Submission("orders", [Row("a", {"amount": 1.5, "country": None})], "me", "key")
     told = requests.submit(requester, asked)
     again = requests.submit(requester, asked)
     assert (told.first, again.first, again.request_id) == (True, False, told.request_id)
     states = "SELECT request_id, state, rows_read, token FROM requests"
     assert ask(requester, states) == [(told.request_id, "waiting", 1, None)]
+    settings = _settings_in(tmp_path, login("batch_jobs_writer"))
+    asker = replace(settings, warehouse=url)
+    with pytest.raises(ConfigurationError, match="permission denied"):
+        answering.answer(asker, "orders", serving.new_token())
+    [answered] = answering.answer(settings, "orders", serving.new_token())
+    assert answered.state == "done"
+    assert ask(requester, "SELECT entity_id FROM request_results") == [("a",)]
+    assert retention.prune(Warehouse(settings.warehouse), "orders", -HOUR).requests == 1
+    assert ask(requester, "SELECT * FROM requests") == []
 
 
 def test_who_is_no_member_sees_nothing(owned, login):

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import timedelta
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Row
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from batch_jobs import claims, clock, registry
 from batch_jobs.catalog import load_model, model_names
 from batch_jobs.claims import Answered, Claimed
-from batch_jobs.errors import BatchJobsError, FencedError, UnavailableError
+from batch_jobs.errors import ConfigurationError, FencedError, UnavailableError
 from batch_jobs.failpoints import failpoint
 from batch_jobs.interval import Interval
 from batch_jobs.model import BatchModel, Number
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 log = logging.getLogger(__name__)
-Reject = tuple[int, str | None, str]
 
 
 def answer(
@@ -86,7 +86,7 @@ def answer(
         if claimed is None:
             break
         try:
-            found = _answer(warehouse, model, predictors, claimed, stop, progress)
+            found = _Attempt(warehouse, model, predictors, claimed, stop, progress).answer()
         except FencedError as error:
             log.info("%s", error)
             continue
@@ -100,7 +100,7 @@ def answer_each(
     settings: Settings,
     names: Sequence[str] | None = None,
     *,
-    told: Callable[[str, BatchJobsError | SQLAlchemyError], None],
+    told: Callable[[str, Exception], None],
     predictors: dict[str, Predictors] | None = None,
     **options: Any,
 ) -> list[Answered]:
@@ -119,7 +119,7 @@ def answer_each(
         kept = predictors.setdefault(name, Predictors(settings))
         try:
             answered += answer(settings, name, new_token(), predictors=kept, **options)
-        except (BatchJobsError, SQLAlchemyError) as error:
+        except Exception as error:  # noqa: BLE001 - it is told, and the others have their turn
             told(name, error)
     return answered
 
@@ -149,7 +149,7 @@ def follow(
     predictors: dict[str, Predictors] = {}
     failed: dict[str, str] = {}
 
-    def note(name: str, error: BatchJobsError | SQLAlchemyError) -> None:
+    def note(name: str, error: Exception) -> None:
         line = first_line(getattr(error, "orig", None) or error)
         if failed.get(name) != line:
             log.error("requests of %s are not answered: %s", name, line)
@@ -168,102 +168,105 @@ def follow(
             wake.wait(every.total_seconds())
 
 
-def _answer(
-    warehouse: Warehouse,
-    model: BatchModel,
-    predictors: Predictors,
-    claimed: Claimed,
-    stop: Callable[[], bool],
-    progress: Progress | None,
-) -> Answered | None:
-    """Answer one request; None if it was told to stop.
+@dataclass(frozen=True)
+class _Attempt:
+    """One attempt at one request, with what its caller was given."""
 
-    Raises:
-        FencedError: the request is another attempt's now.
-        UnavailableError: the warehouse or the model store does not answer; the request waits.
-    """
-    try:
-        failpoint("answer.claimed")
-        for after in range(claimed.stored, claimed.counts.read, model.chunk_rows):
-            if stop():
-                claims.release(warehouse, claimed)
-                return None
-            until = min(after + model.chunk_rows, claimed.counts.read)
-            rows = claims.rows_of(warehouse, claimed.request_id, after, until)
-            if len(rows) < until - after:
-                lacking = f"it has not the {claimed.counts.read:,} rows that were announced"
-                return claims.finish(warehouse, claimed, lacking)
-            try:
-                results, rejects = _scored(warehouse, model, predictors, claimed, rows)
-            except UnavailableError:
-                raise
-            except Exception as error:  # noqa: BLE001 - whatever it is that a model raises
-                return claims.finish(warehouse, claimed, first_line(error))
-            claims.store(warehouse, claimed, after, results, rejects)
-            failpoint("answer.chunk_stored")
-            if progress:
-                progress(len(rows))
-        failpoint("answer.before_finish")
-        answered = claims.finish(warehouse, claimed)
-        failpoint("answer.finished")
-    except BaseException:  # also what ends the process: another attempt need not wait for long
-        with suppress(Exception):
-            claims.release(warehouse, claimed)
-        raise
-    return answered
+    warehouse: Warehouse
+    model: BatchModel
+    predictors: Predictors
+    claimed: Claimed
+    stop: Callable[[], bool]
+    progress: Progress | None
 
+    def answer(self) -> Answered | None:
+        """Answer it; None if it was told to stop.
 
-def _scored(
-    warehouse: Warehouse,
-    model: BatchModel,
-    predictors: Predictors,
-    claimed: Claimed,
-    rows: Sequence[Row[Any]],
-) -> tuple[pa.Table, pa.Table]:
-    """What is stored of a chunk of rows: results and rejected rows.
+        Raises:
+            FencedError: the request is another attempt's now.
+            UnavailableError: the warehouse or the model store does not answer; the request waits.
+        """
+        claimed = self.claimed
+        try:
+            failpoint("answer.claimed")
+            for after in range(claimed.stored, claimed.counts.read, self.model.chunk_rows):
+                if self.stop():
+                    claims.release(self.warehouse, claimed)
+                    return None
+                problem = self._chunk(after)
+                if problem is not None:
+                    return claims.finish(self.warehouse, claimed, problem)
+                failpoint("answer.chunk_stored")
+            failpoint("answer.before_finish")
+            answered = claims.finish(self.warehouse, claimed)
+            failpoint("answer.finished")
+        except BaseException:  # also what ends the process: another attempt need not wait for long
+            with suppress(Exception):
+                claims.release(self.warehouse, claimed)
+            raise
+        return answered
 
-    The contract is asked about a row by its number, for an entity may come twice.
-    """
-    import pyarrow as pa
-    import pyarrow.compute as pc
+    def _chunk(self, after: int) -> str | None:
+        """Score and store the rows after a number; or why the request cannot be answered."""
+        sent = self.claimed.counts.read
+        until = min(after + self.model.chunk_rows, sent)
+        rows = claims.rows_of(self.warehouse, self.claimed.request_id, after, until)
+        if len(rows) < until - after:
+            return f"it has not the {sent:,} rows that were announced"
+        try:
+            claims.store(self.warehouse, self.claimed, after, *self._scored(rows))
+        except (UnavailableError, ConfigurationError, FencedError, OperationalError):
+            raise
+        except DBAPIError as error:  # the database refuses these very rows
+            return first_line(error.orig or error)
+        except Exception as error:  # noqa: BLE001 - whatever it is that a model raises
+            return first_line(error)
+        if self.progress:
+            self.progress(len(rows))
+        return None
 
-    from batch_jobs.streaming import predict_chunk
+    def _scored(self, rows: Sequence[Row[Any]]) -> tuple[pa.Table, pa.Table]:
+        """What is stored of a chunk of rows: results and rejected rows.
 
-    entities = {str(row.row_number): row.entity_id for row in rows}
-    read = {str(row.row_number): _read(model, row.features) for row in rows}
-    rejected = [(number, found) for number, found in read.items() if isinstance(found, str)]
-    sound = {number: found for number, found in read.items() if not isinstance(found, str)}
-    results = pa.table({"entity_id": pa.array([], pa.string()), "score": [], "label": []})
-    if sound:
-        now = clock.now()
-        predictor = predictors.of(warehouse, model, claimed.model_version)
-        predicted = predict_chunk(
-            model,
-            predictor,
-            Interval(now, now + timedelta.resolution),
-            _frame(model, sound).assign(as_of=now),
+        The contract is asked about a row by its number, for an entity may come twice.
+        """
+        import pyarrow as pa
+
+        from batch_jobs.streaming import predict_chunk
+
+        read = {str(row.row_number): _read(self.model, row.features) for row in rows}
+        rejected = [(number, found) for number, found in read.items() if isinstance(found, str)]
+        sound = {number: found for number, found in read.items() if not isinstance(found, str)}
+        results = pa.table({"entity_id": pa.array([], pa.string()), "score": [], "label": []})
+        if sound:
+            now = clock.now()
+            version = self.claimed.model_version
+            predicted = predict_chunk(
+                self.model,
+                self.predictors.of(self.warehouse, self.model, version),
+                Interval(now, now + timedelta.resolution),
+                _frame(self.model, sound).assign(as_of=now),
+            )
+            results = predicted.scored
+            rejected += [(number, reason) for number, reason, _ in predicted.rejected]
+        entities = {str(row.row_number): row.entity_id for row in rows}
+        scored = results["entity_id"].to_pylist()
+        stored = {"score": results["score"], "label": results["label"]}
+        reasons = {"reason": pa.array([reason for _, reason in rejected], pa.string())}
+        return (
+            pa.table(_keys(scored, entities) | stored),
+            pa.table(_keys([number for number, _ in rejected], entities) | reasons),
         )
-        results = predicted.scored
-        rejected += [(number, reason) for number, reason, _ in predicted.rejected]
-    numbers = results["entity_id"]
-    known = pa.array([entities[number] for number in numbers.to_pylist()], pa.string())
-    return (
-        pa.table(
-            {
-                "row_number": pc.cast(numbers, pa.int64()),
-                "entity_id": known,
-                "score": results["score"],
-                "label": results["label"],
-            }
-        ),
-        pa.table(
-            {
-                "row_number": pa.array([int(number) for number, _ in rejected], pa.int64()),
-                "entity_id": pa.array([entities[number] for number, _ in rejected], pa.string()),
-                "reason": pa.array([reason for _, reason in rejected], pa.string()),
-            }
-        ),
-    )
+
+
+def _keys(numbers: Sequence[str], entities: Mapping[str, str | None]) -> dict[str, Any]:
+    """The columns `row_number` and `entity_id` of rows."""
+    import pyarrow as pa
+
+    return {
+        "row_number": pa.array([int(number) for number in numbers], pa.int64()),
+        "entity_id": pa.array([entities[number] for number in numbers], pa.string()),
+    }
 
 
 def _read(model: BatchModel, features: str) -> dict[str, Any] | str:

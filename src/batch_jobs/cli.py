@@ -389,7 +389,7 @@ def answer(
     if follow:
         _follow(settings, names, as_json)
         return
-    errors = []
+    errors: list[Exception] = []
     with _bar("rows of requests") as advance:
         answered = answering.answer_each(
             settings, names, told=lambda _, error: errors.append(error), progress=advance

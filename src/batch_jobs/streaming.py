@@ -37,10 +37,11 @@ log = logging.getLogger(__name__)
 Progress = Callable[[int], None]
 
 # Chunks that are read before they are asked for; compiling takes as long as reading so many.
-AHEAD = 3
+AHEAD = 8
 # Loading what was compiled takes half a second, which 150,000 rows save again. A chunk of the
 # default size that is full will not be the last.
 MANY_ROWS = 50_000
+PROVED_ROWS = 10_000  # of each chunk until then: scikit-learn takes as long as ours for 50,000
 # Chunks of a few rows, as a backfill or a replay has them, take long for what surrounds the trees.
 MANY_CALLS = 50
 FORESEEN_ROWS = 500_000  # at most: they are held in memory
@@ -197,7 +198,8 @@ class Predictor:
     """A fitted estimator that predicts chunk after chunk, and faster once there were many.
 
     Its trees are then compiled, if numba is there and they are of a kind that can be. What was
-    compiled is taken only if its answers to the chunks so far are the estimator's own in every bit.
+    compiled is taken only if its answers to the first rows of each chunk so far are the estimator's
+    own in every bit.
 
     Args:
         estimator: fitted.
@@ -213,15 +215,21 @@ class Predictor:
 
     def probabilities(self, inputs: pd.DataFrame) -> NDArray[np.float64]:
         """What the estimator says of each row; see `scoring.probabilities`."""
-        answer = scoring.probabilities(self.estimator, inputs)
-        if min(self._rows_left, self._calls_left) > 0:
-            self._rows_left -= len(inputs)
-            self._calls_left -= 1
-            self._seen.append((inputs, answer))
-            if min(self._rows_left, self._calls_left) <= 0:
-                self.estimator = _compiled(self.estimator, self._seen)
-                self._seen = []
-        return answer
+        import numpy as np
+
+        if min(self._rows_left, self._calls_left) <= 0:
+            return scoring.probabilities(self.estimator, inputs)
+        self._rows_left -= len(inputs)
+        self._calls_left -= 1
+        head, rest = inputs[:PROVED_ROWS], inputs[PROVED_ROWS:]
+        answer = scoring.probabilities(self.estimator, head)
+        self._seen.append((head, answer))
+        if min(self._rows_left, self._calls_left) <= 0:
+            self.estimator = _compiled(self.estimator, self._seen)
+            self._seen = []
+        if rest.empty:
+            return answer
+        return np.concatenate([answer, scoring.probabilities(self.estimator, rest)])
 
 
 def _compiled(estimator: Any, seen: Sequence[tuple[pd.DataFrame, NDArray[np.float64]]]) -> Any:

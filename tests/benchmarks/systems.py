@@ -213,14 +213,17 @@ def ours(job):
     """Claim, read, check, predict, stage, audit, publish: all that a task of the DAG does."""
     from datetime import datetime
 
-    import numba  # noqa: F401 - libraries are there before any system begins
+    # Libraries are there before any system begins; numba imports most of its own when it refreshes.
     import pandas as pd  # noqa: F401
     import sklearn.ensemble  # noqa: F401
+    from numba.core.registry import cpu_target
 
     from batch_jobs import serving
     from batch_jobs.interval import Interval
     from batch_jobs.settings import Settings
 
+    cpu_target.typing_context.refresh()
+    cpu_target.target_context.refresh()
     store = str(Path(job.folder) / "models")
     settings = Settings(job.writer, store, ("tests.benchmarks.models", "batch_jobs.models"))
     interval = Interval(datetime.fromisoformat(job.start), datetime.fromisoformat(job.end))
