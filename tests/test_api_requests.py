@@ -121,12 +121,15 @@ def test_pages_hold_every_row_once(client):
 
 def test_a_request_that_is_repeated_is_one(shop, client):
     """By its key, in another form too; with other rows the key is refused."""
+    key = {"Idempotency-Key": "1"}
     answers = [
-        client.post("/requests", json={"rows": ORDERS[:1]}, headers={"Idempotency-Key": "1"}),
-        post(client, b"country,amount,entity_id\nkr,90,a\n", "text/csv", **{"Idempotency-Key": "1"}),
+        client.post("/requests", json={"rows": ORDERS[:1]}, headers=key),
+        post(
+            client, b"country,amount,entity_id\nkr,90,a\n", "text/csv", **{"Idempotency-Key": "1"}
+        ),
     ]
     assert len({answer.json()["id"] for answer in answers}) == 1
-    other = client.post("/requests", json={"rows": ORDERS}, headers={"Idempotency-Key": "1"})
+    other = client.post("/requests", json={"rows": ORDERS}, headers=key)
     assert "used for another request" in detail(other, 409)
     assert ask(Warehouse(shop.warehouse), "SELECT count(*) FROM requests") == [(1,)]
 

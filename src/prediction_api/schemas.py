@@ -6,7 +6,18 @@ from datetime import datetime
 from typing import Annotated, Any, Literal, NotRequired
 
 from fastapi import Path, Query
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, create_model, with_config
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    Tag,
+    create_model,
+    with_config,
+)
 from typing_extensions import TypedDict
 
 from batch_jobs.contract import MAX_KEY_LENGTH
@@ -24,7 +35,14 @@ EntityId = Annotated[
 ]
 RunId = Annotated[int, Path(ge=1, le=LARGEST_ID)]
 PredictionId = Annotated[int, Path(ge=1, le=LARGEST_ID)]
-Value = Annotated[str, Field(max_length=LONGEST_TEXT)] | int | float | bool | None
+# Strict, or text of digits that is too long would be read as a number.
+Value = (
+    Annotated[str, Field(strict=True, max_length=LONGEST_TEXT)]
+    | StrictInt
+    | StrictFloat
+    | StrictBool
+    | None
+)
 AsOf = Annotated[
     str | None,
     Query(
