@@ -29,7 +29,7 @@ from prediction_api.rendering import (
     problem_page,
     told,
 )
-from prediction_api.requested import find, first_rejects, page_of
+from prediction_api.requested import find, first_of
 from prediction_api.routing import require_same_site
 from prediction_api.schemas import ModelName, PredictionId, Status
 from prediction_api.state import State, state_of
@@ -186,14 +186,14 @@ async def upload(request: Request, model: ModelName) -> Response:
 async def uploaded(request: Request, id: PredictionId) -> Response:  # noqa: A002 # as in the URL
     """How far a request is, and what came of it."""
     state, found = state_of(request), await find(request, id)
-    results_shown, _ = await page_of(state.database, found, 0, SHOWN)
+    scored, rejected = await first_of(state.database, found, SHOWN)
     return page(
         request,
         "upload.html",
         found=found,
         answers=state.config.answer,
-        results=results_shown,
-        rejected=await first_rejects(state.database, found, SHOWN),
+        results=scored,
+        rejected=rejected,
         over=found.state in ("done", "failed"),
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from fastapi import Request
 
 from batch_jobs.warehouse import loaded_time
-from prediction_api.database import Database, Row, Statement
+from prediction_api.database import Database, Statement
 from prediction_api.problems import ProblemError
 from prediction_api.schemas import RowCounts, RowReject, RowResult
 from prediction_api.state import state_of
@@ -97,20 +97,25 @@ async def page_of(
     database: Database, found: Requested, after: int, limit: int
 ) -> tuple[list[RowResult], list[RowReject]]:
     """Results and rejected rows among some rows of a request; none before it is done."""
+    return await _among(database, found, after, after + limit, limit)
+
+
+async def first_of(
+    database: Database, found: Requested, limit: int
+) -> tuple[list[RowResult], list[RowReject]]:
+    """The first results and the first rejected rows, wherever they stand."""
+    return await _among(database, found, 0, found.rows.read, limit)
+
+
+async def _among(
+    database: Database, found: Requested, after: int, until: int, limit: int
+) -> tuple[list[RowResult], list[RowReject]]:
     if found.state != "done":
         return [], []
-    values = {"request_id": found.id, "after": after, "until": after + limit, "limit": limit}
+    values = {"request_id": found.id, "after": after, "until": until, "limit": limit}
     results = await database.fetch(RESULTS, **values)
     rejects = await database.fetch(REJECTS, **values)
     return [RowResult(**row) for row in results], [RowReject(**row) for row in rejects]
-
-
-async def first_rejects(database: Database, found: Requested, limit: int) -> Sequence[Row]:
-    """The first of the rejected rows, wherever they stand."""
-    if found.state != "done":
-        return []
-    until = found.rows.read
-    return await database.fetch(REJECTS, request_id=found.id, after=0, until=until, limit=limit)
 
 
 async def everything(request: Request, request_id: int) -> list[Mapping[str, Any]]:
