@@ -3,14 +3,16 @@
 **What it does.** `plan` claims the newest due interval, and before it those that an
 outage left unpublished; `score` reads, checks, predicts and stages their rows, one task a part;
 `publish` makes each interval visible in one transaction, oldest first; `prune` removes what readers
-have not seen for longer than the model keeps it.
+have not seen for longer than the model keeps it. Beside all that, `answer` scores the requests of
+many rows that wait, for half the time until the next run at most.
 
 **If it fails.** Readers still see the last good predictions. The last line of the failed task's log
 says what was wrong and what would be right. The next run publishes the missed intervals by itself
 (within the model's look-back), so often there is nothing to do but mend the cause; to try at once,
 clear `plan`. If only `prune` failed, the predictions are published and nothing is urgent: the next
-run removes what this one left. `plan` *skipped* is no failure: its log says why there was nothing
-to do.
+run removes what this one left. If only `answer` failed, they are published, too: its log names the
+requests that the model could not answer, or says why none was, and those wait for the next run.
+`plan` *skipped* is no failure: its log says why there was nothing to do.
 
 **By hand.** *Trigger* without parameters scores the newest due interval; *Interval start* and
 *Interval end* choose another one, and *Score again* repeats one that is published.
@@ -50,5 +52,9 @@ for model in tasks.models():
             task_id="prune",
             python_callable=tasks.prune,
             op_kwargs={"model": model.name},
+        )
+        # On its own: neither holds the predictions up, nor is held up by them.
+        PythonOperator(
+            task_id="answer", python_callable=tasks.answer, op_kwargs={"model": model.name}
         )
         score >> publish >> prune

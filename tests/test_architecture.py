@@ -32,6 +32,8 @@ ROOMS = {
             "signing",
             "outbox",
             "slack_webhook",
+            "requests",
+            "claims",
         ),
     },
     "doors": {
@@ -43,6 +45,7 @@ ROOMS = {
             "replay",
             "streaming",
             "serving",
+            "answering",
             "samples",
             "cli",
         ),
@@ -54,6 +57,7 @@ ROOMS = {
 KNOWN_TO_THE_API = {
     *("clock", "errors", "interval", "model", "settings", "catalog", "redaction"),
     *("contract", "scoring", "warehouse", "postgres", "sqlite", "registry", "lifecycle"),
+    *("requests", "claims", "answering"),
 }
 HEIGHT = {module: height for height, room in enumerate(ROOMS.values()) for module in room}
 # The pure core takes frames and gives frames: no SQL, files, environment or clock. A buffer in

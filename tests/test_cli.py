@@ -18,6 +18,7 @@ from batch_jobs import cli, serving
 from batch_jobs.errors import FencedError, IncompleteError
 from batch_jobs.interval import newest_due
 from batch_jobs.warehouse import Warehouse
+from tests.asking import state, submit
 
 SPAN = ("--start", "2024-03-01T00:00:00Z", "--end", "2024-03-01T00:10:00Z")
 DAY = ("--start", "2024-03-01T00:00:00Z", "--end", "2024-03-01T00:30:00Z")
@@ -206,6 +207,7 @@ def test_prune_tells_what_it_removed(on_shop, shop):
             WHERE state = 'superseded'""")
         )
     counts = {"expired": 0, "retired": 1, "rows": 1, "rejected": 0, "left": 0, "online": 0}
+    counts["requests"] = 0
     nothing = dict.fromkeys(counts, 0)
     assert on_shop("prune", "orders", "--json").answer == [{"model": "orders", **counts}]
     assert on_shop("prune", "--json").answer == [
@@ -213,6 +215,34 @@ def test_prune_tells_what_it_removed(on_shop, shop):
     ]
     assert "customers" in on_shop("prune").out
     assert on_shop("status", "--json").answer == before
+
+
+def test_answer_tells_what_became_of_requests(on_shop, shop):
+    """Of one model or of all; of one that failed the exit code tells."""
+    assert on_shop("answer").out == "no request waits\n"
+    asked = [submit(shop, "orders", [("a", {"amount": n, "country": None})]) for n in (1, -1)]
+    told = on_shop("answer", "orders", "--json").answer
+    assert [row["request_id"] for row in told] == asked
+    assert [(row["rows_scored"], row["rows_rejected"]) for row in told] == [(1, 0), (0, 1)]
+    asked = submit(shop, "orders", [("a", {"amount": 1, "country": None})])
+    with Warehouse(shop.warehouse).write() as connection:
+        connection.execute(text("DELETE FROM request_rows WHERE request_id = :id"), {"id": asked})
+    done = on_shop("answer")
+    assert done.exit_code == 1
+    assert "it has not the 1 rows" in done.out
+
+
+@on_sqlite
+def test_answer_follows_until_it_is_told_to_stop(on_shop, shop):
+    """A line for each request, and a clean end at SIGTERM."""
+    asked = submit(shop, "orders", [("a", {"amount": 1, "country": None})])
+    command = [sys.executable, "-m", "batch_jobs", "answer", "--follow", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert json.loads(process.stdout.readline())["request_id"] == asked
+        process.terminate()
+        assert process.stdout.read() == '{"done": 1}\n'
+    assert process.returncode == 0
+    assert state(shop, asked)[0] == "done"
 
 
 def test_status_shows_what_readers_see(on_shop):
@@ -250,6 +280,7 @@ def test_log_lines_go_to_standard_error_and_may_be_switched_off(on_shop):
         (("gaps", "nobody"), "unknown model 'nobody'"),
         (("status", "nobody"), "unknown model 'nobody'"),
         (("prune", "nobody"), "unknown model 'nobody'"),
+        (("answer", "nobody"), "unknown model 'nobody'"),
         (("promote", "orders", "../v1"), "orders has no version '../v1'"),
         (("rollback", "orders", "--to", "v0", "--reason", "x"), "orders has no version 'v0'"),
     ],

@@ -13,7 +13,9 @@ from sqlalchemy import text
 from batch_jobs import Interval, ledger, lifecycle, serving
 from batch_jobs.errors import IncompleteError
 from batch_jobs.settings import Settings
+from batch_jobs.streaming import predict_chunk
 from batch_jobs.warehouse import Warehouse
+from tests.asking import state, submit
 from tests.conftest import ROOT
 from tests.example_models._tables import STEP, make_tables
 
@@ -94,8 +96,8 @@ def turn_old_labels(settings, now):
         )
 
 
-DONE = dict.fromkeys(("plan", "score", "publish", "prune"), "success")
-SKIPPED = dict.fromkeys(DONE, "skipped")
+SKIPPED = dict.fromkeys(("plan", "score", "publish", "prune"), "skipped") | {"answer": "success"}
+DONE = dict.fromkeys(SKIPPED, "success")
 
 
 def test_training_promotes_the_first_version_and_announces_it(settings):
@@ -262,6 +264,37 @@ def test_a_prune_that_fails_is_told_and_touches_nothing(promoted, now, monkeypat
     assert run("predict_orders", logical_date=now) == ("failed", DONE | {"prune": "failed"})
     assert len(rows(promoted, "SELECT * FROM current_predictions")) == 1
     assert "a test" in capfd.readouterr().out
+
+
+def test_requests_are_answered_beside_the_interval(promoted, now):
+    """By the same run, whatever becomes of its interval."""
+    asked = submit(promoted, "orders", [("a", {"amount": 1.5, "country": None})])
+    with Warehouse(promoted.warehouse).write() as connection:
+        connection.execute(text("ALTER TABLE orders RENAME TO away"))
+    failed = dict.fromkeys(("score", "publish", "prune"), "upstream_failed") | {"plan": "failed"}
+    assert run("predict_orders", logical_date=now) == ("failed", DONE | failed)
+    assert state(promoted, asked) == ("done", 1, 1, 0)
+
+
+def test_a_request_that_cannot_be_answered_is_told_and_holds_nothing_up(
+    promoted, now, monkeypatch, capfd
+):
+    """The interval and the other request are done; the run fails, or nobody would ever know."""
+
+    def predict(model, predictor, interval, chunk):
+        if (chunk["amount"] == 666).any():
+            raise RuntimeError("a test")
+        return predict_chunk(model, predictor, interval, chunk)
+
+    monkeypatch.setattr("batch_jobs.streaming.predict_chunk", predict)
+    poison, other = (
+        submit(promoted, "orders", [("a", {"amount": amount, "country": None})])
+        for amount in (666, 1)
+    )
+    assert run("predict_orders", logical_date=now) == ("failed", DONE | {"answer": "failed"})
+    assert (state(promoted, poison)[0], state(promoted, other)[0]) == ("failed", "done")
+    assert len(rows(promoted, "SELECT * FROM current_predictions")) == 1
+    assert f"request {poison} of orders" in capfd.readouterr().out
 
 
 def test_an_empty_interval_is_a_recorded_successful_run(promoted, now):

@@ -7,9 +7,10 @@ from itertools import count
 import pytest
 from sqlalchemy import text
 
-from batch_jobs import ledger, publication, retention, staging
+from batch_jobs import answering, ledger, publication, retention, serving, staging
 from batch_jobs.retention import Pruned
 from batch_jobs.warehouse import Warehouse, stored_time
+from tests.asking import state, submit
 from tests.attempts import ask, claim, find_run, head, publish, score, seen, tick
 from tests.history import latest, now, prune, states, stored, then
 
@@ -344,6 +345,31 @@ def test_readers_beside_publications_and_prunes_see_only_whole_states(warehouse,
     assert all(low == high and first == last for _, low, high, first, last in states_seen)
     prune(warehouse, before=datetime.now(UTC))
     assert stored(warehouse) == (50, 0, 0)
+
+
+def test_finished_requests_go_by_the_clock(shop, monkeypatch):
+    """With all that came of them, after `keep`, in batches; those that wait stay."""
+    monkeypatch.setattr("batch_jobs.claims.REMOVED_AT_ONCE", 2)
+    monkeypatch.setattr("batch_jobs.claims.REQUESTS_AT_ONCE", 2)
+    rows = [("a", {"amount": n, "country": None}) for n in range(-1, 4)]
+    asked = [submit(shop, "orders", rows) for _ in range(4)]
+    answering.answer(shop, "orders", serving.new_token())
+    waiting = submit(shop, "orders", rows)
+    warehouse = Warehouse(shop.warehouse)
+    kept = asked[-1]
+    with warehouse.write() as connection:
+        connection.execute(
+            text("""
+                UPDATE requests SET finished_at = '2020-01-01T00:00:00+00:00'
+                WHERE state = 'done' AND request_id <> :id"""),
+            {"id": kept},
+        )
+    pruned = retention.prune(warehouse, "orders", timedelta(days=1))
+    assert (pruned.requests, str(pruned)) == (3, "3 requests are removed")
+    counts = {"requests": 2, "request_rows": 10, "request_results": 4, "request_rejects": 1}
+    for table, left in counts.items():
+        assert ask(warehouse, f"SELECT count(*) FROM {table}") == [(left,)], table
+    assert (state(shop, kept)[0], state(shop, waiting)[0]) == ("done", "waiting")
 
 
 def test_what_was_computed_on_request_goes_by_the_clock(warehouse, monkeypatch):

@@ -8,9 +8,10 @@ import pytest
 from psycopg import errors
 from sqlalchemy.engine import make_url
 
-from batch_jobs import ledger, lifecycle, outbox, registry, retention, serving
+from batch_jobs import answering, ledger, lifecycle, outbox, registry, requests, retention, serving
 from batch_jobs.errors import ConfigurationError
 from batch_jobs.interval import Interval
+from batch_jobs.requests import Row, Submission
 from batch_jobs.warehouse import SCHEMA_VERSION, Warehouse
 from tests import api
 from tests.attempts import ask, publish, seen, tick
@@ -28,7 +29,10 @@ INTERNAL = {
     *("schema_version", "fences", "run_parts", "shared_predictions", "run_predictions"),
     *("current_rows", "superseded_rows", "serving_heads", "alerts", "task_errors"),
     "online_predictions",
+    *("requests", "request_rows", "request_results", "request_rejects"),
 }
+# What a requester may read beside the contract.
+REQUESTED = {name for name in INTERNAL if name.startswith(("online_", "request"))}
 HOUR = timedelta(hours=1)
 NOT_FOR_WRITERS = [
     "DELETE FROM serving.promotions",
@@ -53,15 +57,30 @@ NOT_FOR_WRITERS = [
     "DELETE FROM serving.orders",
     "INSERT INTO serving.online_predictions SELECT * FROM serving.online_predictions",
     "UPDATE serving.online_predictions SET score = 1",
+    "INSERT INTO serving.requests SELECT * FROM serving.requests",
+    "UPDATE serving.requests SET rows_read = 0",
+    "INSERT INTO serving.request_rows SELECT * FROM serving.request_rows",
+    "UPDATE serving.request_results SET score = 1",
     "COPY (SELECT 1) TO PROGRAM 'true'",
 ]
 NOT_FOR_REQUESTERS = [
-    *(f"SELECT * FROM serving.{name}" for name in sorted(INTERNAL - {"online_predictions"})),
-    *("SELECT * FROM serving.orders", "SELECT * FROM serving.online_predictions FOR UPDATE"),
-    *(f"DELETE FROM serving.{name}" for name in sorted(CONTRACT - VIEWS)),
-    "DELETE FROM serving.online_predictions",
+    *(f"SELECT * FROM serving.{name}" for name in sorted(INTERNAL - REQUESTED)),
+    "SELECT * FROM serving.orders",
+    *(f"SELECT * FROM serving.{name} FOR UPDATE" for name in sorted(REQUESTED)),
+    *(f"DELETE FROM serving.{name}" for name in sorted(REQUESTED | CONTRACT - VIEWS)),
+    *(f"TRUNCATE serving.{name}" for name in sorted(REQUESTED)),
     "UPDATE serving.online_predictions SET score = 1",
-    "TRUNCATE serving.online_predictions",
+    "UPDATE serving.requests SET state = 'done'",
+    "UPDATE serving.request_rows SET features = '{}'",
+    "UPDATE serving.request_results SET score = 1",
+    "UPDATE serving.request_rejects SET reason = ''",
+    *(
+        f"INSERT INTO serving.requests (request_id, model, client, request_sha256, created_at,"
+        f" rows_read, {column}) VALUES (1, 'orders', '', '', now(), 0, DEFAULT)"
+        for column in ("state", "token", "claimed_at", "rows_scored", "model_version", "error")
+    ),
+    "INSERT INTO serving.request_results VALUES (1, 1, 'a', 0.5, NULL)",
+    "INSERT INTO serving.request_rejects VALUES (1, 1, 'a', 'a reason')",
     "INSERT INTO serving.promotions SELECT * FROM serving.promotions",
     "CREATE TABLE serving.x (x text)",
     "CREATE TEMPORARY TABLE x (x text)",
@@ -167,6 +186,7 @@ def test_a_writer_can_do_all_of_its_work(owned, login, tmp_path, monkeypatch, la
         assert serving.gaps(second, name)[0].start == day.end
         left = retention.prune(writer, name, timedelta(days=-9999), timedelta(minutes=5))
         assert (left.retired >= 2, left.left) == (True, 0)
+        assert answering.answer(first, name, serving.new_token()) == []
         given_up = serving.plan(first, name, day, serving.new_token())
         serving.plan(second, name, day, serving.new_token())
         serving.predict(second, name, day)
@@ -246,6 +266,27 @@ def test_a_requester_computes_predictions_and_does_no_more(reader, owned, login,
         assert client.get("/models/customers/status").status_code == 200
     session = "SET default_transaction_read_only = off"
     assert _allowed(settings.warehouse, NOT_FOR_REQUESTERS, session) == []
+
+
+def test_a_requester_adds_a_request_that_a_writer_answers(reader, owned, login, tmp_path):
+    """Its state and all that comes of it are for the writer to say, who also removes it."""
+    url = login("batch_jobs_requester")
+    requester = Warehouse(url)
+    asked = Submission("orders", [Row("a", {"amount": 1.5, "country": None})], "me", "key")
+    told = requests.submit(requester, asked)
+    again = requests.submit(requester, asked)
+    assert (told.first, again.first, again.request_id) == (True, False, told.request_id)
+    states = "SELECT request_id, state, rows_read, token FROM requests"
+    assert ask(requester, states) == [(told.request_id, "waiting", 1, None)]
+    settings = _settings_in(tmp_path, login("batch_jobs_writer"))
+    asker = replace(settings, warehouse=url)
+    with pytest.raises(ConfigurationError, match="permission denied"):
+        answering.answer(asker, "orders", serving.new_token())
+    [answered] = answering.answer(settings, "orders", serving.new_token())
+    assert answered.state == "done"
+    assert ask(requester, "SELECT entity_id FROM request_results") == [("a",)]
+    assert retention.prune(Warehouse(settings.warehouse), "orders", -HOUR).requests == 1
+    assert ask(requester, "SELECT * FROM requests") == []
 
 
 def test_who_is_no_member_sees_nothing(owned, login):

@@ -379,6 +379,26 @@ def publish(parts: Sequence[dict[str, Any]], **_: Any) -> dict[str, int]:
     return {"published": len(published), "newest_run_id": published[-1].run_id}
 
 
+def answer(model: str, ti: Any, **_: Any) -> dict[str, int]:
+    """Answer the requests that wait, for half the time until the next run at most.
+
+    What is left goes on in the next run, which this one must not hold up. A request that the model
+    could not answer fails the task once all have had their turn.
+    """
+    from batch_jobs import answering, clock
+
+    _die_with_supervisor()
+    with translated():
+        settings = airflow_settings()
+        declared, now = load_model(model, settings.models), clock.now()
+        due = newest_due(declared.schedule, now)
+        until = now + min(due.end - due.start, declared.timeout) / 2
+        answered = answering.answer(settings, model, str(ti.id), stop=lambda: clock.now() > until)
+    if failed := [str(one) for one in answered if one.error]:
+        raise AirflowFailException("; ".join(failed))
+    return {"requests": len(answered), "rows": sum(one.counts.read for one in answered)}
+
+
 def prune(model: str, **_: Any) -> dict[str, int]:
     """Remove what readers have not seen for longer than the model keeps it."""
     from batch_jobs import serving

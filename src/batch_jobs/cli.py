@@ -9,12 +9,15 @@ from __future__ import annotations
 import getpass
 import json
 import logging
+import signal
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from threading import Event
 from typing import Annotated, Any, Literal, NoReturn, get_args
 
 import typer
@@ -31,8 +34,9 @@ from rich.progress import (
 from rich.table import Table
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from batch_jobs import catalog, lifecycle, serving
+from batch_jobs import answering, catalog, lifecycle, serving
 from batch_jobs.artifacts import ModelStore
+from batch_jobs.claims import Answered
 from batch_jobs.errors import BatchJobsError
 from batch_jobs.interval import Interval, parse_time
 from batch_jobs.ledger import Run
@@ -370,6 +374,48 @@ def gaps(model: Model, *, as_json: AsJson = False) -> None:
     found = serving.gaps(Settings.from_environ(), model)
     rows = [{"start": gap.start.isoformat(), "end": gap.end.isoformat()} for gap in found]
     _tell(rows, as_json, _joined(found) or f"{model} has no gap")
+
+
+@app.command()
+def answer(
+    model: Annotated[str | None, typer.Argument(help="Default: every model.")] = None,
+    *,
+    follow: Annotated[bool, typer.Option("--follow", help="Go on until stopped.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Answer the requests of many rows that wait, oldest first, by the champion."""
+    settings = Settings.from_environ()
+    names = None if model is None else [catalog.load_model(model, settings.models).name]
+    if follow:
+        _follow(settings, names, as_json)
+        return
+    errors: list[Exception] = []
+    with _bar("rows of requests") as advance:
+        answered = answering.answer_each(
+            settings, names, told=lambda _, error: errors.append(error), progress=advance
+        )
+    shown = "\n".join(map(str, answered))
+    _tell([one.as_dict() for one in answered], as_json, shown or "no request waits")
+    if errors:
+        raise errors[0]
+    if any(one.error for one in answered):
+        raise typer.Exit(1)
+
+
+def _follow(settings: Settings, names: Sequence[str] | None, as_json: bool) -> None:
+    """Answer requests as they come, a line each, until SIGTERM or SIGINT."""
+    stop = Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    ended: Counter[str] = Counter()
+
+    def told(one: Answered) -> None:
+        ended[one.state] += 1
+        _tell(one.as_dict(), as_json, str(one))
+        sys.stdout.flush()
+
+    answering.follow(settings, names, stop, Event(), told=told)
+    _tell(dict(ended), as_json, f"stopped; {ended.total():,} requests are answered")
 
 
 @app.command()

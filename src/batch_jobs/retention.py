@@ -6,7 +6,8 @@ transaction hides it whole (`superseded_at` ends its time in `current_prediction
 that in `prediction_history`), and then its rows are removed in small transactions. What is
 interrupted anywhere is completed by the next prune.
 
-What was computed on request has no run: it goes by the clock, when it is older than `keep`.
+What was computed or asked on request has no run: it goes by the clock, when it was answered longer
+ago than `keep`.
 
 The ledger's own rows stay, and so do the fences: one row an interval, which refuses an attempt that
 was stopped long ago and may go on at any time.
@@ -23,7 +24,7 @@ from typing import Any
 from sqlalchemy import Row, TextClause, bindparam
 from sqlalchemy.exc import DBAPIError
 
-from batch_jobs import clock
+from batch_jobs import claims, clock
 from batch_jobs.connections import text
 from batch_jobs.publication import after_the_last
 from batch_jobs.staging import REMOVED, REMOVED_AT_ONCE, remove_rows
@@ -73,6 +74,7 @@ class Pruned:
         rejected: how many rejected rows are gone.
         left: runs whose rows something still held, so that the next prune removes them.
         online: how many predictions that were computed on request are gone.
+        requests: how many requests of many rows are gone, with all that came of them.
     """
 
     model: str
@@ -82,6 +84,7 @@ class Pruned:
     rejected: int = 0
     left: int = 0
     online: int = 0
+    requests: int = 0
 
     def __str__(self) -> str:
         told = {
@@ -91,6 +94,7 @@ class Pruned:
             "rejected rows are removed": self.rejected,
             "runs are left to the next prune": self.left,
             "predictions on request are removed": self.online,
+            "requests are removed": self.requests,
         }
         return ", ".join(f"{n:,} {what}" for what, n in told.items() if n) or "nothing to remove"
 
@@ -110,7 +114,12 @@ def prune(
         WarehouseUnavailableError: the database did not answer; what was done until then stays.
     """
     pruned = _prune_runs(warehouse, model, keep, expire)
-    return replace(pruned, online=_forget_online(warehouse, model, keep))
+    before = stored_time(clock.now() - keep)
+    return replace(
+        pruned,
+        online=_forget_online(warehouse, model, before),
+        requests=claims.forget(warehouse, model, before),
+    )
 
 
 def _prune_runs(
@@ -148,9 +157,8 @@ def _prune_runs(
     )
 
 
-def _forget_online(warehouse: Warehouse, model: str, keep: timedelta) -> int:
-    """Remove what was computed on request longer ago than that, in small transactions."""
-    before = stored_time(clock.now() - keep)
+def _forget_online(warehouse: Warehouse, model: str, before: str) -> int:
+    """Remove what was computed on request before a moment, in small transactions."""
     forgotten = 0
     while some := _forget_some(warehouse, model, before):
         forgotten += some

@@ -108,7 +108,7 @@ def foresee(
     with closing(warehouse.stream(model.features_query, bounds(span), model.chunk_rows)) as chunks:
         for chunk in chunks:
             try:
-                predicted = _predict(model, predictor, span, chunk)
+                predicted = predict_chunk(model, predictor, span, chunk)
             except ContractError:
                 return None
             rows += len(chunk)
@@ -169,7 +169,7 @@ def score_part(
             failpoint("score.before_chunk")
             if predictor is None and len(chunk):
                 predictor = load()
-            predicted = _predict(model, predictor, run.interval, chunk)
+            predicted = predict_chunk(model, predictor, run.interval, chunk)
             if staged is not None:
                 staged.result()
                 failpoint("score.chunk_staged")
@@ -297,9 +297,20 @@ def _read(warehouse: Warehouse, model: BatchModel, run: Run, part: Part) -> Gene
     yield from warehouse.stream(query, values, model.chunk_rows)
 
 
-def _predict(
+def predict_chunk(
     model: BatchModel, predictor: Predictor | None, interval: Interval, chunk: pd.DataFrame
 ) -> Predicted:
+    """Hold rows to the contract and predict those that fit.
+
+    Args:
+        model: what the rows mean.
+        predictor: who predicts; None if there is no row.
+        interval: where every `as_of` lies.
+        chunk: rows as of the features query.
+
+    Raises:
+        ContractError: whole columns or keys are wrong, or the estimator answers other rows.
+    """
     import pyarrow as pa
 
     checked = check_features(model, chunk, interval)

@@ -32,7 +32,7 @@ from rich.table import Table
 from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
-from batch_jobs import lifecycle, serving
+from batch_jobs import answering, lifecycle, serving
 from batch_jobs.interval import Interval
 from batch_jobs.settings import Settings, let_threads_sleep
 from batch_jobs.warehouse import Warehouse, stored_time
@@ -44,7 +44,7 @@ MODEL = "clicks"
 DAGS = {"noop": "noop", "empty": f"predict_{MODEL}", "1000 rows": f"predict_{MODEL}"}
 CASES = tuple(DAGS)[1:]
 DATABASES = ("sqlite", "postgresql")
-VERBS = ("plan", "score", "publish", "prune")
+VERBS = ("plan", "score", "publish", "prune", "answer")
 ROWS, STEP = 1000, timedelta(minutes=10)
 FULL_FROM = datetime(2024, 3, 1, tzinfo=UTC)
 EMPTY_FROM = FULL_FROM + timedelta(days=100)
@@ -185,8 +185,10 @@ def time_verb(settings: Settings, case: str, verb: str, number: int) -> tuple[fl
             serving.score(settings, MODEL, known, 0, serving.new_token())
         elif verb == "publish":
             serving.publish(settings, known)
-        else:
+        elif verb == "prune":
             serving.prune(settings, MODEL)
+        else:
+            answering.answer(settings, MODEL, serving.new_token())
         took.append(time.perf_counter() - began)
     return took[0], took[1]
 

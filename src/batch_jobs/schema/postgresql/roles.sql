@@ -42,10 +42,17 @@ GRANT SELECT ON
   serving.model_versions, serving.promotions
 TO batch_jobs_reader, batch_jobs_requester;
 
--- Requesters: readers who also ask for predictions. What was answered, nobody changes.
+-- Requesters: readers who also ask for predictions. What was answered, nobody changes; a request is
+-- added as one that waits, since neither its state nor who works on it can be given.
 GRANT SELECT, INSERT ON serving.online_predictions TO batch_jobs_requester;
+GRANT SELECT ON serving.requests, serving.request_rows, serving.request_results,
+  serving.request_rejects
+TO batch_jobs_requester;
+GRANT INSERT (request_id, model, client, idempotency_key, request_sha256, created_at, rows_read)
+ON serving.requests TO batch_jobs_requester;
+GRANT INSERT ON serving.request_rows TO batch_jobs_requester;
 
--- Writers: what train, promote, predict, prune and the alerts do. A version keeps its sha256, and
+-- Writers: what train, promote, predict, answer, prune and the alerts do. A version keeps its sha256, and
 -- promotions and the ledger lose no row. CREATE is for the tables of large populations.
 GRANT USAGE, CREATE ON SCHEMA serving TO batch_jobs_writer;
 GRANT SELECT ON ALL TABLES IN SCHEMA serving TO batch_jobs_writer;
@@ -57,7 +64,12 @@ TO batch_jobs_writer;
 GRANT INSERT, DELETE ON
   serving.shared_predictions, serving.rejected_rows, serving.superseded_rows
 TO batch_jobs_writer;
-GRANT DELETE ON serving.online_predictions TO batch_jobs_writer;
+GRANT DELETE ON serving.online_predictions, serving.request_rows TO batch_jobs_writer;
+GRANT DELETE, UPDATE (
+  state, rows_scored, rows_rejected, rows_skipped, model_version, token, claimed_at, attempts,
+  finished_at, error
+) ON serving.requests TO batch_jobs_writer;
+GRANT INSERT, DELETE ON serving.request_results, serving.request_rejects TO batch_jobs_writer;
 GRANT INSERT, UPDATE, DELETE ON
   serving.current_rows, serving.alerts, serving.task_errors
 TO batch_jobs_writer;
