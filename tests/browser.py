@@ -3,7 +3,7 @@
 import shutil
 from contextlib import contextmanager
 
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import expect, sync_playwright
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 PHONE = {"width": 375, "height": 667}
@@ -14,6 +14,7 @@ def chromium():
     """A browser without a window; `./run test` installs one as root on Debian."""
     found = next(filter(None, map(shutil.which, NAMES)), None)
     assert found, "the page is tested in a browser: install chromium (apt-get install chromium)"
+    expect.set_options(timeout=30_000)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=found)
         yield browser
@@ -31,7 +32,6 @@ def visiting(browser, url, **options):
     """
     context = browser.new_context(base_url=url, viewport=PHONE, **options)
     page, complaints = context.new_page(), []
-    page.set_default_timeout(30_000)
     page.on("console", lambda message: complaints.append(message.text))
     page.on("pageerror", lambda error: complaints.append(str(error)))
     yield page

@@ -170,6 +170,24 @@ def test_a_server_that_ends_leaves_what_waits_to_the_next(shop):
         assert client.get(f"/requests/{sent.request_id}").json()["rows"]["scored"] == 200
 
 
+def test_how_a_request_ended_is_told(shop):
+    """The error of one that has failed; 410 once its rows are gone."""
+    warehouse = Warehouse(shop.warehouse)
+    with api.serving(shop, model="orders") as client:
+        url = client.post("/requests", json={"rows": ORDERS}).json()["url"]
+        for state in ("failed", "retired"):
+            with warehouse.write() as connection:
+                connection.exec_driver_sql(
+                    f"UPDATE requests SET state = '{state}', error = 'no <b>luck</b>', "
+                    f"finished_at = created_at"
+                )
+            for path in (url, url.replace("requests", "uploads")):
+                answer = client.get(path)
+                assert answer.status_code == (200 if state == "failed" else 410)
+                assert state == "retired" or "no &lt;b&gt;luck" in answer.text or path == url
+        assert client.get(f"{url}/results.csv").status_code == 410
+
+
 def test_a_warehouse_that_is_not_there_is_503(shop):
     """With a time to try again; nothing is taken in that could be lost."""
     with api.serving(shop, model="orders") as client:

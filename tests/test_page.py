@@ -79,6 +79,9 @@ def test_a_warehouse_that_does_not_answer_is_told_on_the_page(tmp_path):
             page = client.get(path)
             assert (page.status_code, page.headers["retry-after"]) == (503, "2")
             assert "does not answer" in page.text
+        sent = client.post("/models/orders/uploads", files={"file": HEADER + b"1,kr\n"})
+        assert sent.status_code == 503
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_file_leads_to_a_page_of_its_own(shop):

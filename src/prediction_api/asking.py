@@ -25,7 +25,7 @@ from prediction_api.api import IdempotencyKey
 from prediction_api.database import unavailable
 from prediction_api.export import csv_of
 from prediction_api.problems import ProblemError, documented
-from prediction_api.requested import MOST_ROWS, everything, find, page_of
+from prediction_api.requested import MOST_ROWS, everything, find, find_row, page_of
 from prediction_api.routing import GuardedRoute, require_same_site
 from prediction_api.schemas import Accepted, ManyRows, PredictionId
 from prediction_api.state import State, state_of
@@ -49,10 +49,8 @@ class Sent:
 def asking_router(state: State) -> APIRouter:
     """The routes of each model there is a file for, and `POST /requests` of the configured one."""
     router = APIRouter(tags=["requests of many rows"], route_class=GuardedRoute)
-    for name, reader in state.readers.items():
-        _add(router, f"/models/{name}/requests", reader)
-    if default := state.readers.get(state.config.model):
-        _add(router, "/requests", default)
+    for path, name in state.paths("requests"):
+        _add(router, path, state.readers[name])
     router.add_api_route(
         "/requests/{id}", requested, response_model=ManyRows, responses=documented(404, 410)
     )
@@ -139,6 +137,7 @@ async def take(request: Request, reader: Reader, sent: Sent, key: str | None = N
     """
     state = state_of(request)
     client = getattr(request.state, "client", "")
+    await find_row(state.database, 0)  # or to write would make the file of a warehouse that is lost
     try:
         found, rows = await asyncio.to_thread(_submit, state, reader, sent, client, key)
     except (SQLAlchemyError, BatchJobsError, OSError) as error:
@@ -156,7 +155,7 @@ def _submit(
     rows = reader.read(sent.kind, sent.content)
     digest = _digest(reader.model.name, rows)
     submission = Submission(reader.model.name, rows, client, key, digest)
-    found = requests.submit(Warehouse.existing(state.config.settings.warehouse), submission)
+    found = requests.submit(Warehouse(state.config.settings.warehouse), submission)
     if found.request_sha256 != digest:
         raise ProblemError(409, "this Idempotency-Key was used for another request")
     return found, len(rows)

@@ -10,7 +10,7 @@ from typing import Any
 from fastapi import Request
 
 from batch_jobs.warehouse import loaded_time
-from prediction_api.database import Database, Statement
+from prediction_api.database import Database, Row, Statement
 from prediction_api.problems import ProblemError
 from prediction_api.schemas import RowCounts, RowReject, RowResult
 from prediction_api.state import state_of
@@ -66,6 +66,16 @@ class Requested:
         return {**vars(self), "progress": self.progress}
 
 
+async def find_row(database: Database, request_id: int) -> Row | None:
+    """What is kept of a request, whoever sent it.
+
+    Raises:
+        UnavailableError: the warehouse does not answer.
+    """
+    rows = await database.fetch(REQUEST, request_id=request_id)
+    return rows[0] if rows else None
+
+
 async def find(request: Request, request_id: int) -> Requested:
     """A request of who asks now.
 
@@ -73,10 +83,9 @@ async def find(request: Request, request_id: int) -> Requested:
         ProblemError: there is none of this id, or it is somebody else's, or its rows are gone.
     """
     client = getattr(request.state, "client", "")
-    rows = await state_of(request).database.fetch(REQUEST, request_id=request_id)
-    if not rows or rows[0]["client"] != client:
+    row = await find_row(state_of(request).database, request_id)
+    if row is None or row["client"] != client:
         raise ProblemError(404, "there is no request of this id")
-    row = rows[0]
     if row["state"] == "retired":
         raise ProblemError(410, "this request is older than its model keeps what was answered")
     counts = {name: row[f"rows_{name}"] for name in ("read", "scored", "rejected", "skipped")}

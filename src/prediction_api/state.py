@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from fastapi import Request
@@ -43,6 +43,12 @@ class State:
     online: Online
     readers: Mapping[str, Reader]
     answering: Answering
+
+    def paths(self, end: str) -> Iterator[tuple[str, str]]:
+        """Where each model is asked for something, and where the configured one is: path, name."""
+        yield from ((f"/models/{name}/{end}", name) for name in self.models)
+        if self.config.model in self.models:
+            yield f"/{end}", self.config.model
 
 
 def state_of(request: Request) -> State:
