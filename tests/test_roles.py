@@ -264,6 +264,8 @@ def test_a_requester_computes_predictions_and_does_no_more(reader, owned, login,
         assert told.status_code == 200, told.text
         assert client.get(f"/predict/{told.json()['id']}").json() == told.json()
         assert client.get("/models/customers/status").status_code == 200
+        many = client.post("/requests", json={"rows": [body["features"]]})
+        assert client.get(many.headers["location"]).json()["state"] == "waiting"
     session = "SET default_transaction_read_only = off"
     assert _allowed(settings.warehouse, NOT_FOR_REQUESTERS, session) == []
 

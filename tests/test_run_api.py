@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+from threading import Event
 
 import httpx
 import pytest
@@ -15,7 +16,8 @@ from batch_jobs.settings import Settings
 from batch_jobs.warehouse import Warehouse
 from tests.api import serving
 from tests.conftest import ROOT
-from utils.api import prepare
+from utils.api import LocalApi, prepare
+from utils.local import LocalAirflowError, RefusedError
 
 SEED = b"{'features': [5.1, 3.5, 1.4, 0.2]}"  # as the seed prints it
 
@@ -52,12 +54,38 @@ def test_what_is_there_is_not_made_again(embedded):
     assert registry.champion(Warehouse(own.warehouse), "iris") is None
 
 
+def test_the_demo_has_one_beside_it_until_it_ends(embedded, tmp_path):
+    """Whatever a person's own settings say; a port that is taken is told with the option for it."""
+    settings, _ = embedded
+    environ = os.environ | {
+        "BATCH_JOBS_WAREHOUSE": settings.warehouse,
+        "BATCH_JOBS_MODEL_STORE": settings.model_store,
+        "PREDICTION_API_KEYS": "short",
+    }
+    api = LocalApi(_free_port(), environ, tmp_path / "api.log")
+    api.start("iris")
+    try:
+        while not api.ready():
+            Event().wait(0.05)
+        assert "<h1>iris</h1>" in httpx.get(api.url).text
+        with pytest.raises(RefusedError, match="--api-port"):
+            api.start("iris")
+    finally:
+        api.stop()
+    with pytest.raises(LocalAirflowError, match=r"api\.log"):
+        api.ready()
+
+
+def _free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 def test_it_tells_a_request_that_works_and_ends_when_told_to(embedded):
     """The example it prints is asked as printed; on SIGTERM it ends with exit 0."""
     settings, _ = embedded
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = _free_port()
     environ = os.environ | {
         "BATCH_JOBS_WAREHOUSE": settings.warehouse,
         "BATCH_JOBS_MODEL_STORE": settings.model_store,

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import argparse
 import os
+import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+
+import httpx
 
 from batch_jobs import lifecycle, registry
 from batch_jobs.errors import BatchJobsError
@@ -18,7 +21,7 @@ from batch_jobs.settings import Settings, let_threads_sleep
 from batch_jobs.warehouse import Warehouse
 from prediction_api.__main__ import serve
 from prediction_api.config import Config
-from utils.local import ROOT
+from utils.local import ROOT, LocalAirflowError, require_free
 
 MODEL = "iris"
 EXAMPLE = """\
@@ -28,8 +31,66 @@ The API answers on {url} (Ctrl+C ends it). Ask it, for example:
     -d '{{"features": [5.1, 3.5, 1.4, 0.2]}}'
   curl {url}/models
 
+The page of it all: {url}
 What it can be asked: {url}/docs
 """
+
+
+class LocalApi:
+    """The prediction API in a process of its own, which whoever started it stops.
+
+    Args:
+        port: where it listens, on 127.0.0.1.
+        environ: its environment, but for its own settings.
+        log: the file where it says what it does.
+    """
+
+    def __init__(self, port: int, environ: Mapping[str, str], log: Path) -> None:
+        self.url, self._port, self._log = f"http://127.0.0.1:{port}", port, log
+        self._environ = {
+            name: value for name, value in environ.items() if not name.startswith("PREDICTION_API_")
+        }
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self, model: str) -> None:
+        """Start it; does not wait.
+
+        Args:
+            model: which one it shows first.
+
+        Raises:
+            RefusedError: the port is taken.
+        """
+        require_free(self._port, "--api-port")
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "utils.api", "--port", str(self._port)],
+                cwd=ROOT,
+                env={**self._environ, "PREDICTION_API_MODEL": model},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def ready(self) -> bool | None:
+        """True once it answers; None before.
+
+        Raises:
+            LocalAirflowError: it has ended.
+        """
+        if self._process is None or self._process.poll() is not None:
+            raise LocalAirflowError(f"the prediction API ended; see {self._log}")
+        try:
+            return httpx.get(f"{self.url}/readyz").is_success or None
+        except httpx.TransportError:
+            return None
+
+    def stop(self) -> None:
+        """Stop it, if it runs."""
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait()
 
 
 def prepare(settings: Settings, embedded: Path) -> None:

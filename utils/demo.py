@@ -31,13 +31,15 @@ from batch_jobs.errors import BatchJobsError
 from batch_jobs.interval import Interval, due_between, floor_to_grid, newest_due
 from batch_jobs.settings import Settings
 from batch_jobs.warehouse import Warehouse, bounds, stored_time
-from utils.local import ADMIN, DEFAULT_PORT, LocalAirflow, LocalAirflowError
+from utils.api import LocalApi
+from utils.local import ADMIN, DEFAULT_PORT, LocalAirflow, LocalAirflowError, require_free
 
 MODEL = "flight_delay"
 TRAIN, PREDICT = f"train_{MODEL}", f"predict_{MODEL}"
 PATIENCE = timedelta(minutes=15)
 ROWS_SHOWN = 12
 BAR = 7
+DEFAULT_API_PORT = 8000
 LIKELY = 0.5
 NEW_YORK = ZoneInfo("America/New_York")
 
@@ -202,6 +204,22 @@ class Demo:
         self._screen.say()
         self._screen.say(table)
 
+    def ask(self, api: LocalApi, run: Row[Any], *, asking: bool) -> None:
+        """Tell how to ask for a prediction of a run over HTTP; if asking, also the answer."""
+        with self._screen.step(f"Starting the prediction API on {api.url}"):
+            self._until("the prediction API", api.ready)
+        rows = self._query(
+            "SELECT entity_id FROM current_predictions WHERE model = :model AND run_id = :run_id"
+            " ORDER BY score DESC LIMIT 1",
+            run_id=run.run_id,
+        )
+        url = f"{api.url}/models/{MODEL}/predictions/{quote(rows[0].entity_id, safe=':')}"
+        self._screen.say(f"""
+Page          {api.url}
+Over HTTP     curl {shlex.quote(url)}""")
+        if asking:
+            self._screen.say(f"answers       {httpx.get(url).raise_for_status().text}")
+
     def explain(self) -> None:
         """Tell where the predictions are and how to read them."""
         (status,) = self._query("SELECT * FROM serving_status WHERE model = :model")
@@ -222,7 +240,7 @@ With SQL      {shlex.join([sys.executable, "-c", code])}""")
             command = shlex.join([Path(sqlite3).name, "-readonly", str(self._file)])
             self._screen.say(f"or            {command} '{query}'")
 
-    def stay(self) -> None:
+    def stay(self, api: LocalApi) -> None:
         """Tell of every interval that is published, until a signal comes."""
         self._screen.say(f"""\
 Airflow       {self._airflow.url}  user {ADMIN}  password {self._airflow.password}
@@ -233,6 +251,7 @@ Stays up and publishes every ten minutes; Ctrl-C stops it.""")
         warned: set[str] = set()
         while True:
             self._airflow.require_alive()
+            api.ready()
             for new in self._query(
                 "SELECT * FROM prediction_runs WHERE model = :model AND run_id > :told"
                 " AND state = 'published' ORDER BY run_id",
@@ -407,6 +426,12 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--port", type=int, default=DEFAULT_PORT, help="of Airflow's UI (default: %(default)s)"
     )
+    parser.add_argument(
+        "--api-port",
+        type=int,
+        default=DEFAULT_API_PORT,
+        help="of the predictions' page and API (default: %(default)s)",
+    )
     return parser.parse_args(words)
 
 
@@ -414,22 +439,28 @@ def main(words: Sequence[str] | None = None) -> int:
     """Run the demo; 0 if it ended well or was stopped while up, 130 if it was stopped before."""
     arguments, screen = _arguments(words), Screen()
     airflow = LocalAirflow(port=arguments.port)
+    api = LocalApi(arguments.api_port, airflow.environment(), airflow.logs / "api.log")
     up = False
     _stop_on_signals()
     try:
         demo = Demo(airflow, Settings.from_environ(), screen)
         try:
             airflow.start()
+            require_free(arguments.api_port, "--api-port")
             demo.load()
+            api.start(MODEL)
             demo.wait_for_airflow()
             demo.train()
-            demo.show(demo.predict())
+            run = demo.predict()
+            demo.show(run)
+            demo.ask(api, run, asking=arguments.once)
             demo.explain()
             screen.say(f"Ready after {screen.total():.0f} s.")
             up = True
             if not arguments.once:
-                demo.stay()
+                demo.stay(api)
         finally:
+            api.stop()
             airflow.stop()
     except KeyboardInterrupt:
         screen.say("Stopped.")

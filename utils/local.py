@@ -99,8 +99,12 @@ def rendered_port(home: Path) -> int:
     return DEFAULT_PORT
 
 
-def require_free(port: int) -> None:
+def require_free(port: int, option: str = "--port") -> None:
     """Check that a server can listen on the port.
+
+    Args:
+        port: on 127.0.0.1.
+        option: with which another one is chosen.
 
     Raises:
         RefusedError: it cannot, with the reason.
@@ -113,8 +117,8 @@ def require_free(port: int) -> None:
         except (OSError, OverflowError) as error:
             reason = error.strerror if isinstance(error, OSError) else "not between 1 and 65535"
             raise RefusedError(
-                f"port {port} cannot be used ({reason}); choose another one with --port, "
-                f"for example --port {_some_free_port()}"
+                f"port {port} cannot be used ({reason}); choose another one with {option}, "
+                f"for example {option} {_some_free_port()}"
             ) from None
 
 

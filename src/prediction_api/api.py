@@ -34,10 +34,8 @@ IdempotencyKey = Annotated[
 def online_router(state: State) -> APIRouter:
     """The routes of each model there is a file for, and `POST /predict` of the configured one."""
     router = APIRouter(tags=["online"], route_class=StrictRoute)
-    for name, model in state.models.items():
-        _add(router, f"/models/{name}/predict", model)
-    if default := state.models.get(state.config.model):
-        _add(router, "/predict", default)
+    for path, name in state.paths("predict"):
+        _add(router, path, state.models[name])
     router.add_api_route(
         "/predict/{id}", computed, response_model=OnlinePrediction, responses=documented(404)
     )

@@ -31,6 +31,11 @@ class Config:
         rate: how many requests one client has.
         body_bytes: the largest body.
         seconds: the longest time a request may take.
+        upload_bytes: the largest body of a request of many rows.
+        upload_rows: the most rows it may have.
+        upload_seconds: the longest time it may take to send and to take in.
+        answer: whether this process answers requests of many rows; else `batch-jobs answer` does,
+            or the model's DAG.
     """
 
     settings: Settings
@@ -42,6 +47,10 @@ class Config:
     rate: RateLimitItem = field(default_factory=lambda: parse("6000/minute"))
     body_bytes: int = 1_000_000
     seconds: float = 5.0
+    upload_bytes: int = 10_000_000
+    upload_rows: int = 100_000
+    upload_seconds: float = 60.0
+    answer: bool = False
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str] = os.environ) -> Config:
@@ -57,7 +66,7 @@ class Config:
             given = environ.get(f"PREDICTION_API_{name}") or default
             try:
                 return make(given)
-            except ValueError:
+            except (KeyError, ValueError):
                 shown = f" is {given!r}" if name != "KEYS" else " has a key that is too short"
                 problems.append(f"PREDICTION_API_{name}{shown}; write {right}")
                 return make(default)
@@ -73,6 +82,12 @@ class Config:
             "rate": read("RATE", "6000/minute", parse, "a rate, such as 6000/minute"),
             "body_bytes": read("BODY_BYTES", "1000000", _positive, "a number of bytes"),
             "seconds": read("SECONDS", "5", _seconds, "a number of seconds, such as 5"),
+            "upload_bytes": read("UPLOAD_BYTES", "10000000", _positive, "a number of bytes"),
+            "upload_rows": read("UPLOAD_ROWS", "100000", _positive, "a number of rows"),
+            "upload_seconds": read(
+                "UPLOAD_SECONDS", "60", _seconds, "a number of seconds, such as 60"
+            ),
+            "answer": read("ANSWER", "auto", _answer, "yes or no"),
         }
         if not keys and not _is_loopback(str(values["host"])):
             problems.append(
@@ -81,7 +96,10 @@ class Config:
             )
         if problems:
             raise ConfigurationError("; ".join(problems))
-        return cls(settings=Settings.from_environ(environ), **values)  # type: ignore[arg-type]
+        settings = Settings.from_environ(environ)
+        if values["answer"] is None:  # on SQLite whoever can ask can write
+            values["answer"] = settings.warehouse.startswith("sqlite")
+        return cls(settings=settings, **values)  # type: ignore[arg-type]
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -107,6 +125,10 @@ def _positive(text: str) -> int:
     if number <= 0:
         raise ValueError
     return number
+
+
+def _answer(text: str) -> bool | None:
+    return {"yes": True, "no": False, "auto": None}[text]
 
 
 def _seconds(text: str) -> float:

@@ -10,7 +10,7 @@ import asyncio
 import csv
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
@@ -152,13 +152,17 @@ def _ndjson(rows: Sequence[Row], whole: Mapping[str, Any]) -> bytes:
 
 
 def _csv(rows: Sequence[Row], whole: Mapping[str, Any]) -> bytes:
+    shared = {name: _text(value) for name, value in whole.items()}
+    return csv_of(COLUMNS, ({**shared, **dict(row)} for row in rows))
+
+
+def csv_of(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> bytes:
+    """Rows as CSV, without cells that a spreadsheet would compute."""
     out = io.StringIO()
     writer = csv.writer(out)
-    writer.writerow(COLUMNS)
-    shared = {name: _text(value) for name, value in whole.items()}
+    writer.writerow(columns)
     for row in rows:
-        cells = {**shared, **dict(row)}
-        writer.writerow([_cell(cells[name]) for name in COLUMNS])
+        writer.writerow([_cell(row[name]) for name in columns])
     return out.getvalue().encode()
 
 

@@ -14,8 +14,10 @@ from batch_jobs.catalog import load_model, model_names
 from batch_jobs.errors import ModelFileError
 from batch_jobs.model import BatchModel
 from batch_jobs.warehouse import Warehouse
-from prediction_api import export, probes, reading
+from prediction_api import export, page, probes, reading
+from prediction_api.answering import Answering
 from prediction_api.api import online_router
+from prediction_api.asking import asking_router
 from prediction_api.config import Config
 from prediction_api.database import open_database
 from prediction_api.look_ups import LookUps
@@ -24,7 +26,9 @@ from prediction_api.model import Champions
 from prediction_api.online import Online
 from prediction_api.problems import add_handlers
 from prediction_api.protection import Limited
+from prediction_api.rendering import STATIC
 from prediction_api.state import State
+from prediction_api.uploads import Most, Reader
 
 log = logging.getLogger(__name__)
 
@@ -51,12 +55,16 @@ def create_app(config: Config | None = None) -> FastAPI:
     for router in (
         reading.router,
         online_router(state),
+        asking_router(state),
+        page.router,
+        page.doors,
         export.router,
         reading.listing,
         probes.guarded,
         probes.router,
     ):
         app.include_router(router)
+    app.mount("/static", STATIC)
     return app
 
 
@@ -65,10 +73,12 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     state: State = app.state.shared
     await state.champions.refresh()
     following = asyncio.create_task(state.champions.follow())
+    state.answering.start()
     try:
         yield
     finally:
         following.cancel()
+        await asyncio.to_thread(state.answering.stop)
         state.champions.close()
         state.online.close()
         await state.database.close()
@@ -79,6 +89,7 @@ def _state(config: Config) -> State:
     warehouse = Warehouse(settings.warehouse)  # a wrong URL is told now, not with each request
     models, metrics = _models(config), Metrics()
     database = open_database(settings.warehouse)
+    most = Most(config.upload_rows, config.upload_bytes)
     champions = Champions(settings, models, database, metrics)
     return State(
         config=config,
@@ -88,6 +99,8 @@ def _state(config: Config) -> State:
         metrics=metrics,
         champions=champions,
         online=Online(champions, warehouse),
+        readers={name: Reader(model, most) for name, model in models.items()},
+        answering=Answering(settings, list(models) if config.answer else []),
     )
 
 

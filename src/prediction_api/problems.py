@@ -115,10 +115,15 @@ def _invalid(_: Request, error: Exception) -> Response:
     """Without the value itself, which may be NaN or a secret, or megabytes."""
     assert isinstance(error, RequestValidationError)  # noqa: S101 # for the type checker
     errors = [
-        FieldProblem(where=".".join(map(str, found["loc"]))[:200], what=str(found["msg"])[:200])
+        FieldProblem(where=_written(".".join(map(str, found["loc"]))), what=_written(found["msg"]))
         for found in error.errors()[:MOST_ERRORS]
     ]
     return problem(422, "the request does not fit; see errors", errors=errors)
+
+
+def _written(text: str) -> str:
+    """The beginning of a text, with a mark for what UTF-8 cannot write."""
+    return text[:200].encode(errors="replace").decode()
 
 
 def _unexpected(_: Request, error: Exception) -> Response:

@@ -20,6 +20,8 @@ from prediction_api.config import Config
 from prediction_api.metrics import Metrics
 from prediction_api.problems import ProblemError, problem
 
+UPLOADS = ("/requests", "/uploads")  # how the paths end to which many rows are sent
+
 
 class Limited:
     """Counts and measures requests, and ends those that are too many, too large or too slow."""
@@ -28,7 +30,8 @@ class Limited:
         self._app, self._metrics = app, metrics
         self._rate = Rate(config.rate)
         self._keys = config.keys
-        self._body_bytes, self._seconds = config.body_bytes, config.seconds
+        self._limits = (config.body_bytes, config.seconds)
+        self._limits_of_uploads = (config.upload_bytes, config.upload_seconds)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
@@ -47,17 +50,19 @@ class Limited:
             self._metrics.saw(scope, answer.status, time.perf_counter() - began)
 
     async def _bounded(self, scope: Scope, receive: Receive, answer: Answer) -> None:
-        body = Body(receive, self._body_bytes)
+        upload = scope["method"] == "POST" and scope["path"].endswith(UPLOADS)
+        most, seconds = self._limits_of_uploads if upload else self._limits
+        body = Body(receive, most)
         try:
-            async with asyncio.timeout(self._seconds):
+            async with asyncio.timeout(seconds):
                 await self._app(scope, body, answer)
         except TimeoutError:
             if answer.status:
                 raise
             late = (
-                problem(408, f"the body did not come within {self._seconds:g} s")
+                problem(408, f"the body did not come within {seconds:g} s")
                 if body.awaited
-                else problem(503, f"no answer within {self._seconds:g} s", {"Retry-After": "2"})
+                else problem(503, f"no answer within {seconds:g} s", {"Retry-After": "2"})
             )
             await late(scope, receive, answer)
 

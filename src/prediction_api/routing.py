@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
+from types import MappingProxyType
 from typing import Any, NotRequired
+from urllib.parse import urlsplit
 
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -32,7 +34,7 @@ class GuardedRoute(APIRoute):
         handle = self.handler()
 
         async def handle_known(request: Request) -> Response:
-            require_key(request)
+            require_key(request, key_in(request.headers.get("authorization", "")))
             return await handle(request)
 
         return handle_known
@@ -80,7 +82,7 @@ class QuickRoute(GuardedRoute):
             try:
                 values = adapter.validate_python(given)
             except ValidationError as error:
-                raise _invalid(error, places) from error
+                raise invalid(error, "header", places) from error
             return await endpoint(request, **values)
 
         return handle_quickly
@@ -97,17 +99,30 @@ def _adapter(endpoint: Callable[..., Any]) -> TypeAdapter[dict[str, Any]]:
     return TypeAdapter(TypedDict("Parameters", fields))  # type: ignore[operator]
 
 
-def _invalid(error: ValidationError, places: dict[str, str]) -> RequestValidationError:
+def invalid(
+    error: ValidationError, place: str, places: Mapping[str, str] = MappingProxyType({})
+) -> RequestValidationError:
+    """What is told of values that do not fit.
+
+    Args:
+        error: what pydantic says.
+        place: where they stand.
+        places: where those of some names stand.
+    """
     return RequestValidationError(
         [
-            {**found, "loc": (places.get(str(found["loc"][0]), "header"), *found["loc"])}
+            {**found, "loc": (places.get(str((*found["loc"], "")[0]), place), *found["loc"])}
             for found in error.errors(include_input=False, include_url=False)
         ]
     )
 
 
-def require_key(request: Request) -> None:
+def require_key(request: Request, key: str) -> None:
     """Let in who has a key, or without keys who is on this machine.
+
+    Args:
+        request: what is asked; its state tells from now on who asks.
+        key: the one that came with it, if one did.
 
     Raises:
         ProblemError: neither.
@@ -117,12 +132,26 @@ def require_key(request: Request) -> None:
         if not _is_local(request.scope):
             raise ProblemError(403, "no keys are set, so only this machine is answered")
         return
-    key = key_in(request.headers.get("authorization", ""))
     if not known(key, keys):
         raise ProblemError(
             401, "send a key: Authorization: Bearer …", {"WWW-Authenticate": "Bearer"}
         )
     request.state.client = name_of(key)
+
+
+def require_same_site(request: Request) -> None:
+    """Refuse what a page of another site lets a browser send.
+
+    Browsers tell where a request comes from, in headers that no page can change.
+
+    Raises:
+        ProblemError: it comes from elsewhere.
+    """
+    site = request.headers.get("sec-fetch-site", "none")
+    origin = request.headers.get("origin")
+    own = origin is None or urlsplit(origin).netloc == request.headers.get("host")
+    if site not in ("none", "same-origin") or not own:
+        raise ProblemError(403, "a page of another site must not ask")
 
 
 def _is_local(scope: Scope) -> bool:

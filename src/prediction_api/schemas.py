@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NotRequired
 
 from fastapi import Path, Query
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, create_model, with_config
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    Tag,
+    create_model,
+    with_config,
+)
 from typing_extensions import TypedDict
 
 from batch_jobs.contract import MAX_KEY_LENGTH
@@ -24,6 +35,14 @@ EntityId = Annotated[
 ]
 RunId = Annotated[int, Path(ge=1, le=LARGEST_ID)]
 PredictionId = Annotated[int, Path(ge=1, le=LARGEST_ID)]
+# Strict, or text of digits that is too long would be read as a number.
+Value = (
+    Annotated[str, Field(strict=True, max_length=LONGEST_TEXT)]
+    | StrictInt
+    | StrictFloat
+    | StrictBool
+    | None
+)
 AsOf = Annotated[
     str | None,
     Query(
@@ -154,6 +173,79 @@ def _type(kind: Feature) -> Any:
     else:
         found = Annotated[str, Field(strict=True, max_length=LONGEST_TEXT)]
     return found | None if kind.nullable else found
+
+
+def rows_of(model: BatchModel) -> Any:
+    """The type of a request of many rows: `{"rows": [{feature: value}]}`.
+
+    Each row has all features by name, and perhaps a key; their values are for the scorer to judge.
+    """
+    title = "".join(part.title() for part in model.name.split("_"))
+    key = Annotated[str, Field(max_length=MAX_KEY_LENGTH, pattern=r"^[^\x00]*$")]
+    types = {name: Annotated[Value, _told(kind)] for name, kind in model.features.items()}
+    fields: Any = {"entity_id": NotRequired[key | None], **types}
+    plain: Any = TypedDict(f"{title}Row", fields)  # type: ignore[misc] # known at run time
+    row: Any = with_config(ConfigDict(extra="forbid"))(plain)
+    rows: Any = Annotated[list[row], Field(min_length=1)]
+    request: Any = TypedDict(f"{title}Rows", {"rows": rows})  # type: ignore[misc] # likewise
+    return with_config(ConfigDict(extra="forbid"))(request)
+
+
+def _told(kind: Feature) -> Any:
+    limits = kind.model_dump(exclude_none=True)
+    return Field(description=f"{type(kind).__name__}: {limits}; another value is rejected.")
+
+
+class RowCounts(_Answer):
+    """How many rows a request has, and what became of them."""
+
+    read: int
+    scored: int
+    rejected: int
+    skipped: int
+
+
+class RowResult(_Answer):
+    """A prediction; rows are numbered from 1, as they were sent."""
+
+    row: int
+    entity_id: str | None
+    score: float
+    label: str | None
+
+
+class RowReject(_Answer):
+    """A row that has no prediction, and why."""
+
+    row: int
+    entity_id: str | None
+    reason: str
+
+
+class Accepted(_Answer):
+    """A request of many rows that will be answered."""
+
+    id: int = Field(ge=1, le=LARGEST_ID)
+    model: str
+    state: str = Field(examples=["waiting"])
+    rows: int
+    url: str = Field(description="Where to ask for its state and its results.")
+
+
+class ManyRows(_Answer):
+    """A request of many rows: how far it is, and a page of what came of it once it is done."""
+
+    id: int = Field(ge=1, le=LARGEST_ID)
+    model: str
+    state: Literal["waiting", "scoring", "done", "failed"]
+    progress: float = Field(ge=0, le=1, description="The share of rows that was dealt with.")
+    model_version: str | None
+    created_at: datetime
+    finished_at: datetime | None
+    error: str | None
+    rows: RowCounts
+    results: list[RowResult]
+    rejected: list[RowReject]
 
 
 class Readiness(_Answer):

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from fastapi import Request
 
 from batch_jobs.model import BatchModel
+from prediction_api.answering import Answering
 from prediction_api.config import Config
 from prediction_api.database import Database
 from prediction_api.look_ups import LookUps
 from prediction_api.metrics import Metrics
 from prediction_api.model import Champions
 from prediction_api.online import Online
+from prediction_api.uploads import Reader
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,8 @@ class State:
         metrics: the numbers of this server.
         champions: the versions that compute predictions on request.
         online: computes them.
+        readers: read requests of many rows, by the name of the model.
+        answering: answers them in this process, if it is to.
     """
 
     config: Config
@@ -37,6 +41,14 @@ class State:
     metrics: Metrics
     champions: Champions
     online: Online
+    readers: Mapping[str, Reader]
+    answering: Answering
+
+    def paths(self, end: str) -> Iterator[tuple[str, str]]:
+        """Where each model is asked for something, and where the configured one is: path, name."""
+        yield from ((f"/models/{name}/{end}", name) for name in self.models)
+        if self.config.model in self.models:
+            yield f"/{end}", self.config.model
 
 
 def state_of(request: Request) -> State:

@@ -1,0 +1,145 @@
+"""Requests of many rows as the warehouse has them: how far each is, and what came of its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from fastapi import Request
+
+from batch_jobs.warehouse import loaded_time
+from prediction_api.database import Database, Row, Statement
+from prediction_api.problems import ProblemError
+from prediction_api.schemas import RowCounts, RowReject, RowResult
+from prediction_api.state import state_of
+
+MOST_ROWS = 10_000
+REQUEST = Statement(
+    """
+    SELECT request_id, model, state, client, created_at, rows_read, rows_scored, rows_rejected,
+           rows_skipped, model_version, finished_at, error
+    FROM requests WHERE request_id = :request_id""",
+    point=True,
+)
+_PAGE = """
+    SELECT row_number AS "row", entity_id, {} FROM {}
+    WHERE request_id = :request_id AND row_number > :after AND row_number <= :until
+    ORDER BY row_number LIMIT :limit"""
+RESULTS = Statement(_PAGE.format("score, label", "request_results"))
+REJECTS = Statement(_PAGE.format("reason", "request_rejects"))
+
+
+@dataclass(frozen=True)
+class Requested:
+    """A request of many rows.
+
+    Attributes:
+        id: of the request.
+        model: who is asked.
+        state: waiting, scoring, done or failed.
+        model_version: who answers, once somebody does.
+        created_at: when it was sent.
+        finished_at: when it was done, or had failed.
+        error: why it has failed.
+        rows: how many were sent, and what became of them.
+    """
+
+    id: int
+    model: str
+    state: str
+    model_version: str | None
+    created_at: datetime
+    finished_at: datetime | None
+    error: str | None
+    rows: RowCounts
+
+    @property
+    def progress(self) -> float:
+        """The share of rows that was dealt with."""
+        counts = self.rows
+        return (counts.scored + counts.rejected + counts.skipped) / max(1, counts.read)
+
+    def told(self) -> dict[str, Any]:
+        """All of it by name."""
+        return {**vars(self), "progress": self.progress}
+
+
+async def find_row(database: Database, request_id: int) -> Row | None:
+    """What is kept of a request, whoever sent it.
+
+    Raises:
+        UnavailableError: the warehouse does not answer.
+    """
+    rows = await database.fetch(REQUEST, request_id=request_id)
+    return rows[0] if rows else None
+
+
+async def find(request: Request, request_id: int) -> Requested:
+    """A request of who asks now.
+
+    Raises:
+        ProblemError: there is none of this id, or it is somebody else's, or its rows are gone.
+    """
+    client = getattr(request.state, "client", "")
+    row = await find_row(state_of(request).database, request_id)
+    if row is None or row["client"] != client:
+        raise ProblemError(404, "there is no request of this id")
+    if row["state"] == "retired":
+        raise ProblemError(410, "this request is older than its model keeps what was answered")
+    counts = {name: row[f"rows_{name}"] for name in ("read", "scored", "rejected", "skipped")}
+    ended = row["finished_at"]
+    return Requested(
+        id=request_id,
+        model=row["model"],
+        state=row["state"],
+        model_version=row["model_version"],
+        created_at=loaded_time(row["created_at"]),
+        finished_at=None if ended is None else loaded_time(ended),
+        error=row["error"],
+        rows=RowCounts(**counts),
+    )
+
+
+async def page_of(
+    database: Database, found: Requested, after: int, limit: int
+) -> tuple[list[RowResult], list[RowReject]]:
+    """Results and rejected rows among some rows of a request; none before it is done."""
+    return await _among(database, found, after, after + limit, limit)
+
+
+async def first_of(
+    database: Database, found: Requested, limit: int
+) -> tuple[list[RowResult], list[RowReject]]:
+    """The first results and the first rejected rows, wherever they stand."""
+    return await _among(database, found, 0, found.rows.read, limit)
+
+
+async def _among(
+    database: Database, found: Requested, after: int, until: int, limit: int
+) -> tuple[list[RowResult], list[RowReject]]:
+    if found.state != "done":
+        return [], []
+    values = {"request_id": found.id, "after": after, "until": until, "limit": limit}
+    results = await database.fetch(RESULTS, **values)
+    rejects = await database.fetch(REJECTS, **values)
+    return [RowResult(**row) for row in results], [RowReject(**row) for row in rejects]
+
+
+async def everything(request: Request, request_id: int) -> list[Mapping[str, Any]]:
+    """All rows of a request that is done, in order, with score or reason.
+
+    Raises:
+        ProblemError: it is not done, or its rows went while they were read.
+    """
+    database, found = state_of(request).database, await find(request, request_id)
+    if found.state != "done":
+        raise ProblemError(409, f"the request is not done: its state is {found.state}")
+    rows: list[Mapping[str, Any]] = []
+    for after in range(0, found.rows.read, MOST_ROWS):
+        page = {"request_id": request_id, "after": after, "until": after + MOST_ROWS}
+        for statement in (RESULTS, REJECTS):
+            rows += map(dict, await database.fetch(statement, **page, limit=MOST_ROWS))
+    await find(request, request_id)  # else it was retired meanwhile, and rows are missing
+    return sorted(rows, key=lambda row: row["row"])
