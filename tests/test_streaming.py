@@ -110,6 +110,18 @@ def test_every_row_of_every_chunk_is_scored_and_staged(warehouse, score):
     assert seen(warehouse) == {f"e{n}": float(n) for n in range(200)}
 
 
+def test_a_chunk_is_staged_in_pieces_between_which_others_write(warehouse, score, monkeypatch):
+    """So that a writer waits for a piece of a chunk and not for all of it; no row is lost."""
+    turns = []
+    monkeypatch.setattr(type(warehouse.database), "rows_at_once", 4)
+    monkeypatch.setattr(
+        type(warehouse.database), "give_way", lambda _, *, briefly: turns.append(briefly)
+    )
+    assert score(_model(warehouse)) == (Counts(200, 200), (0.0, 199.0))
+    assert _staged(warehouse, score.run) == [(200,)]
+    assert turns == [True] * 2 * 20
+
+
 def test_an_error_of_the_reader_ends_the_part(warehouse, score):
     """A value that overflows in the middle of the answer."""
     least = f"abs(CASE WHEN n = {WRONG} THEN -9223372036854775807 - 1 ELSE CAST(n AS BIGINT) END)"

@@ -74,6 +74,7 @@ class PostgreSQL:
     for_update = "FOR UPDATE"
     free_for_update = "FOR UPDATE SKIP LOCKED"
     shared_rows = "shared_predictions"
+    rows_at_once = 1_000_000  # a writer keeps no other one waiting
 
     def __init__(self, url: URL) -> None:
         try:
@@ -309,7 +310,7 @@ class PostgreSQL:
             connection.exec_driver_sql(f"DROP TABLE IF EXISTS {self._schema}.{table}")
         return True
 
-    def give_way(self) -> None:
+    def give_way(self, *, briefly: bool = False) -> None:
         """Let writers that wait have their turn: in PostgreSQL they queue."""
 
     def after_removal(self) -> None:

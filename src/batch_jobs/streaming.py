@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from batch_jobs import scoring, staging
@@ -163,9 +164,8 @@ def score_part(
     predictor: Predictor | None = None
     with ThreadPoolExecutor(1, "stage") as writer:
         staged: Future[None] | None = None
-        for number, chunk in enumerate(
-            _ahead(_read(warehouse, model, run, part), model.chunk_rows)
-        ):
+        numbers = count()
+        for chunk in _ahead(_read(warehouse, model, run, part), model.chunk_rows):
             failpoint("score.before_chunk")
             if predictor is None and len(chunk):
                 predictor = load()
@@ -173,9 +173,7 @@ def score_part(
             if staged is not None:
                 staged.result()
                 failpoint("score.chunk_staged")
-            stage = partial(
-                staging.stage, warehouse, part, token, number, predicted.scored, predicted.rejected
-            )
+            stage = partial(_stage, warehouse, part, token, numbers, predicted)
             if len(chunk) < model.chunk_rows:  # the last: there is nothing to overlap with
                 staged = None
                 stage()
@@ -192,6 +190,22 @@ def score_part(
             staged.result()
             failpoint("score.chunk_staged")
     return counts, (min(lows), max(highs)) if lows else None
+
+
+def _stage(
+    warehouse: Warehouse, part: Part, token: str, numbers: Iterator[int], predicted: Predicted
+) -> None:
+    """Stage a chunk in as many transactions as keep no other writer waiting for long."""
+    rows, most = (
+        max(predicted.scored.num_rows, len(predicted.rejected)),
+        warehouse.database.rows_at_once,
+    )
+    for first in range(0, max(rows, 1), most):
+        if first:
+            warehouse.database.give_way(briefly=True)
+        scored = predicted.scored.slice(first, most)
+        rejected = predicted.rejected[first : first + most]
+        staging.stage(warehouse, part, token, next(numbers), scored, rejected)
 
 
 class Predictor:
