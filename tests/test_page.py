@@ -35,8 +35,9 @@ def test_an_entity_that_is_unknown_gets_keys_that_are_not(api):  # noqa: F811
     assert page.status_code == 404
     assert page.text.index(">order 2<") < page.text.index(">order 1<")
     assert "entity=x%20%26%20y" in page.text
-    for odd in ("%00", "%ff", "x" * 100, "'; DROP TABLE x --", "<b>"):
+    for odd in ("%00", "%ff", "x" * 200, "'; DROP TABLE x --", "<b>"):
         assert api.get(f"/?model=orders&entity={odd}").status_code == 404
+    assert api.get(f"/?model=orders&entity={'x' * 201}").status_code == 422
 
 
 def test_before_the_first_publication_it_says_what_is_missing(shop):

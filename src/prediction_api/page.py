@@ -53,14 +53,14 @@ KEYS = Statement(
     SELECT entity_id FROM current_predictions
     WHERE model = :model AND entity_id >= :near ORDER BY entity_id LIMIT :limit"""
 )
-Asked = Annotated[str, Query(max_length=100)]
+Asked = Annotated[str, Query(max_length=MAX_KEY_LENGTH)]
 
 
 @router.get("/")
 async def home(request: Request, model: Asked = "", entity: Asked = "") -> Response:
     """How fresh a model is, the prediction of an entity, and a form to send a file."""
     state = state_of(request)
-    return await _home(request, _chosen(state, model), entity.strip())
+    return await _home(request, _chosen(state, model), entity if entity.strip() else "")
 
 
 async def _home(
@@ -91,6 +91,7 @@ async def _home(
         shown=shown,
         near=near,
         problem=problem,
+        longest=MAX_KEY_LENGTH,
         most=state.config.upload_bytes,
         most_rows=state.config.upload_rows,
     )
@@ -104,7 +105,7 @@ def _chosen(state: State, model: str) -> str | None:
 
 async def _looked_up(state: State, name: str, entity: str, status: Status) -> Mapping[str, Any]:
     """The prediction of an entity and its history; nothing if there is none."""
-    if "\0" in entity or len(entity) > MAX_KEY_LENGTH:
+    if "\0" in entity:
         return {}
     row = await state.look_ups.get(name, entity)
     if row is None or row["entity_id"] is None:
