@@ -214,11 +214,11 @@ class Demo:
             run_id=run.run_id,
         )
         url = f"{api.url}/models/{MODEL}/predictions/{quote(rows[0].entity_id, safe=':')}"
-        self._screen.say(f"""
-Page          {api.url}
-Over HTTP     curl {shlex.quote(url)}""")
+        self._screen.say(f"\nOver HTTP     curl {shlex.quote(url)}")
         if asking:
             self._screen.say(f"answers       {httpx.get(url).raise_for_status().text}")
+        page = f"{api.url} while `./run api` runs" if asking else api.url
+        self._screen.say(f"Page          {page}")
 
     def explain(self) -> None:
         """Tell where the predictions are and how to read them."""
