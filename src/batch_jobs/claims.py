@@ -18,6 +18,7 @@ from batch_jobs import clock
 from batch_jobs.connections import text
 from batch_jobs.errors import FencedError
 from batch_jobs.ledger import Counts, counts_of
+from batch_jobs.staging import REMOVED_AT_ONCE
 from batch_jobs.warehouse import Warehouse, repeatable, stored_time
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 LEASE = timedelta(minutes=5)
 # A request that so many attempts in a row were not heard of again with may be what kills them.
 MOST_ATTEMPTS = 3
-REMOVED_AT_ONCE, REQUESTS_AT_ONCE = 20_000, 100  # of rows, and of whole requests
+REQUESTS_AT_ONCE = 100
 _ABANDONED = "state = 'scoring' AND claimed_at < :abandoned AND token < :token"
 
 

@@ -19,7 +19,7 @@ from batch_jobs.warehouse import Warehouse, repeatable, stored_time
 if TYPE_CHECKING:
     import pyarrow as pa
 
-LARGEST_ID = 2**53 - 1  # which JavaScript can still tell from its neighbours
+LARGEST_ID = 2**53 - 1  # that every reader of JSON keeps exact
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,11 @@ class Submitted:
     request_sha256: str
 
 
+def new_id() -> int:
+    """An id of what somebody has asked, by which nobody can count up to another's."""
+    return 1 + secrets.randbelow(LARGEST_ID)
+
+
 def submit(warehouse: Warehouse, submission: Submission) -> Submitted:
     """Add a request and its rows in one transaction, or find the first one with its key.
 
@@ -80,7 +85,7 @@ def submit(warehouse: Warehouse, submission: Submission) -> Submitted:
         ValueError: a feature is a number that is not finite, which JSON does not know.
         UnicodeError: an entity_id is no text that can be stored.
     """
-    request_id = 1 + secrets.randbelow(LARGEST_ID)  # nobody can count up to another's
+    request_id = new_id()
     return _submit(warehouse, submission, request_id, _table(request_id, submission.rows))
 
 

@@ -196,11 +196,9 @@ def _stage(
     warehouse: Warehouse, part: Part, token: str, numbers: Iterator[int], predicted: Predicted
 ) -> None:
     """Stage a chunk in as many transactions as keep no other writer waiting for long."""
-    rows, most = (
-        max(predicted.scored.num_rows, len(predicted.rejected)),
-        warehouse.database.rows_at_once,
-    )
-    for first in range(0, max(rows, 1), most):
+    most = warehouse.database.rows_at_once
+    rows = max(predicted.scored.num_rows, len(predicted.rejected), 1)
+    for first in range(0, rows, most):
         if first:
             warehouse.database.give_way(briefly=True)
         scored = predicted.scored.slice(first, most)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import secrets
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,11 +22,11 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from batch_jobs import clock
 from batch_jobs.errors import BatchJobsError
+from batch_jobs.requests import new_id
 from batch_jobs.warehouse import Warehouse, loaded_time, stored_time
 from prediction_api.database import Row, Statement, unavailable
 from prediction_api.model import Champion, Champions, Scored, Values
 from prediction_api.problems import ProblemError, UnavailableError
-from prediction_api.schemas import LARGEST_ID
 
 MOST_WAITING = 1000
 MOST_AT_ONCE = 200
@@ -201,7 +200,7 @@ def same(asked: Asked, answered: Answered) -> Answered | ProblemError:
 
 def _row(champion: Champion, asked: Asked, scored: Scored) -> dict[str, Any]:
     return {
-        "prediction_id": 1 + secrets.randbelow(LARGEST_ID),  # nobody can count up to another's
+        "prediction_id": new_id(),
         "model": asked.model,
         "model_version": champion.version,
         "features": asked.features,

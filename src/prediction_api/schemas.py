@@ -22,8 +22,8 @@ from typing_extensions import TypedDict
 
 from batch_jobs.contract import MAX_KEY_LENGTH
 from batch_jobs.model import NAME_PATTERN, BatchModel, Feature, Number
+from batch_jobs.requests import LARGEST_ID
 
-LARGEST_ID = 2**53 - 1  # that every reader of JSON keeps exact
 LONGEST_TEXT = 10_000
 
 ModelName = Annotated[
