@@ -1,6 +1,8 @@
 """A reader beside the writers that looks all the while, and counts what it must never see.
 
-It is an app as any other: its own connection, which may only read, and one statement at a time.
+It is an app as any other: its own connection, which may only read. On PostgreSQL its statements are
+transactions of their own for one round, and one transaction for the next, in which each of them
+still sees what is published by then.
 What it expects, it knows from the scores alone: each tells its interval, entity and version.
 """
 
@@ -8,6 +10,7 @@ import os
 import sqlite3
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
+from itertools import cycle
 from typing import Any, NamedTuple
 
 from sqlalchemy import create_engine, text
@@ -78,7 +81,7 @@ class Seen:
 
 
 def open_reader(url):
-    """A connection that may only read; every statement is a transaction of its own."""
+    """A connection that may only read; every statement is a transaction of its own at first."""
     where = make_url(url)
     if where.get_backend_name() == "sqlite":
         uri = f"file:{where.database}?mode=ro"
@@ -246,12 +249,15 @@ def _watch(pipe, url, versions, tables):
     """Look until the parent has heard enough; answer each of its words with what was seen."""
     os.nice(5)  # it never rests, and is to leave the processors to the writers
     watch = Watch(versions, tables)
-    connection = None
+    connection, isolations = None, cycle(["AUTOCOMMIT", "READ COMMITTED"])
     while True:
         try:
             if connection is None:
                 connection = open_reader(url)
+            if "sqlite" not in url:
+                connection.execution_options(isolation_level=next(isolations))
             watch.look(connection)
+            connection.rollback()
         except SQLAlchemyError as error:
             lost = isinstance(error, DBAPIError) and (
                 connection is None or error.connection_invalidated

@@ -24,6 +24,7 @@ ROOMS = {
         *("warehouse", "sqlite", "postgres", "ledger", "staging", "publication", "registry"),
         *(
             "connections",
+            "run_tables",
             "retention",
             "artifacts",
             "local_folder",

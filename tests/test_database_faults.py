@@ -171,7 +171,7 @@ def test_a_table_that_an_administrator_locks_fails_the_job_after_a_while(deploym
     """As `VACUUM FULL` does; publishing gives up, and the same call succeeds afterwards."""
     run = serving.plan(hasty, model, tick(1), new_token(), parts=1)
     serving.score(hasty, model, run.run_id, 0, run.token)
-    with held(deployment, "LOCK TABLE shared_predictions, run_predictions"):
+    with held(deployment, "LOCK TABLE shared_predictions, served_predictions"):
         with pytest.raises(WarehouseUnavailableError, match="lock timeout") as caught:
             serving.publish(hasty, run.run_id)
         assert is_one_clear_line(caught.value, deployment)
@@ -201,10 +201,11 @@ def test_a_publication_that_waits_for_a_table_holds_no_reader_up(
     deployment, in_background, model, mode
 ):
     """A reader waits for the administrator alone, and for nobody beside a milder lock."""
-    tables = "shared_predictions, run_predictions, current_rows"
+    tables = "shared_predictions, served_predictions, current_rows"
+    place = {"ticks": "publish.locked", "population": "publish.audited"}[model]
     with ExitStack() as admin:
         lock = held(deployment, f"LOCK TABLE {tables} IN {mode} MODE")
-        with once("publish.locked", lambda: holders.append(admin.enter_context(lock))):
+        with once(place, lambda: holders.append(admin.enter_context(lock))):
             holders = []
             job = in_background(deployment.predict, model, 1)
             (ours, _) = until(lambda: waiting(deployment, "%"), "the publication to wait")[0]
@@ -223,8 +224,9 @@ def test_a_publication_that_waits_for_a_table_holds_no_reader_up(
 
 
 @on_postgres
-def test_a_long_reader_delays_neither_a_publication_nor_other_readers(deployment):
+def test_a_long_reader_delays_neither_a_publication_nor_other_readers(deployment, monkeypatch):
     """And it goes on reading what it has begun to read, to the row."""
+    monkeypatch.setattr("batch_jobs.run_tables.READERS_SECONDS", 0.1)
     reading = "SELECT entity_id, score, run_id FROM current_predictions ORDER BY model, entity_id"
     with held(deployment, "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY") as reader:
         rows = reader.execute(reading).fetchall()

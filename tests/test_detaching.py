@@ -48,7 +48,7 @@ def connect(populations):
 
 def _hold(connection):
     """Look at every run's table, and stay inside the transaction."""
-    return connection.execute(text("SELECT count(*) FROM run_predictions")).scalar()
+    return connection.execute(text("SELECT count(*) FROM predictions")).scalar()
 
 
 def _age(warehouse):
@@ -102,7 +102,7 @@ def test_a_session_that_ends_while_it_detaches_leaves_the_rest_to_the_next(
     populations, connect, monkeypatch
 ):
     """Half-way between PostgreSQL's two transactions, as in a crash."""
-    monkeypatch.setattr("batch_jobs.postgres.DETACH_TIMEOUT", "60s")
+    monkeypatch.setattr("batch_jobs.run_tables.DETACH_TIMEOUT", "60s")
     holder = connect()
     watcher = connect().execution_options(isolation_level="AUTOCOMMIT")
     _hold(holder)

@@ -27,6 +27,7 @@ VIEWS = {
 CONTRACT = VIEWS | {"prediction_runs", "rejected_rows", "model_versions", "promotions"}
 INTERNAL = {
     *("schema_version", "fences", "run_parts", "shared_predictions", "run_predictions"),
+    "served_predictions",
     *("current_rows", "superseded_rows", "serving_heads", "alerts", "task_errors"),
     "online_predictions",
     *("requests", "request_rows", "request_results", "request_rejects"),

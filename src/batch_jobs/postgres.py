@@ -21,6 +21,7 @@ from sqlalchemy.exc import DBAPIError
 
 from batch_jobs.connections import kept_engine, text
 from batch_jobs.errors import ConfigurationError, ContractError
+from batch_jobs.run_tables import RunTables
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -33,7 +34,6 @@ OPTIONS = (
 )
 # A client that was stopped half-way through a COPY is not idle to PostgreSQL.
 COPY_TIMEOUT = "60s"
-DETACH_TIMEOUT = "1s"
 # A server that went away without a word is noticed after this long.
 CONNECTING = {
     "connect_timeout": "10",
@@ -62,7 +62,7 @@ REFUSALS = (
 )
 
 
-class PostgreSQL:
+class PostgreSQL(RunTables):
     """What is PostgreSQL's own about the warehouse; `SQLite` has the same methods.
 
     Args:
@@ -73,7 +73,6 @@ class PostgreSQL:
     name = "postgresql"
     for_update = "FOR UPDATE"
     free_for_update = "FOR UPDATE SKIP LOCKED"
-    shared_rows = "shared_predictions"
     rows_at_once = 1_000_000  # a writer keeps no other one waiting
 
     def __init__(self, url: URL) -> None:
@@ -237,78 +236,6 @@ class PostgreSQL:
         """Whether the error will come again until somebody changes the database or its rights."""
         state = _sqlstate(error)
         return state is not None and (state.startswith(("28", "3D", "42")) or state == "25006")
-
-    def new_rows_table(self, connection: Connection, run_id: int, *, large: bool) -> str:
-        """The table that a new run's rows go to: a large population gets one of its own."""
-        if not large:
-            return self.shared_rows
-        table = f"predictions_r{run_id:d}"
-        # The check spares ATTACH PARTITION from reading the rows.
-        connection.exec_driver_sql(
-            f"CREATE TABLE {self._schema}.{table} "
-            f"(LIKE {self._schema}.run_predictions INCLUDING ALL, CHECK (run_id = {run_id:d}))"
-        )
-        owner = connection.scalar(
-            text("""
-                SELECT quote_ident(pg_get_userbyid(relowner)) FROM pg_class
-                WHERE oid = to_regclass('run_predictions')
-                  AND pg_get_userbyid(relowner) <> current_user""")
-        )
-        if owner is not None:  # see roles.sql
-            connection.exec_driver_sql(f"ALTER TABLE {self._schema}.{table} OWNER TO {owner}")
-        return table
-
-    def seal(self, connection: Connection, table: str) -> None:
-        """Make the keys of a filled table unique; the index is built at once, not row by row.
-
-        Building it counts the rows for PostgreSQL's planner; autovacuum will find the rest out.
-
-        Raises:
-            sqlalchemy.exc.IntegrityError: a key is there twice.
-        """
-        if table == self.shared_rows:
-            return
-        connection.exec_driver_sql("SET LOCAL maintenance_work_mem = '256MB'")
-        connection.exec_driver_sql(
-            f"CREATE UNIQUE INDEX IF NOT EXISTS {table}_key ON {table} (entity_id)"
-        )
-
-    def attach(self, connection: Connection, run_id: int, table: str) -> None:
-        """Let readers reach the rows of a run."""
-        if table != self.shared_rows:
-            connection.exec_driver_sql(
-                f"ALTER TABLE run_predictions ATTACH PARTITION {table} FOR VALUES IN ({run_id:d})"
-            )
-
-    def drop_rows(self, table: str) -> bool:
-        """Drop the table that a run has for itself; False if it shares one.
-
-        No reader waits: one that still looks at the table makes this give up by a lock timeout,
-        short since publications that attach a table wait meanwhile. The next try goes on from
-        there: PostgreSQL then has the table as half detached, and lets no other one be detached.
-        """
-        if table == self.shared_rows:
-            return False
-        attached = text("""
-            SELECT 1 FROM pg_inherits WHERE inhrelid = to_regclass(:table)
-            AND inhparent = to_regclass('run_predictions') AND NOT inhdetachpending""")
-        half_detached = text("""
-            SELECT inhrelid::regclass::text FROM pg_inherits
-            WHERE inhparent = to_regclass('run_predictions') AND inhdetachpending""")
-        detach = "ALTER TABLE run_predictions DETACH PARTITION {} {}"
-        with self.writer.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
-            connection.detach()  # from the pool: nobody else gets its settings and its lock
-            connection.exec_driver_sql(f"SET lock_timeout = '{DETACH_TIMEOUT}'")
-            connection.execute(  # until the connection is closed
-                text("SELECT pg_advisory_lock(hashtextextended(:key, 0))"),
-                {"key": f"{self._schema}.run_predictions"},
-            )
-            for pending in connection.scalars(half_detached).all():
-                connection.exec_driver_sql(detach.format(pending, "FINALIZE"))
-            if connection.scalar(attached, {"table": f"{self._schema}.{table}"}):
-                connection.exec_driver_sql(detach.format(table, "CONCURRENTLY"))
-            connection.exec_driver_sql(f"DROP TABLE IF EXISTS {self._schema}.{table}")
-        return True
 
     def give_way(self, *, briefly: bool = False) -> None:
         """Let writers that wait have their turn: in PostgreSQL they queue."""

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
 
 from batch_jobs import clock
 from batch_jobs.connections import text
 from batch_jobs.errors import IncompleteError
 from batch_jobs.failpoints import failpoint
 from batch_jobs.ledger import Counts, Run, counts_of, load_run, span
+from batch_jobs.redaction import first_line
 from batch_jobs.staging import require_owner
 from batch_jobs.warehouse import Warehouse, loaded_time, repeatable, stored_time
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -58,8 +63,17 @@ def publish(
         if judge is not None:
             judge(run, staged)
         failpoint("publish.audited")
+        has_own_table = run.rows_table != warehouse.database.shared_rows
+        if has_own_table:
+            _attach(warehouse, run_id)
+        failpoint("publish.attached")
+        if has_own_table:
+            _let_all_reach(warehouse, run)
+        failpoint("publish.reached")
         run = _publish(warehouse, run, staged)
     failpoint("publish.committed")
+    if run.mode == "replace":
+        _set_aside(warehouse)
     return run
 
 
@@ -120,6 +134,45 @@ def _staged(connection: Connection, run: Run) -> Staged:
 
 
 @repeatable
+def _attach(warehouse: Warehouse, run_id: int) -> None:
+    with warehouse.write() as connection:
+        run = require_owner(warehouse, connection, run_id, lock=True)
+        warehouse.database.attach(connection, run_id, run.rows_table)
+
+
+def _let_all_reach(warehouse: Warehouse, run: Run) -> None:
+    """Let every reader find the rows as soon as the pointer moves, whatever it looked at before."""
+    if _is_reached_by_all(warehouse):
+        return
+    log.warning(
+        "run %d of %s: a transaction that has looked at predictions stays open; the rows are "
+        "copied to the table that it knows",
+        run.run_id,
+        run.model,
+    )
+    _share(warehouse, run.run_id)
+
+
+@repeatable
+def _is_reached_by_all(warehouse: Warehouse) -> bool:
+    return warehouse.database.is_reached_by_all()
+
+
+@repeatable
+def _share(warehouse: Warehouse, run_id: int) -> None:
+    shared = warehouse.database.shared_rows
+    with warehouse.write() as connection:
+        run = require_owner(warehouse, connection, run_id, lock=True)
+        if run.rows_table == shared:
+            return
+        warehouse.database.share(connection, run.rows_table)
+        connection.execute(
+            text("UPDATE prediction_runs SET rows_table = :shared WHERE run_id = :run_id"),
+            {"shared": shared, "run_id": run_id},
+        )
+
+
+@repeatable
 def _publish(warehouse: Warehouse, sealed: Run, audited: Staged) -> Run:
     run_id, model = sealed.run_id, sealed.model
     with warehouse.write() as connection:
@@ -134,7 +187,6 @@ def _publish(warehouse: Warehouse, sealed: Run, audited: Staged) -> Run:
             )
         now = after_the_last(connection, run.model)
         key = {**span(run.model, run.interval), "run_id": run_id, "now": now}
-        warehouse.database.attach(connection, run_id, run.rows_table)
         connection.execute(
             text("""
                 UPDATE prediction_runs
@@ -230,6 +282,14 @@ def _move_head(connection: Connection, run: Run, key: Mapping[str, Any]) -> None
             {**key, "mode": run.mode},
         )
     _advance_watermark(connection, run, key)
+
+
+def _set_aside(warehouse: Warehouse) -> None:
+    """Tidy up after a publication, which has succeeded whatever comes of it."""
+    try:
+        warehouse.database.set_aside()
+    except DBAPIError as error:
+        log.warning("superseded tables stay in the way of look-ups: %s", first_line(str(error)))
 
 
 def _never_shown(connection: Connection, key: Mapping[str, Any]) -> None:

@@ -221,7 +221,17 @@ class SQLite:
         """Make the keys of a filled table unique: here they are."""
 
     def attach(self, connection: Connection, run_id: int, table: str) -> None:
-        """Let readers reach the rows of a run: here its row of the ledger decides."""
+        """Let readers reach a filled table: here they do."""
+
+    def is_reached_by_all(self) -> bool:
+        """Whether every reader looks into the tables that are attached by now: there is but one."""
+        return True
+
+    def share(self, connection: Connection, table: str) -> None:
+        """Move the rows of a table to the one that every reader knows: here they are in it."""
+
+    def set_aside(self) -> None:
+        """Move superseded rows out of the way of look-ups: an index spares them the rows."""
 
     def drop_rows(self, table: str) -> bool:  # noqa: ARG002
         """Drop the table that a run has for itself; False if it shares one."""

@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 P = ParamSpec("P")
 Answer = TypeVar("Answer")
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 # How long a transaction is repeated that fails for a passing reason.
 PATIENCE_SECONDS = 45
 Database = SQLite | PostgreSQL

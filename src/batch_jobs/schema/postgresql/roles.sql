@@ -89,10 +89,12 @@ BEGIN
   FOR part IN
     SELECT oid FROM pg_class
     WHERE relnamespace = 'serving'::regnamespace
-      AND (relname = 'run_predictions' OR relkind = 'r' AND relname ~ '^predictions_r[0-9]+$')
+      AND (relname IN ('run_predictions', 'served_predictions')
+           OR relkind = 'r' AND relname ~ '^predictions_r[0-9]+$')
       AND pg_get_userbyid(relowner) <> 'batch_jobs_writer'
   LOOP
     EXECUTE format('ALTER TABLE %s OWNER TO batch_jobs_writer', part);
   END LOOP;
-  EXECUTE format('GRANT SELECT ON serving.run_predictions TO %I', views_owner);
+  EXECUTE format('GRANT SELECT ON serving.run_predictions, serving.served_predictions TO %I',
+    views_owner);
 END$$;
