@@ -25,6 +25,7 @@ ROOMS = {
         *(
             "connections",
             "run_tables",
+            "binary_rows",
             "retention",
             "artifacts",
             "local_folder",
@@ -69,7 +70,7 @@ IMPURE = {
 }
 HEAVY = {"pandas", "numpy", "sklearn", "scipy", "pyarrow", "joblib", "numba", "matplotlib"}
 # Imported inside functions only, and so may itself import what it likes.
-DEFERRED = {"compiled_trees"}
+DEFERRED = {"compiled_trees", "binary_rows"}
 MODULES = sorted(LIBRARY.glob("*.py"))
 FILES = sorted(LIBRARY.rglob("*.py"))
 API_FILES = sorted(API.rglob("*.py"))

@@ -19,6 +19,7 @@ from batch_jobs.model import BatchModel, Feature, Number
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
+    import pyarrow as pa
     from numpy.typing import NDArray
 
     Column = NDArray[np.float64] | pd.Series[Any]  # numbers, or text
@@ -111,10 +112,11 @@ def _all_sound(
     low = np.array([-np.inf if kind.ge is None else kind.ge for kind in numbers.values()])
     high = np.array([np.inf if kind.le is None else kind.le for kind in numbers.values()])
     needed = np.array([not kind.nullable for kind in numbers.values()], "bool")
-    wrong = np.isinf(values) | (values < low) | (values > high) | (np.isnan(values) & needed)
-    if wrong.any():
-        return None
-    rows = pd.DataFrame(values, columns=block.columns)
+    if len(values) and not _lie_within(values, low, high):  # or a value is NaN
+        wrong = np.isinf(values) | (values < low) | (values > high) | (np.isnan(values) & needed)
+        if wrong.any():
+            return None
+    rows = pd.DataFrame(values, columns=block.columns, copy=False)
     rows["as_of"] = as_of
     text = pd.StringDtype(na_value=np.nan)
     for name in ("entity_id", *(name for name in model.features if name not in numbers)):
@@ -125,6 +127,16 @@ def _all_sound(
             return None
         rows[name] = column
     return rows[["entity_id", "as_of", *model.features]]
+
+
+def _lie_within(
+    values: NDArray[np.float64], low: NDArray[np.float64], high: NDArray[np.float64]
+) -> bool:
+    """Whether all values of each column are finite and within its bounds, found in two passes."""
+    import numpy as np
+
+    least, most = values.min(axis=0), values.max(axis=0)
+    return bool(np.isfinite([least, most]).all() and (least >= low).all() and (most <= high).all())
 
 
 def _is_sound_text(feature: Feature, column: pd.Series[str]) -> bool:
@@ -205,14 +217,24 @@ def _are_plain(keys: pd.Series[Any]) -> bool:
         return False
     texts = pa.array(keys)
     size = pc.binary_length(texts)
-    odd = pc.any(pc.or_(pc.utf8_is_space(texts), pc.match_substring(texts, "\0"))).as_py()
     return bool(
         texts.null_count == 0
         and (pc.min(size).as_py() or 0) > 0
         and pc.max(size).as_py() <= MAX_KEY_LENGTH
-        and not odd
+        and not pc.any(pc.utf8_is_space(texts)).as_py()
+        and not _has_nul(texts)
         and keys.is_unique
     )
+
+
+def _has_nul(texts: pa.LargeStringArray | pa.ChunkedArray) -> bool:
+    import numpy as np
+    import pyarrow.compute as pc
+
+    chunks = getattr(texts, "chunks", [texts])
+    if all(np.frombuffer(chunk.buffers()[-1], "uint8").all() for chunk in chunks):
+        return False
+    return bool(pc.any(pc.match_substring(texts, "\0")).as_py())  # or another row of the buffer
 
 
 def times(column: pd.Series[Any]) -> pd.Series[Any]:

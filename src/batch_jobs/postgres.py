@@ -214,15 +214,16 @@ class PostgreSQL(RunTables):
         Raises:
             sqlalchemy.exc.IntegrityError: a key is there already.
         """
-        import pyarrow as pa
-        from pyarrow import csv
+        from batch_jobs.binary_rows import binary_rows
 
-        sink = pa.BufferOutputStream()
-        csv.write_csv(rows, sink, csv.WriteOptions(include_header=False))
-        statement = f"COPY {table} ({', '.join(rows.column_names)}) FROM STDIN (FORMAT csv)"
+        pieces, form = binary_rows(rows), "binary"
+        if pieces is None:
+            pieces, form = _csv(rows), "csv"
+        statement = f"COPY {table} ({', '.join(rows.column_names)}) FROM STDIN (FORMAT {form})"
         connection.exec_driver_sql(f"SET LOCAL statement_timeout = '{COPY_TIMEOUT}'")
         with _cursor(connection, statement) as cursor, cursor.copy(statement) as copy:
-            copy.write(memoryview(sink.getvalue()))
+            for piece in pieces:
+                copy.write(piece)
         connection.exec_driver_sql("SET LOCAL statement_timeout = DEFAULT")
 
     def is_passing(self, error: BaseException) -> bool:
@@ -326,6 +327,15 @@ def _told_of_the_source() -> Iterator[None]:
         ):
             raise ContractError("the source", [words or str(error)]) from error
         raise
+
+
+def _csv(rows: pa.Table) -> list[bytes | memoryview]:
+    import pyarrow as pa
+    from pyarrow import csv
+
+    sink = pa.BufferOutputStream()
+    csv.write_csv(rows, sink, csv.WriteOptions(include_header=False))
+    return [memoryview(sink.getvalue())]
 
 
 def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:

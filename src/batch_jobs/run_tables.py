@@ -25,13 +25,14 @@ DETACH_TIMEOUT = "1s"
 SERVED, PAST = "served_predictions", "run_predictions"
 PARENTS = f"to_regclass('{SERVED}'), to_regclass('{PAST}')"
 # Who looks up meanwhile waits for no longer than this, a few times within these seconds.
-SET_ASIDE_TIMEOUT, SET_ASIDE_SECONDS, SET_ASIDE_AT_ONCE = "5ms", 1, 5
+SET_ASIDE_TIMEOUT, SET_ASIDE_SECONDS, SET_ASIDE_AT_ONCE = "5ms", 0.2, 5
 # Tables whose run is superseded, or has its rows elsewhere. Everybody sees the oldest transaction
-# that a session's snapshot may not have seen the end of.
+# that the snapshot of a user's session may not have seen the end of.
 SUPERSEDED = f"""
     SELECT r.run_id, r.rows_table, c.relname AS own_table, EXISTS (
         SELECT FROM pg_stat_activity AS a
         WHERE a.datname = current_database() AND a.pid <> pg_backend_pid()
+          AND a.usesysid IS NOT NULL
           AND age(a.backend_xmin) >= age(r.xmin)) AS in_use
     FROM pg_inherits AS i
     JOIN pg_class AS c ON c.oid = i.inhrelid
