@@ -35,6 +35,7 @@ def test_it_measures_every_route_beside_its_floor(tmp_path, monkeypatch, capsys)
     assert [(one["while"], one["what"]) for one in records] == [
         *(("idle", "constant"), ("idle", "look-up")),
         *(("publishing", "constant"), ("publishing", "look-up")),
+        *(("beside another", "constant"), ("beside another", "look-up")),
         *(("computing", "bare handler"), ("computing", "POST /predict")),
     ]
     for one in records:

@@ -1,10 +1,12 @@
 """On PostgreSQL a look-up opens the tables of current runs only, however many are kept."""
 
 import threading
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 
+import psycopg
 import pytest
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, make_url, text
 
 from batch_jobs import publication, staging
 from batch_jobs.warehouse import SCHEMA_VERSION, Warehouse
@@ -286,3 +288,31 @@ def test_a_warehouse_of_version_4_keeps_its_rows(postgres_url, monkeypatch):
     assert sorted(ask(made, "SELECT run_id, entity_id, score FROM prediction_history")) == history
     _publish(made, 3)
     assert ask(made, TABLES)[-1] == (SERVED, "predictions_r5")
+
+
+@pytest.mark.parametrize("is_alone", [True, False])
+def test_one_process_does_the_work_where_others_are_connected(populations, postgres, is_alone):
+    """So that their look-ups find a processor; else the server's own settings hold."""
+    name = populations.database.url.database
+    with ExitStack() as stack:
+        if not is_alone:
+            stack.enter_context(_another_user(postgres, name))
+        with populations.write() as connection:
+            before = connection.scalar(text("SHOW max_parallel_maintenance_workers"))
+            populations.database.spare_others(connection)
+            for what in ("maintenance_workers", "workers_per_gather"):
+                found = connection.scalar(text(f"SHOW max_parallel_{what}"))
+                assert found == (before if is_alone else "0")
+
+
+@contextmanager
+def _another_user(postgres, database):
+    """Somebody with a name of its own is connected."""
+    user = f"app_{database[-8:]}"
+    url = make_url(postgres.url(database)).set(drivername="postgresql", username=user)
+    postgres.execute(f"CREATE ROLE {user} LOGIN PASSWORD '{url.password}'")
+    try:
+        with psycopg.connect(url.render_as_string(hide_password=False)):
+            yield
+    finally:
+        postgres.execute(f"DROP ROLE {user}")

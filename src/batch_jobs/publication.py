@@ -92,6 +92,7 @@ def _audit(warehouse: Warehouse, run: Run) -> Staged:
     with warehouse.read() as connection:
         require_owner(warehouse, connection, run.run_id)  # else its rows may have been swept
         staged = _staged(connection, run)
+        warehouse.database.spare_others(connection)
         stored = connection.execute(
             text(f"""
                 SELECT (SELECT count(*) FROM {run.rows_table} WHERE run_id = :run_id) AS scored,

@@ -42,6 +42,11 @@ SUPERSEDED = f"""
            OR (r.superseded_at IS NOT NULL
                AND NOT EXISTS (SELECT FROM serving_heads AS h WHERE h.run_id = r.run_id)))
     ORDER BY r.run_id"""  # noqa: S608
+# Sessions of other users, which readers and applications are.
+OTHERS = """
+    SELECT EXISTS (
+      SELECT FROM pg_stat_activity AS a JOIN pg_roles AS r ON r.oid = a.usesysid
+      WHERE a.datname = current_database() AND r.rolname <> session_user)"""
 # How long a publication waits for transactions that have looked into the tables there were before.
 READERS_SECONDS = 5
 LOOKING = f"""
@@ -86,6 +91,19 @@ class RunTables:
             connection.exec_driver_sql(f"ALTER TABLE {self._schema}.{table} OWNER TO {owner}")
         return table
 
+    def spare_others(self, connection: Connection) -> None:
+        """Let one process do what follows in the transaction, if somebody else is connected.
+
+        Several would keep all processors of a small server busy, and look-ups would wait for up to
+        a tenth of a second.
+        """
+        if connection.scalar(text(OTHERS)):
+            for processes in (
+                "max_parallel_workers_per_gather",
+                "max_parallel_maintenance_workers",
+            ):
+                connection.exec_driver_sql(f"SET LOCAL {processes} = 0")
+
     def seal(self, connection: Connection, table: str) -> None:
         """Make the keys of a filled table unique; the index is built at once, not row by row.
 
@@ -97,6 +115,7 @@ class RunTables:
         if table == self.shared_rows:
             return
         connection.exec_driver_sql("SET LOCAL maintenance_work_mem = '256MB'")
+        self.spare_others(connection)
         connection.exec_driver_sql(
             f"CREATE UNIQUE INDEX IF NOT EXISTS {table}_key ON {table} (entity_id)"
         )

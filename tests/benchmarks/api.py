@@ -4,7 +4,8 @@
         [--connections 16] [--databases sqlite postgresql]
 
 One prediction of a million current ones is looked up at random, while nothing else happens, and
-while a population as large is published again and again. `POST /predict` computes the iris of the
+while a population as large is published again and again; and, for comparison, beside a process that
+only computes and touches no database. `POST /predict` computes the iris of the
 README and keeps it; the bare handler calls `predict_proba` on one row and keeps nothing. Whoever is
 compared takes turns within one run, so trust the ratios: the machine has other things to do, and
 the callers take a part of it.
@@ -25,6 +26,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from multiprocessing.pool import Pool
 from pathlib import Path
@@ -42,6 +44,8 @@ from batch_jobs.settings import Settings, let_threads_sleep
 from batch_jobs.warehouse import Warehouse
 from tests.attempts import claim, tick
 from tests.benchmarks.caller import Seen, call
+from tests.benchmarks.models._datasets import login
+from tests.benchmarks.readers import computing
 from tests.postgres_server import PostgresServer
 from utils.local import ROOT
 
@@ -175,21 +179,29 @@ def by_turns(
 def measure(
     pool: Pool, asked: argparse.Namespace, database: str, settings: Settings
 ) -> list[dict[str, Any]]:
-    """The records of one database."""
+    """The records of one database; on PostgreSQL, publisher and server have logins of their own."""
     prepare(settings, asked.rows)
+    writer = settings.warehouse
+    if database == "postgresql":
+        warehouse = Warehouse(writer)
+        writer = login(warehouse, writer, "bench_writer", "batch_jobs_writer")
+        app = login(warehouse, settings.warehouse, "bench_app", "batch_jobs_requester")
+        settings = replace(settings, warehouse=app)
     keys = [f"entity-{random.randrange(asked.rows):07}" for _ in range(5000)]
     look_ups = [LOOK_UP.format(MODEL, key) for key in keys]
     with serving(settings, "prediction_api") as port:
         readers = {"constant": (port, [CONSTANT]), "look-up": (port, look_ups)}
         found = {"idle": by_turns(pool, asked, readers)}
-        with publishing(settings.warehouse, asked.rows):
+        with publishing(writer, asked.rows):
             found["publishing"] = by_turns(pool, asked, readers)
+        with computing(multiprocessing.get_context("spawn"), 1):
+            found["beside another"] = by_turns(pool, asked, readers)
         with serving(settings, "tests.benchmarks.bare_api") as bare:
-            computing = {
+            asked_to_compute = {
                 "bare handler": (bare, [POST.format("/bare", len(FLOWER), FLOWER)]),
                 "POST /predict": (port, [POST.format("/predict", len(FLOWER), FLOWER)]),
             }
-            found["computing"] = by_turns(pool, asked, computing)
+            found["computing"] = by_turns(pool, asked, asked_to_compute)
     return [
         {"database": database, "while": when, "what": what, **numbers}
         for when, all_of in found.items()

@@ -1,13 +1,18 @@
 """Who is there while predictions are published: two readers, and a rival who wants to publish.
 
+And, for comparison, processes that only compute, as many as there are processors: what a reader
+waits beside those, it waits for a processor, and for nobody who publishes.
+
 Each is a process with a connection of its own. A reader looks up a random key fifty times a second;
 the rival takes, a hundred times a second, the lock that the publisher needs too. At the end they
 tell what they saw, with times of `time.monotonic`, which all processes share.
 """
 
+import os
 import random
 import sqlite3
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,6 +86,27 @@ class Watchers:
             errors=sum(failed for _, _, failed in lookups),
             lock_ms=round(1000 * max((waited for _, waited in rival), default=0), 1),
         )
+
+
+@contextmanager
+def computing(context, number):
+    """So many processes compute meanwhile, and touch no database."""
+    ended = context.Event()
+    processes = [context.Process(target=_compute, args=(ended,)) for _ in range(number)]
+    for process in processes:
+        process.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        for process in processes:
+            process.join()
+
+
+def _compute(ended):
+    os.setsid()  # Linux shares processors out by session, and whoever publishes has several
+    while not ended.is_set():
+        sum(range(10_000))
 
 
 def read(pipe, job, table):

@@ -18,11 +18,13 @@ RSS: peak of the whole process. WAL: bytes written; on SQLite the largest size o
 lock: longest wait of a rival who finds the lock taken that a second publisher needs: BEGIN
   IMMEDIATE; on PostgreSQL the lock of the model (ours) or of the table that is written (others).
 readers: p50 / p99 / max of look-ups by two readers in what is being published, and how many
-  failed; idle: before it. They and the rival watch runs of their own, not those that are timed."""
+  failed; idle: before it; computing: beside as many processes as processors that only compute and
+  touch no database. They and the rival watch runs of their own, not those that are timed; ours then
+  builds its index by one process, since others are connected."""
 
 NUMBERS = (
     *("seconds", "rows/s", "x floor", "RSS MB", "WAL MB", "lock ms"),
-    *("readers ms", "failed", "idle ms"),
+    *("readers ms", "failed", "idle ms", "computing ms"),
 )
 
 
@@ -70,6 +72,7 @@ def _cells(record):
         _latencies(record, "reader"),
         _shown(record["reader_errors"], ","),
         _latencies(record, "reader_idle"),
+        _latencies(record, "reader_control"),
     ]
 
 

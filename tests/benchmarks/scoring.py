@@ -23,7 +23,7 @@ from pathlib import Path
 from rich.console import Console
 
 from tests.benchmarks.models._datasets import prepare, publish_first
-from tests.benchmarks.readers import VIEW, Watchers
+from tests.benchmarks.readers import VIEW, Watchers, computing
 from tests.benchmarks.report import notes, table_of
 from tests.benchmarks.systems import run
 
@@ -151,9 +151,13 @@ class Bench:
             began = time.monotonic()
             time.sleep(self._args.idle)
             idle = (began, time.monotonic())
+            with computing(self._context, os.cpu_count()):
+                began = time.monotonic()
+                time.sleep(self._args.idle)
+                beside = (began, time.monotonic())
             watched = [self._run(system, job) for _ in range(times)]
         spans = [watchers.seen(took["began"], took["ended"]) for took in watched]
-        quiet = watchers.seen(*idle)
+        quiet, control = watchers.seen(*idle), watchers.seen(*beside)
         busy = replace(spans[0], latencies=sorted(ms for span in spans for ms in span.latencies))
         rows = job.orm_rows if system == "orm" else job.rows
         return _speed(rows, best) | {
@@ -165,6 +169,9 @@ class Bench:
             "reader_idle_p50_ms": quiet.percentile(0.5),
             "reader_idle_p99_ms": quiet.percentile(0.99),
             "reader_idle_max_ms": quiet.percentile(1),
+            "reader_control_p50_ms": control.percentile(0.5),
+            "reader_control_p99_ms": control.percentile(0.99),
+            "reader_control_max_ms": control.percentile(1),
             "wal_bytes": max(took["wal_bytes"] for took in watched),
             "writer_lock_ms": max(span.lock_ms for span in spans),
         }
@@ -246,6 +253,7 @@ FIELDS = (
     *("seconds", "rows_per_second", "ratio_to_floor", "measured_rows", "peak_rss_mb"),
     *("reader_p50_ms", "reader_p99_ms", "reader_max_ms", "reader_errors"),
     *("reader_idle_p50_ms", "reader_idle_p99_ms", "reader_idle_max_ms"),
+    *("reader_control_p50_ms", "reader_control_p99_ms", "reader_control_max_ms"),
     *("wal_bytes", "writer_lock_ms"),
 )
 

@@ -73,22 +73,26 @@ def prepare(url, dataset, folder):
 
 def _make_writer(warehouse, url):
     """The URL of a login that may do what a writer of batch-jobs may, and read the source."""
+    writer = login(warehouse, url, "bench_writer", "batch_jobs_writer")
+    engine = warehouse.database.writer.execution_options(isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.exec_driver_sql("GRANT SELECT ON ALL TABLES IN SCHEMA public TO bench_writer")
+        connection.exec_driver_sql("VACUUM ANALYZE")
+    return writer
+
+
+def login(warehouse, url, name, role):
+    """The URL of a login that has one of the roles of `init --roles`."""
     from sqlalchemy.engine import make_url
 
     warehouse.ensure_roles()
-    writer = make_url(url).set(username="bench_writer")
-    engine = warehouse.database.writer.execution_options(isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        if not connection.exec_driver_sql(
-            "SELECT FROM pg_roles WHERE rolname = 'bench_writer'"
-        ).rowcount:
-            connection.exec_driver_sql(
-                f"CREATE ROLE bench_writer LOGIN PASSWORD '{writer.password}'"
-            )
-            connection.exec_driver_sql("GRANT batch_jobs_writer TO bench_writer")
-        connection.exec_driver_sql("GRANT SELECT ON ALL TABLES IN SCHEMA public TO bench_writer")
-        connection.exec_driver_sql("VACUUM ANALYZE")
-    return writer.render_as_string(hide_password=False)
+    found = make_url(url).set(username=name)
+    with warehouse.write() as connection:
+        known = connection.exec_driver_sql(f"SELECT FROM pg_roles WHERE rolname = '{name}'")
+        if not known.rowcount:
+            connection.exec_driver_sql(f"CREATE ROLE {name} LOGIN PASSWORD '{found.password}'")
+            connection.exec_driver_sql(f"GRANT {role} TO {name}")
+    return found.render_as_string(hide_password=False)
 
 
 def publish_first(job, table):
