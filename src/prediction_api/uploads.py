@@ -23,6 +23,7 @@ from batch_jobs.requests import Row
 from prediction_api.problems import ProblemError
 from prediction_api.routing import invalid, strict_json
 from prediction_api.schemas import rows_of
+from prediction_api.unpacking import TooLargeError, unpack
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -33,7 +34,6 @@ KEY = "entity_id"
 MOST_COLUMNS = 1000
 MOST_NAMED = 20
 INFLATED = 10  # how many times as large as a body may be what Parquet packs into it
-AT_ONCE = 25  # rows: what a page of Parquet unfolds to is counted before there is much of it
 NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
 
 
@@ -161,6 +161,8 @@ def _parquet(model: BatchModel, body: bytes, most: Most) -> Iterator[Row]:
 
     try:
         yield from _unpacked(model, body, most)
+    except TooLargeError:
+        raise _too_large(most) from None
     except (pa.ArrowException, OSError, OverflowError, ValueError, MemoryError):
         raise ProblemError(422, "the body is no Parquet file that can be read") from None
 
@@ -180,11 +182,11 @@ def _unpacked(model: BatchModel, body: bytes, most: Most) -> Iterator[Row]:
         raise ProblemError(
             422, f"{', '.join(map(repr, odd))}: columns hold numbers, text or truth values"
         )
-    _require_small(sum(group.total_byte_size for group in groups), most)
-    size = count = 0
-    for batch in file.iter_batches(AT_ONCE, use_threads=False):
-        size, count = size + batch.nbytes, count + batch.num_rows
-        _require_small(size, most)
+    if sum(group.total_byte_size for group in groups) > INFLATED * most.bytes:
+        raise _too_large(most)
+    count = 0
+    for batch in pa.ipc.open_stream(unpack(body, INFLATED * most.bytes)):
+        count += batch.num_rows
         _require_few(count, most)
         for values in batch.to_pylist():
             row = {name: _value(value) for name, value in values.items()}
@@ -216,9 +218,8 @@ def _require_few(rows: int, most: Most) -> None:
         raise ProblemError(413, f"a request has at most {most.rows:,} rows")
 
 
-def _require_small(unpacked: int, most: Most) -> None:
-    if unpacked > INFLATED * most.bytes:
-        raise ProblemError(413, f"it would unpack to more than {INFLATED * most.bytes:,} bytes")
+def _too_large(most: Most) -> ProblemError:
+    return ProblemError(413, f"it would unpack to more than {INFLATED * most.bytes:,} bytes")
 
 
 def _require_columns(model: BatchModel, names: Sequence[str]) -> None:
