@@ -290,6 +290,17 @@ def test_a_warehouse_of_version_4_keeps_its_rows(postgres_url, monkeypatch):
     assert ask(made, TABLES)[-1] == (SERVED, "predictions_r5")
 
 
+def test_too_many_kept_tables_are_told_of(populations, monkeypatch, caplog):
+    """Before a look into the history needs more locks than the server has."""
+    monkeypatch.setattr("batch_jobs.run_tables.MANY_KEPT", 1)
+    for number in range(2):
+        _publish(populations, number)
+    assert "tables of past runs" not in caplog.text
+    _publish(populations, 2)
+    assert "2 tables of past runs are kept" in caplog.text
+    assert "shorter `keep`" in caplog.text
+
+
 @pytest.mark.parametrize("is_alone", [True, False])
 def test_one_process_does_the_work_where_others_are_connected(populations, postgres, is_alone):
     """So that their look-ups find a processor; else the server's own settings hold."""

@@ -47,6 +47,8 @@ OTHERS = """
     SELECT EXISTS (
       SELECT FROM pg_stat_activity AS a JOIN pg_roles AS r ON r.oid = a.usesysid
       WHERE a.datname = current_database() AND r.rolname <> session_user)"""
+# Each takes two of the locks that a server has room for: 6,400, unless it is told otherwise.
+MANY_KEPT = 1000
 # How long a publication waits for transactions that have looked into the tables there were before.
 READERS_SECONDS = 5
 LOOKING = f"""
@@ -167,6 +169,16 @@ class RunTables:
             wait=wait_exponential(multiplier=0.01),
             retry_error_callback=lambda _: log.info("a superseded table is in use; it moves later"),
         )(self._move_superseded)
+        with self.writer.begin() as connection:
+            kept = connection.scalar(
+                text(f"SELECT count(*) FROM pg_inherits WHERE inhparent = to_regclass('{PAST}')")  # noqa: S608
+            )
+        if kept > MANY_KEPT:
+            log.warning(
+                "%d tables of past runs are kept, and whoever looks into prediction_history opens "
+                "them all; let the models with large populations have a shorter `keep`",
+                kept,
+            )
 
     def _move_superseded(self) -> int:
         """Move some of them, in a short transaction; how many are left."""
