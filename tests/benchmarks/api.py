@@ -143,6 +143,8 @@ def publishing(url: str, rows: int) -> Iterator[None]:
     process.start()
     try:
         yield
+        if not process.is_alive():
+            raise SystemExit("whoever publishes has ended; its error is above")
     finally:
         process.kill()
         process.join()
