@@ -11,11 +11,12 @@ from sklearn.base import BaseEstimator, RegressorMixin
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
-from batch_jobs import BatchModel, Category, Number, publication, staging
+from batch_jobs import BatchModel, Category, Number, publication, staging, streaming
 from batch_jobs.errors import ContractError, FencedError
 from batch_jobs.ledger import Counts
 from batch_jobs.serving import new_token
 from batch_jobs.streaming import Predictor, score_part
+from batch_jobs.warehouse import Warehouse
 from tests.attempts import ask, claim, seen, tick
 
 # Of 200 rows in chunks of ten, the 96th is the one that goes wrong.
@@ -207,3 +208,24 @@ def test_a_reader_that_cannot_begin_ends_the_part(warehouse, score):
         score(model.model_copy(update={"features_query": query}))
     assert not warehouse.database.is_passing(caught.value)
     assert _staged(warehouse, score.run) == [(0,)]
+
+
+def test_a_version_is_loaded_while_many_rows_are_being_read(postgres_url, monkeypatch):
+    """Where a run has a table of its own; the first row comes only after loading has begun."""
+    warehouse, began, read = Warehouse(postgres_url), threading.Event(), streaming._read
+    warehouse.ensure_schema()
+    run = claim(warehouse, tick(0), mode="replace")
+    _, part = staging.open_part(warehouse, run.run_id, 0, run.token)
+
+    def load():
+        began.set()
+        return Predictor(Estimator())
+
+    def late(*arguments):
+        assert began.wait(60)
+        yield from read(*arguments)
+
+    monkeypatch.setattr(streaming, "_read", late)
+    counts, _ = score_part(warehouse, _model(warehouse), load, run, part, run.token)
+    assert run.rows_table == f"predictions_r{run.run_id}"
+    assert counts == Counts(200, 200)

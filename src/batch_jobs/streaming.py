@@ -146,7 +146,8 @@ def score_part(
     Args:
         warehouse: where the rows are and go.
         model: what they mean.
-        load: called before the first row is predicted, and not at all if there is none.
+        load: called before the first row is predicted: while rows are being read, if the run has a
+            table of its own, and else not at all if there is none.
         run: the run that claimed the interval.
         part: the part of it to score.
         token: the token that opened the part.
@@ -163,12 +164,14 @@ def score_part(
     counts, lows, highs = Counts(), [], []
     predictor: Predictor | None = None
     with ThreadPoolExecutor(1, "stage") as writer:
+        has_many = run.rows_table != warehouse.database.shared_rows
+        loading = writer.submit(load) if has_many else None
         staged: Future[None] | None = None
         numbers = count()
         for chunk in _ahead(_read(warehouse, model, run, part), model.chunk_rows):
             failpoint("score.before_chunk")
             if predictor is None and len(chunk):
-                predictor = load()
+                predictor = loading.result() if loading else load()
             predicted = predict_chunk(model, predictor, run.interval, chunk)
             if staged is not None:
                 staged.result()
