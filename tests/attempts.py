@@ -1,11 +1,12 @@
 """The steps of a prediction run on the bare ledger, for tests that need no model and no rows."""
 
 import json
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 
 import pyarrow as pa
 import pytest
-from sqlalchemy import text
+from sqlalchemy import create_engine, text
 
 from batch_jobs import publication, registry, staging
 from batch_jobs.interval import Interval
@@ -75,6 +76,26 @@ def ask(warehouse, sql, **values):
     """Rows of a query as tuples."""
     with warehouse.read() as connection:
         return [tuple(row) for row in connection.execute(text(sql), values)]
+
+
+@contextmanager
+def app_connections(warehouse, lock_timeout):
+    """Open connections to PostgreSQL as an app has them: in a transaction, with few waits.
+
+    Args:
+        warehouse: where to.
+        lock_timeout: how long a statement waits for anybody.
+    """
+    options = f"-c search_path=serving -c lock_timeout={lock_timeout} -c statement_timeout=5s"
+    engine = create_engine(warehouse.database.url.update_query_dict({"options": options}))
+    with ExitStack() as stack:
+        stack.callback(engine.dispose)
+
+        def open_one(isolation="READ COMMITTED"):
+            made = engine.connect().execution_options(isolation_level=isolation)
+            return stack.enter_context(made)
+
+        yield open_one
 
 
 def loaded_json(stored):

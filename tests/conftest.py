@@ -10,6 +10,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from sqlalchemy.engine import make_url
 
 from batch_jobs.connections import close_kept
 
@@ -154,6 +155,32 @@ def postgres_url(postgres):
     postgres.create_database(name)
     yield postgres.url(name)
     postgres.drop_database(name)
+
+
+@pytest.fixture
+def login(postgres, postgres_url):
+    """Make a login that is nothing but a member of some roles; its URL for the database."""
+    made = []
+
+    def make(*groups):
+        name = f"login_{len(made)}_{make_url(postgres_url).database}"[:60]
+        made.append(name)
+        postgres.execute(f"CREATE ROLE {name} LOGIN PASSWORD 'secret'")
+        for group in groups:
+            postgres.execute(f"GRANT {group} TO {name}")
+        return as_login(name, postgres_url)
+
+    yield make
+    database = make_url(postgres_url).database
+    for name in made:
+        postgres.execute(f"DROP OWNED BY {name} CASCADE", database)
+        postgres.execute(f"DROP ROLE {name}")
+
+
+def as_login(name, url):
+    """The URL of another login."""
+    changed = make_url(url).set(username=name, password="secret")
+    return changed.render_as_string(hide_password=False)
 
 
 @pytest.fixture(scope="session")

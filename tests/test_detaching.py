@@ -4,12 +4,12 @@ import threading
 from datetime import UTC, datetime
 
 import pytest
-from sqlalchemy import create_engine, text
+from sqlalchemy import text
 
 from batch_jobs import publication, staging
 from batch_jobs.retention import Pruned
 from batch_jobs.warehouse import Warehouse
-from tests.attempts import ask, claim, publish, score, seen, tick
+from tests.attempts import app_connections, ask, claim, publish, score, seen, tick
 from tests.faults import until
 from tests.history import now, prune, states
 
@@ -31,19 +31,8 @@ def populations(postgres_url, monkeypatch):
 @pytest.fixture
 def connect(populations):
     """Make a connection as an app has one, which gives up rather than wait for anybody."""
-    url = populations.database._url.update_query_dict(
-        {"options": "-c search_path=serving -c lock_timeout=100ms -c statement_timeout=5s"}
-    )
-    engine, made = create_engine(url), []
-
-    def open_one():
-        made.append(engine.connect())
-        return made[-1]
-
-    yield open_one
-    for one in made:
-        one.close()
-    engine.dispose()
+    with app_connections(populations, lock_timeout="100ms") as open_one:
+        yield open_one
 
 
 def _hold(connection):

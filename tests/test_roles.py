@@ -6,7 +6,6 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 import pytest
 from psycopg import errors
-from sqlalchemy.engine import make_url
 
 from batch_jobs import answering, ledger, lifecycle, outbox, registry, requests, retention, serving
 from batch_jobs.errors import ConfigurationError
@@ -15,7 +14,7 @@ from batch_jobs.requests import Row, Submission
 from batch_jobs.warehouse import SCHEMA_VERSION, Warehouse
 from tests import api
 from tests.attempts import ask, publish, seen, tick
-from tests.conftest import OPENED, TRAINED, _settings_in
+from tests.conftest import OPENED, TRAINED, _settings_in, as_login
 from tests.example_models._tables import make_tables
 from tests.history import prune
 from tests.postgres_server import PostgresServer
@@ -112,26 +111,6 @@ NOT_FOR_READERS = [
 
 
 @pytest.fixture
-def login(postgres, postgres_url):
-    """Make a login that is nothing but a member of some roles; its URL for the database."""
-    made = []
-
-    def make(*groups):
-        name = f"login_{len(made)}_{make_url(postgres_url).database}"[:60]
-        made.append(name)
-        postgres.execute(f"CREATE ROLE {name} LOGIN PASSWORD 'secret'")
-        for group in groups:
-            postgres.execute(f"GRANT {group} TO {name}")
-        return _as(name, postgres_url)
-
-    yield make
-    database = make_url(postgres_url).database
-    for name in made:
-        postgres.execute(f"DROP OWNED BY {name} CASCADE", database)
-        postgres.execute(f"DROP ROLE {name}")
-
-
-@pytest.fixture
 def owned(postgres, postgres_url):
     """The warehouse of a superuser, with roles, in which everybody may read the source tables."""
     made = Warehouse(postgres_url)
@@ -141,12 +120,6 @@ def owned(postgres, postgres_url):
         make_tables(connection, OPENED, TRAINED + timedelta(days=1))
         connection.exec_driver_sql("GRANT SELECT ON orders, customers TO batch_jobs_writer")
     return made
-
-
-def _as(name, url):
-    """The URL of another login."""
-    changed = make_url(url).set(username=name, password="secret")
-    return changed.render_as_string(hide_password=False)
 
 
 def _allowed(url, statements, before="SELECT 1"):
@@ -314,7 +287,7 @@ def test_who_is_no_superuser_can_make_them(tmp_path):
         server.execute("CREATE ROLE admin LOGIN PASSWORD 'secret' CREATEROLE")
         server.create_database("warehouse")
         server.execute("GRANT CREATE ON DATABASE warehouse TO admin")
-        made = Warehouse(_as("admin", server.url("warehouse")))
+        made = Warehouse(as_login("admin", server.url("warehouse")))
         made.ensure_schema()
         publish(made, tick(0), {"a": 0.1}, mode="replace")
         to_execute = made.ensure_roles()
@@ -322,7 +295,7 @@ def test_who_is_no_superuser_can_make_them(tmp_path):
         server.execute(to_execute[0], "warehouse")
         assert made.ensure_roles() == []
         server.execute("CREATE ROLE job LOGIN PASSWORD 'secret' IN ROLE batch_jobs_writer")
-        writer = Warehouse(_as("job", server.url("warehouse")))
+        writer = Warehouse(as_login("job", server.url("warehouse")))
         publish(writer, tick(1), {"a": 0.2, "b": 0.2}, mode="replace")
         assert prune(writer, before=datetime.now(UTC)).retired == 1
         assert seen(made) == seen(writer) == {"a": 0.2, "b": 0.2}

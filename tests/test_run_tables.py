@@ -1,16 +1,16 @@
 """On PostgreSQL a look-up opens the tables of current runs only, however many are kept."""
 
 import threading
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from datetime import UTC, datetime
 
 import psycopg
 import pytest
-from sqlalchemy import create_engine, make_url, text
+from sqlalchemy import text
 
 from batch_jobs import publication, staging
 from batch_jobs.warehouse import SCHEMA_VERSION, Warehouse
-from tests.attempts import ask, claim, publish, score, seen, tick
+from tests.attempts import app_connections, ask, claim, publish, score, seen, tick
 from tests.history import now
 from tests.mishaps import once
 
@@ -44,18 +44,8 @@ def populations(postgres_url):
 @pytest.fixture
 def connect(populations):
     """Make a connection as an app has one: in one transaction, with one snapshot if asked."""
-    options = {"options": "-c search_path=serving -c lock_timeout=1s -c statement_timeout=5s"}
-    engine = create_engine(populations.database.url.update_query_dict(options))
-    made = []
-
-    def open_one(isolation="READ COMMITTED"):
-        made.append(engine.connect().execution_options(isolation_level=isolation))
-        return made[-1]
-
-    yield open_one
-    for one in made:
-        one.close()
-    engine.dispose()
+    with app_connections(populations, lock_timeout="1s") as open_one:
+        yield open_one
 
 
 def _publish(populations, number, answer=None, model="orders"):
@@ -126,7 +116,9 @@ def test_an_old_snapshot_finds_all_that_was_current_then(populations, connect):
     assert [parent for parent, _ in ask(populations, TABLES)] == [PAST, PAST, PAST, SERVED]
 
 
-def test_a_transaction_that_stays_open_sees_what_is_published(populations, connect, impatient):
+def test_a_transaction_that_stays_open_sees_what_is_published(
+    populations, connect, impatient, in_background
+):
     """It may not notice a new table, so the rows go to one that it knows; nobody else waits."""
     _publish(populations, 0)
     holder, other = connect(), connect("AUTOCOMMIT")
@@ -138,10 +130,12 @@ def test_a_transaction_that_stays_open_sees_what_is_published(populations, conne
         while not ended.is_set():
             other.execute(text(LOOK_UP)).one()  # raises if it is kept waiting
 
-    looker = _Looker(look)
-    _publish(populations, 1)
-    ended.set()
-    looker.join()
+    looker = in_background(look)
+    try:
+        _publish(populations, 1)
+    finally:
+        ended.set()
+    looker.result()
     assert holder.execute(text(LOOK_UP)).scalar() == 0.1
     assert ask(populations, "SELECT run_id, entity_id, score FROM shared_predictions") == [
         (2, "a", 0.1),
@@ -200,28 +194,10 @@ def _fail():
     raise RuntimeError
 
 
-class _Looker(threading.Thread):
-    """A thread whose failure is told by `join`."""
-
-    def __init__(self, act):
-        super().__init__()
-        self._act, self._error = act, None
-        self.start()
-
-    def run(self):
-        try:
-            self._act()
-        except Exception as error:  # noqa: BLE001 - raised by join
-            self._error = error
-
-    def join(self, timeout=None):
-        super().join(timeout)
-        if self._error is not None:
-            raise self._error
-
-
 @pytest.mark.parametrize("isolation", ["READ COMMITTED", "REPEATABLE READ"])
-def test_each_statement_of_a_transaction_sees_one_run_whole(populations, connect, isolation):
+def test_each_statement_of_a_transaction_sees_one_run_whole(
+    populations, connect, in_background, isolation
+):
     """While tables come and move: two current rows, and all rows of what the history has."""
     _publish(populations, 0)
     ended, looks = threading.Event(), []
@@ -238,11 +214,13 @@ def test_each_statement_of_a_transaction_sees_one_run_whole(populations, connect
             looks.append((current, connection.execute(look_back).one()))
             connection.rollback()
 
-    watcher = _Looker(watch)
-    for number in range(1, 40):
-        _publish(populations, number)
-    ended.set()
-    watcher.join()
+    watcher = in_background(watch)
+    try:
+        for number in range(1, 40):
+            _publish(populations, number)
+    finally:
+        ended.set()
+    watcher.result()
     seen_runs = [found for current, _ in looks for found in current]
     assert [found for found in seen_runs if [rows for _, rows in found] != [2]] == []
     assert [counts for _, counts in looks if counts[0] != counts[1]] == []
@@ -302,28 +280,15 @@ def test_too_many_kept_tables_are_told_of(populations, monkeypatch, caplog):
 
 
 @pytest.mark.parametrize("is_alone", [True, False])
-def test_one_process_does_the_work_where_others_are_connected(populations, postgres, is_alone):
+def test_one_process_does_the_work_where_others_are_connected(populations, login, is_alone):
     """So that their look-ups find a processor; else the server's own settings hold."""
-    name = populations.database.url.database
+    run = claim(populations, tick(0), mode="replace")
     with ExitStack() as stack:
         if not is_alone:
-            stack.enter_context(_another_user(postgres, name))
+            stack.enter_context(psycopg.connect(login().replace("+psycopg", "")))
         with populations.write() as connection:
             before = connection.scalar(text("SHOW max_parallel_maintenance_workers"))
-            populations.database.spare_others(connection)
+            populations.database.spare_others(connection, run.rows_table)
             for what in ("maintenance_workers", "workers_per_gather"):
                 found = connection.scalar(text(f"SHOW max_parallel_{what}"))
                 assert found == (before if is_alone else "0")
-
-
-@contextmanager
-def _another_user(postgres, database):
-    """Somebody with a name of its own is connected."""
-    user = f"app_{database[-8:]}"
-    url = make_url(postgres.url(database)).set(drivername="postgresql", username=user)
-    postgres.execute(f"CREATE ROLE {user} LOGIN PASSWORD '{url.password}'")
-    try:
-        with psycopg.connect(url.render_as_string(hide_password=False)):
-            yield
-    finally:
-        postgres.execute(f"DROP ROLE {user}")

@@ -15,9 +15,8 @@ from batch_jobs.connections import text
 from batch_jobs.errors import IncompleteError
 from batch_jobs.failpoints import failpoint
 from batch_jobs.ledger import Counts, Run, counts_of, load_run, span
-from batch_jobs.redaction import first_line
 from batch_jobs.staging import require_owner
-from batch_jobs.warehouse import Warehouse, loaded_time, repeatable, stored_time
+from batch_jobs.warehouse import Warehouse, first_words, loaded_time, repeatable, stored_time
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +91,7 @@ def _audit(warehouse: Warehouse, run: Run) -> Staged:
     with warehouse.read() as connection:
         require_owner(warehouse, connection, run.run_id)  # else its rows may have been swept
         staged = _staged(connection, run)
-        warehouse.database.spare_others(connection)
+        warehouse.database.spare_others(connection, run.rows_table)
         stored = connection.execute(
             text(f"""
                 SELECT (SELECT count(*) FROM {run.rows_table} WHERE run_id = :run_id) AS scored,
@@ -290,7 +289,7 @@ def _set_aside(warehouse: Warehouse) -> None:
     try:
         warehouse.database.set_aside()
     except DBAPIError as error:
-        log.warning("superseded tables stay in the way of look-ups: %s", first_line(str(error)))
+        log.warning("superseded tables stay in the way of look-ups: %s", first_words(error))
 
 
 def _never_shown(connection: Connection, key: Mapping[str, Any]) -> None:

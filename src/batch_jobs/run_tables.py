@@ -11,6 +11,7 @@ may see a new pointer and still not the table that it leads to, in all its state
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 
 from sqlalchemy import Connection, Engine
 from tenacity import Retrying, retry_if_exception, retry_if_result, stop_after_delay
@@ -58,20 +59,24 @@ LOOKING = f"""
       AND l.pid <> pg_backend_pid()"""  # noqa: S608
 
 
-class RunTables:
+class RunTables(ABC):
     """What PostgreSQL does with the tables of runs; on SQLite all runs share one."""
 
     shared_rows = "shared_predictions"
     _schema: str
 
     @property
+    @abstractmethod
     def writer(self) -> Engine:
         """Connections whose transactions write."""
-        raise NotImplementedError
 
+    @abstractmethod
     def is_passing(self, error: BaseException) -> bool:
         """Whether the same transaction may succeed if it is repeated."""
-        raise NotImplementedError
+
+    @abstractmethod
+    def lock_model(self, connection: Connection, model: str) -> None:
+        """Let one transaction at a time publish a model; the lock ends with the transaction."""
 
     def new_rows_table(self, connection: Connection, run_id: int, *, large: bool) -> str:
         """The table that a new run's rows go to: a large population gets one of its own."""
@@ -93,13 +98,13 @@ class RunTables:
             connection.exec_driver_sql(f"ALTER TABLE {self._schema}.{table} OWNER TO {owner}")
         return table
 
-    def spare_others(self, connection: Connection) -> None:
-        """Let one process do what follows in the transaction, if somebody else is connected.
+    def spare_others(self, connection: Connection, table: str) -> None:
+        """Let one process read a run's own table in this transaction, if others are connected.
 
         Several would keep all processors of a small server busy, and look-ups would wait for up to
         a tenth of a second.
         """
-        if connection.scalar(text(OTHERS)):
+        if table != self.shared_rows and connection.scalar(text(OTHERS)):
             for processes in (
                 "max_parallel_workers_per_gather",
                 "max_parallel_maintenance_workers",
@@ -117,7 +122,7 @@ class RunTables:
         if table == self.shared_rows:
             return
         connection.exec_driver_sql("SET LOCAL maintenance_work_mem = '256MB'")
-        self.spare_others(connection)
+        self.spare_others(connection, table)
         connection.exec_driver_sql(
             f"CREATE UNIQUE INDEX IF NOT EXISTS {table}_key ON {table} (entity_id)"
         )
@@ -186,10 +191,7 @@ class RunTables:
             connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{SET_ASIDE_TIMEOUT}'")
             # What a crash takes back is done again.
             connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
-            connection.execute(
-                text("SELECT pg_advisory_xact_lock(hashtextextended(:key, 0))"),
-                {"key": f"{self._schema}.{PAST}"},
-            )
+            self.lock_model(connection, PAST)  # as whoever drops a table has it
             found = connection.execute(text(SUPERSEDED)).all()
             unused = [run for run in found if not run.in_use][:SET_ASIDE_AT_ONCE]
             if unused:

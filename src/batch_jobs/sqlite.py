@@ -217,8 +217,8 @@ class SQLite:
         """The table that a new run's rows go to: here all share one."""
         return self.shared_rows
 
-    def spare_others(self, connection: Connection) -> None:
-        """Let one process do what follows: here it does."""
+    def spare_others(self, connection: Connection, table: str) -> None:
+        """Let one process read a table: here it does."""
 
     def seal(self, connection: Connection, table: str) -> None:
         """Make the keys of a filled table unique: here they are."""

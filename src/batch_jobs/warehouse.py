@@ -119,7 +119,7 @@ class Warehouse:
         except DatabaseError as error:
             if self.database.is_passing(error):
                 raise
-            raise ContractError(subject, [_first_words(error)]) from error
+            raise ContractError(subject, [first_words(error)]) from error
         except Warning as error:  # Python 3.11's sqlite3 calls a second statement that
             raise ContractError(subject, [str(error)]) from error
 
@@ -163,7 +163,7 @@ class Warehouse:
                 return True
         except DatabaseError as error:
             raise ConfigurationError(
-                f"cannot make or open the warehouse {self}: {_first_words(error)}"
+                f"cannot make or open the warehouse {self}: {first_words(error)}"
             ) from error
 
     def ensure_roles(self) -> list[str]:
@@ -181,7 +181,7 @@ class Warehouse:
                 return self.database.make_roles(connection)
         except DatabaseError as error:
             raise ConfigurationError(
-                f"cannot make the roles of the warehouse {self}: {_first_words(error)}; connect as "
+                f"cannot make the roles of the warehouse {self}: {first_words(error)}; connect as "
                 f"who made its tables, with the attribute CREATEROLE, or as a superuser"
             ) from error
 
@@ -248,11 +248,11 @@ def repeatable(
                 raise WarehouseUnavailableError(
                     f"the warehouse {warehouse} did not answer, or did not let {act.__name__} "
                     f"through, {attempts.statistics['attempt_number']} times within "
-                    f"{PATIENCE_SECONDS} s: {_first_words(error)}"
+                    f"{PATIENCE_SECONDS} s: {first_words(error)}"
                 ) from error
             if warehouse.database.is_misconfigured(error):
                 raise ConfigurationError(
-                    f"the warehouse {warehouse} refuses: {_first_words(error)}"
+                    f"the warehouse {warehouse} refuses: {first_words(error)}"
                 ) from error
             raise
 
@@ -285,10 +285,10 @@ def _frame(columns: Sequence[Any]) -> pd.DataFrame:
 def _tell(state: RetryCallState) -> None:
     error = state.outcome.exception() if state.outcome else None
     if error is not None:
-        log.warning("%s; trying again", _first_words(error))
+        log.warning("%s; trying again", first_words(error))
 
 
-def _first_words(error: BaseException) -> str:
+def first_words(error: BaseException) -> str:
     """What the database said, without the statement and its values."""
     if isinstance(error, SQLAlchemyError):
         error = getattr(error, "orig", None) or error
