@@ -10,9 +10,23 @@ import pyarrow as pa
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DatabaseError, DataError, IntegrityError
+from tenacity import wait_none
 
-from batch_jobs.errors import ConfigurationError, ContractError, WarehouseVersionError
-from batch_jobs.warehouse import SCHEMA_VERSION, Warehouse, loaded_time, stored_time
+from batch_jobs import warehouse as warehouses
+from batch_jobs.errors import (
+    ConfigurationError,
+    ContractError,
+    WarehouseUnavailableError,
+    WarehouseVersionError,
+)
+from batch_jobs.warehouse import (
+    PATIENCE_SECONDS,
+    SCHEMA_VERSION,
+    Warehouse,
+    loaded_time,
+    repeatable,
+    stored_time,
+)
 from tests.attempts import ask, publish, seen, tick
 
 SPAN = {"start": "2024-01-01", "end": "2024-01-02"}
@@ -383,6 +397,47 @@ def _rows(keys, values, labels):
             "label": pa.array(labels, pa.string()),
         }
     )
+
+
+class BusyError(Exception):
+    """What a database that is asked again may have got over."""
+
+
+@pytest.fixture
+def working(warehouse, monkeypatch):
+    """Let something work for so many seconds at a time, and then find the database busy."""
+    moment = 0.0
+    monkeypatch.setattr(warehouses, "monotonic", lambda: moment)
+    monkeypatch.setattr(warehouses, "wait_random_exponential", lambda **_: wait_none())
+    monkeypatch.setattr(
+        warehouse.database, "is_passing", lambda error: isinstance(error, BusyError)
+    )
+
+    @repeatable
+    def work(_, lengths):
+        nonlocal moment
+        while lengths:
+            moment += lengths.pop(0)
+            raise BusyError("it is busy")
+        return "done"
+
+    return lambda *lengths: work(warehouse, list(lengths))
+
+
+def test_patience_begins_with_the_first_failure(working):
+    """However long the work before it had taken; and then it lasts as long as ever."""
+    assert working(10 * PATIENCE_SECONDS) == "done"
+    assert working(10 * PATIENCE_SECONDS, *[1] * (PATIENCE_SECONDS - 1)) == "done"
+
+
+def test_lost_patience_tells_the_tries_and_their_true_time(working):
+    """From the first failure to the last."""
+    with pytest.raises(WarehouseUnavailableError, match="work through, 3 times within 50 s: it is"):
+        working(60, 20, 30, 40)
+    with pytest.raises(
+        WarehouseUnavailableError, match=r"through, 2 times within 60 s: it is busy$"
+    ):
+        working(60, 60)
 
 
 def test_stored_times_sort_as_time():

@@ -12,12 +12,13 @@ from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import Connection
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DatabaseError, SQLAlchemyError
-from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay
+from tenacity import RetryCallState, Retrying, retry_if_exception
 from tenacity.wait import wait_random_exponential
 
 from batch_jobs.connections import text
@@ -40,7 +41,7 @@ P = ParamSpec("P")
 Answer = TypeVar("Answer")
 
 SCHEMA_VERSION = 5
-# How long a transaction is repeated that fails for a passing reason.
+# How long a transaction is repeated that fails for a passing reason, from its first failure on.
 PATIENCE_SECONDS = 45
 Database = SQLite | PostgreSQL
 DATABASES: Mapping[str, type[Database]] = {"sqlite": SQLite, "postgresql": PostgreSQL}
@@ -224,8 +225,9 @@ def repeatable(
     """Repeat a function as a whole while it fails for a passing reason, then give one clear error.
 
     For functions that are one transaction and change nothing more when they are repeated: then a
-    lost connection does no harm, nor an answer to COMMIT that was lost on the way. Waits are
-    random and grow (https://aws.amazon.com/builders-library/timeouts-retries-and-backoff-with-jitter).
+    lost connection does no harm, nor an answer to COMMIT that was lost on the way. Patience begins
+    with the first failure, for what worked long before it was worth waiting for. Waits are random
+    and grow (https://aws.amazon.com/builders-library/timeouts-retries-and-backoff-with-jitter).
 
     Raises:
         WarehouseUnavailableError: it failed until patience was lost.
@@ -234,9 +236,16 @@ def repeatable(
 
     @functools.wraps(act)
     def repeated(warehouse: Warehouse, *args: P.args, **kwargs: P.kwargs) -> Answer:
+        failed: list[float] = []  # when
+        is_passing = warehouse.database.is_passing
+
+        def may_pass(error: BaseException) -> bool:
+            failed.append(monotonic())
+            return is_passing(error)
+
         attempts = Retrying(
-            retry=retry_if_exception(warehouse.database.is_passing),
-            stop=stop_after_delay(PATIENCE_SECONDS),
+            retry=retry_if_exception(may_pass),
+            stop=lambda _: failed[-1] - failed[0] >= PATIENCE_SECONDS,
             wait=wait_random_exponential(multiplier=0.2, max=5),
             before_sleep=_tell,
             reraise=True,
@@ -244,11 +253,11 @@ def repeatable(
         try:
             return attempts(act, warehouse, *args, **kwargs)
         except Exception as error:
-            if warehouse.database.is_passing(error):
+            if is_passing(error):
+                spent = f"{len(failed)} times within {failed[-1] - failed[0]:.0f} s"
                 raise WarehouseUnavailableError(
                     f"the warehouse {warehouse} did not answer, or did not let {act.__name__} "
-                    f"through, {attempts.statistics['attempt_number']} times within "
-                    f"{PATIENCE_SECONDS} s: {first_words(error)}"
+                    f"through, {'once' if len(failed) == 1 else spent}: {first_words(error)}"
                 ) from error
             if warehouse.database.is_misconfigured(error):
                 raise ConfigurationError(
