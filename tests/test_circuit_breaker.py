@@ -1,13 +1,16 @@
 """A limit trips where chance does not explain what is seen, and only there."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from pydantic import ValidationError
 
 from batch_jobs import Limits, circuit_breaker
+from batch_jobs.interval import Volume
 
 DAY = timedelta(days=1)
+TICK = timedelta(minutes=10)
+NOW = datetime(2024, 3, 1, tzinfo=UTC)
 
 
 @pytest.mark.parametrize(
@@ -66,35 +69,103 @@ def test_a_first_population_has_nothing_to_be_compared_with():
     assert circuit_breaker.odd_population(Limits(), 1, [4, 5, 6]) is None
 
 
+def past(rows, length=TICK, gap=timedelta(), until=NOW):
+    """Intervals of a length one after the other, or with a gap between two, up to a moment."""
+    starts = [until - (length + gap) * back for back in range(len(rows), 0, -1)]
+    return [Volume(start, start + length, n) for start, n in zip(starts, rows, strict=True)]
+
+
 def test_ten_times_the_fullest_interval_of_the_last_weeks_trips():
     """A small interval never does, nor one without a history."""
     assert circuit_breaker.surge(Limits(), 1001, 100) == (
-        "1,001 rows were read where no interval of the last four weeks had more than 100, over "
-        "10 times as many"
+        "1,001 rows were read where no interval as long had more than 100 in the last four weeks, "
+        "over 10 times as many"
     )
     assert circuit_breaker.surge(Limits(), 1000, 100) is None
     assert circuit_breaker.surge(Limits(), 99, 1) is None
     assert circuit_breaker.surge(Limits(), 10**6, None) is None
 
 
+@pytest.mark.parametrize(
+    ("volumes", "length", "rows"),
+    [
+        ([], TICK, None),
+        (past([3, 7, 5]), TICK, 7),
+        (past([3, 7, 5]), 2 * TICK, 12),
+        (past([0, 0, 9, 9, 0, 0]), 3 * TICK, 18),
+        (past([144], DAY), TICK, 1),
+        (past([144], DAY) + past([5, 2], TICK), TICK, 5),
+        (past([144], DAY) + past([1] * 6, TICK), DAY, 144),
+        (past([1] * 100), DAY, 144),
+        (past([5, 9], gap=TICK), 4 * TICK, 28),
+    ],
+)
+def test_intervals_of_any_length_tell_how_full_a_span_was(volumes, length, rows):
+    """A tick is not measured by a day that was scored by hand, nor a day by a tick."""
+    assert circuit_breaker.fullest(volumes, length) == rows
+
+
+def test_a_short_history_allows_for_what_chance_has_kept_from_it():
+    """Three rows in half an hour may well be a hundred a day, and also five hundred."""
+    assert 144 < circuit_breaker.fullest(past([1, 1, 1]), DAY) < 600
+    assert 144 < circuit_breaker.fullest(past([0, 0, 0]), DAY) < 300
+
+
+def silent(volumes, ticks, limits=None):
+    """What is said when no row has come for so many ticks after the last one."""
+    last = max(volume.end for volume in volumes if volume.rows)
+    limits = limits or Limits()
+    return circuit_breaker.silent_too_long(limits, volumes, last, last + ticks * TICK, TICK)
+
+
 def test_a_silence_is_measured_by_the_longest_one_before():
     """Twice the longest of the last weeks trips; a week at least must be known."""
-    told = circuit_breaker.silent_too_long(Limits(), 13 * DAY / 24, DAY / 4, 20 * DAY)
-    assert told == (
-        "the source gave no row for 13:00:00, longer than 12:00:00 (twice the longest silence of "
-        "the last 20 days), and none since"
+    resting = past(([9] * 114 + [0] * 30) * 8 + [9])
+    assert silent(resting, 60) is None
+    assert silent(resting, 61) == (
+        "the source gave no row for 10:10:00, longer than 10:00:00 (twice the longest silence of "
+        "the last 8 days), and none since"
     )
-    assert circuit_breaker.silent_too_long(Limits(), 12 * DAY / 24, DAY / 4, 20 * DAY) is None
-    assert circuit_breaker.silent_too_long(Limits(), 5 * DAY, DAY / 4, 6 * DAY) is None
-    assert circuit_breaker.silent_too_long(Limits(), 5 * DAY, None, 20 * DAY) is None
+    assert silent(resting[-6 * 144 :], 61) is None
+
+
+def test_where_no_interval_was_ever_empty_a_single_one_is_no_outage():
+    """Nor as many as chance brings about once a year, at the rate at which rows have come."""
+    full = past([1000] * 8 * 144)
+    assert silent(full, 1) is None
+    assert "longer than 0:10:00 (one interval of the schedule)" in silent(full, 2)
+    sparse = past([1] * 8 * 144)
+    assert silent(sparse, 10) is None
+    assert "longer than 1:49:00 (by chance less than once a year at the rate" in silent(sparse, 11)
+
+
+def test_like_hours_are_compared_with_like():
+    """A quiet hour of the night says nothing where nights have few rows, though days have many."""
+    nights = past(([2] * 36 + [200] * 108) * 14 + [2] * 12)
+    noons = past(([2] * 36 + [200] * 108) * 14 + [2] * 36 + [200] * 12)
+    assert silent(nights, 5) is None
+    assert "longer than 0:10:00" in silent(noons, 5)
+
+
+def test_what_nobody_looked_at_is_no_silence_to_learn_from():
+    """Days without a run, and what is silent still, do not let the next outage be longer."""
+    outage = past([1] * 576, until=NOW - 3 * DAY) + past([1] * 576)
+    assert silent(outage, 12) is not None
+    assert silent(past([1] * 1152) + past([0] * 6, until=NOW + 6 * TICK), 12) is not None
+
+
+def test_days_scored_by_hand_do_not_tell_whether_nights_have_rows():
+    """A silence that they may hide is not known to be odd; one that they cannot is."""
+    days = past([144] * 20, DAY)
+    assert silent(days, 60) is None
+    assert silent(days, 288) is not None
 
 
 def test_a_model_file_may_say_how_long_its_source_may_be_silent():
     """Then nothing needs to be learnt."""
     limits = Limits(silence=DAY)
-    assert circuit_breaker.silent_too_long(limits, DAY, None, 0 * DAY) is None
-    told = circuit_breaker.silent_too_long(limits, 2 * DAY, 5 * DAY, 9 * DAY)
-    assert told == (
+    assert silent(past([1]), 144, limits) is None
+    assert silent(past([1, *[0] * 700, 1]), 288, limits) == (
         "the source gave no row for 2 days, 0:00:00, longer than 1 day, 0:00:00 (what the model "
         "file allows), and none since"
     )

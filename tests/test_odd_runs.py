@@ -17,7 +17,9 @@ from tests.mishaps import change
 
 OPENED = datetime(2024, 2, 10, tzinfo=UTC)  # the shop of the example models, as in conftest.py
 DAY = timedelta(days=1)
+HOUR = timedelta(hours=1)
 TICK = timedelta(minutes=10)
+VERSION = "SELECT version FROM model_versions WHERE model = 'orders'"
 
 
 def day(number):
@@ -124,6 +126,72 @@ def test_a_source_that_falls_silent_is_told_from_one_that_rests(shop):
     change(shop, later, at=stored_time(day(13).start))
     assert serving.predict(shop, "orders", day(11)).counts.read == 0
     assert serving.predict(shop, "orders", day(13)).counts.scored == 1
+
+
+@pytest.fixture
+def known(shop):
+    """The shop after ten days that were published hour by hour, six orders each."""
+    version = ask(Warehouse(shop.warehouse), VERSION)[0][0]
+    change(
+        shop,
+        *(
+            f"""INSERT INTO prediction_runs (model, interval_start, interval_end, state, mode,
+                  model_version, rows_read, rows_scored, rows_rejected, rows_skipped, published_at,
+                  token, claimed_at)
+                VALUES ('orders', '{start}', '{end}', 'published', 'merge', '{version}', 6, 6, 0, 0,
+                  '{end}', '{end}', '{end}')"""
+            for start, end in (
+                (stored_time(OPENED + n * HOUR), stored_time(OPENED + (n + 1) * HOUR))
+                for n in range(240)
+            )
+        ),
+    )
+    return shop
+
+
+def hour(number):
+    """An hour of the shop's eleventh day."""
+    return Interval(day(10).start + number * HOUR, day(10).start + (number + 1) * HOUR)
+
+
+def test_a_quiet_hour_is_no_outage_and_keeps_nothing_back(known):
+    """Where rows have come in every hour; and once they come again, a longer one is none either."""
+    gone = "DELETE FROM orders WHERE placed_at >= :start"
+    change(known, "CREATE TABLE kept AS SELECT * FROM orders", gone, start=stored_time(hour(2).end))
+    change(known, gone, start=stored_time(hour(2).start))
+    for number in range(3):
+        serving.predict(known, "orders", hour(number))
+    with pytest.raises(CircuitBreakerError, match=r"for 2:00:00, longer than 1:49:00 \(by"):
+        serving.predict(known, "orders", hour(3))
+    back = "INSERT INTO orders SELECT * FROM kept WHERE placed_at >= :start"
+    change(known, back, start=stored_time(hour(4).start))
+    assert serving.predict(known, "orders", hour(4)).counts.scored == 6
+    assert serving.predict(known, "orders", hour(3)).counts.read == 0
+
+
+def test_hours_that_nobody_published_are_no_silence(known):
+    """The source had rows in them, whatever the ledger knows."""
+    change(
+        known,
+        "DELETE FROM orders WHERE placed_at >= :start",
+        start=stored_time(day(11).start),
+    )
+    assert serving.predict(known, "orders", Interval(day(11).start, day(11).start + TICK))
+    with pytest.raises(CircuitBreakerError, match="no row for 1 day"):
+        serving.predict(known, "orders", day(11))
+
+
+def test_a_day_by_hand_is_measured_as_a_day_and_a_tick_as_a_tick(shop):
+    """Whichever came first: what counts is how many rows come in a time."""
+    for number in range(3):
+        serving.predict(shop, "orders", tick(number))
+    assert serving.predict(shop, "orders", day(11)).counts.scored == 144
+    more = """INSERT INTO orders SELECT c.entity_id || d.entity_id, :at, 5, 'kr', NULL, NULL
+              FROM customers AS c, customers AS d WHERE d.visits < 20"""
+    after = Interval(day(12).start, day(12).start + TICK)
+    change(shop, more, at=stored_time(after.start))
+    with pytest.raises(CircuitBreakerError, match="1,001 rows were read where no interval as long"):
+        serving.predict(shop, "orders", after)
 
 
 def test_an_empty_population_takes_nothing_away(shop):

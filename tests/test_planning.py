@@ -226,7 +226,10 @@ def test_a_late_row_without_a_time_does_not_keep_the_newest_interval_back(deploy
 
 @pytest.fixture
 def history(deployment):
-    """The first version serves from tick 1 on, and the second from the middle of tick 3 on."""
+    """The first version serves from tick 1 on, and the second from the middle of tick 3 on.
+
+    The second was trained when tick 3 began.
+    """
     promote(deployment)
     first, second = versions(deployment)
     change(
@@ -241,10 +244,16 @@ def history(deployment):
             f"UPDATE promotions SET promoted_at = :moment WHERE version = '{version}'",
             moment=stored_time(moment),
         )
+    change(
+        deployment.settings,
+        f"UPDATE model_versions SET as_of = :moment WHERE version = '{second}'",
+        moment=stored_time(tick(3).start),
+    )
     return first, second
 
 
 TABLES = ("prediction_runs", "prediction_history")
+CURRENT = "(SELECT * FROM prediction_history WHERE superseded_at IS NULL) AS h"
 HINDSIGHT = """
     SELECT DISTINCT interval_start, model_version, hindsight FROM {table}
     WHERE model = 'ticks' AND interval_start >= :start ORDER BY interval_start"""
@@ -266,7 +275,7 @@ def test_a_backfill_takes_the_version_that_served_then(deployment, history):
 
 
 def test_a_backfill_with_todays_version_is_marked_as_hindsight(deployment, history):
-    """Where that one did not serve."""
+    """Where that one was trained after the interval."""
     _, second = history
     backfill(deployment, 1, 4, champion="current")
     marked = {n: (second, n in {1, 2}) for n in (1, 2, 3, 4)}
@@ -274,12 +283,28 @@ def test_a_backfill_with_todays_version_is_marked_as_hindsight(deployment, histo
         assert recorded(deployment, table, 1) == marked
 
 
-def test_before_anybody_served_everything_is_hindsight(deployment, history, caplog):
-    """The version that serves now scores it, and the log says so."""
+def test_before_anybody_served_the_version_of_today_scores(deployment, history, caplog):
+    """And the log says so; it was trained later, so it is hindsight."""
     _, second = history
     backfill(deployment, -1, -1)
     assert recorded(deployment, "prediction_history", -1)[-1] == (second, True)
     assert "had no champion" in caplog.text
+
+
+def test_hindsight_is_the_same_by_whichever_door(deployment, history):
+    """A version and an interval have one mark: by a run, a backfill, late rows and a rollback."""
+    first, second = history
+    expected = {n: (second, n in {1, 2}) for n in (1, 2, 3)}
+    arrive = hold_back(deployment, 1, "group-01-4")
+    for number in expected:
+        deployment.predict("ticks", number)
+    assert recorded(deployment, "prediction_history", 1) == expected
+    arrive()
+    assert plan(deployment, 4) == {1: second, 4: second}
+    backfill(deployment, 2, 3, champion="current", force=True)
+    assert recorded(deployment, CURRENT, 1) == expected | {4: (second, False)}
+    serving.rollback(deployment.settings, "ticks", first, actor="tests", reason="worse")
+    assert recorded(deployment, CURRENT, 1) == dict.fromkeys((1, 2, 3, 4), (first, False))
 
 
 def test_a_run_of_an_interval_older_than_its_version_is_marked_as_hindsight(deployment):

@@ -330,7 +330,7 @@ def plan(
         settings, token = airflow_settings(), str(ti.id)
         declared = load_model(model, settings.models)
         wanted = _wanted(params)
-        champion: Champion = "live"
+        champion: Champion = "current"
         if dag_run.run_type == "backfill" and data_interval_start and data_interval_end:
             wanted, champion = Interval(data_interval_start, data_interval_end), "then"
         if wanted is not None:

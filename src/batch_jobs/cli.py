@@ -288,9 +288,7 @@ def backfill(
     *,
     champion: Annotated[
         Literal["then", "current"],
-        typer.Option(
-            "--with", help="The champion of that time, or today's: its rows are marked hindsight."
-        ),
+        typer.Option("--with", help="The champion of that time, or today's."),
     ] = "then",
     force: Force = False,
     accept: Accept = None,

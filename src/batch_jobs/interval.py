@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 
 from croniter import croniter
 
@@ -84,6 +85,19 @@ class Interval:
         return f"[{self.start:%Y-%m-%dT%H:%M:%SZ}, {self.end:%Y-%m-%dT%H:%M:%SZ})"
 
 
+class Volume(NamedTuple):
+    """How many rows a stretch of time had; of UTC times, without the checks of an interval."""
+
+    start: datetime
+    end: datetime
+    rows: int
+
+    @property
+    def length(self) -> timedelta:
+        """From start to end."""
+        return self.end - self.start
+
+
 def newest_due(schedule: str, now: datetime) -> Interval:
     """The last interval of the cron grid that had ended at `now`."""
     end = floor_to_grid(schedule, now)
@@ -96,6 +110,13 @@ def floor_to_grid(schedule: str, time: datetime) -> datetime:
     ahead = croniter(schedule, require_aware(time)).get_next(datetime)
     previous: datetime = croniter(schedule, ahead).get_prev(datetime)
     return previous
+
+
+def period_at(schedule: str, time: datetime) -> timedelta:
+    """How long the interval of the cron grid is that contains `time`."""
+    left = floor_to_grid(schedule, time)
+    right: datetime = croniter(schedule, left).get_next(datetime)
+    return right - left
 
 
 def due_between(schedule: str, start: datetime, end: datetime) -> Iterator[Interval]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, Row
 
 from batch_jobs.connections import text
 from batch_jobs.errors import IncompleteError
-from batch_jobs.interval import Interval, due_between, floor_to_grid
+from batch_jobs.interval import Interval, Volume, due_between, floor_to_grid
 from batch_jobs.warehouse import Warehouse, loaded_time, repeatable, stored_time
 
 # An interval whose run was published is no gap, even if retention has removed the rows since.
@@ -166,71 +166,21 @@ def rows_read_before(warehouse: Warehouse, run: Run, runs: int) -> list[int]:
 
 
 @repeatable
-def most_rows_read(warehouse: Warehouse, run: Run, since: datetime) -> int | None:
-    """The most rows that one published interval had between a moment and this one."""
-    with warehouse.read() as connection:
-        most: int | None = connection.scalar(
-            text(f"""
-                SELECT max(rows_read) FROM prediction_runs
-                WHERE model = :model AND {COVERS}
-                  AND interval_start >= :since AND interval_start < :start"""),  # noqa: S608
-            {**span(run.model, run.interval), "since": stored_time(since)},
-        )
-        return most
+def volumes(warehouse: Warehouse, run: Run, since: datetime) -> list[Volume]:
+    """What was read for the published intervals that start from a moment on and before this run's.
 
-
-@dataclass(frozen=True)
-class Silence:
-    """For how long the source has given no row.
-
-    Attributes:
-        now: from the end of the last published interval with rows to the end of this one.
-        longest: the longest such time before that; None if there was none.
-        known: for how long before that interval there are published ones.
-    """
-
-    now: timedelta
-    longest: timedelta | None
-    known: timedelta
-
-
-@repeatable
-def silence(warehouse: Warehouse, run: Run, since: datetime) -> Silence | None:
-    """How long the source has been silent at the end of a run's interval; None if it never spoke.
-
-    Args:
-        warehouse: where the ledger is.
-        run: a run without rows.
-        since: leave out intervals that start before this moment.
+    They come in the order of their starts, and may be of any length.
     """
     with warehouse.read() as connection:
         found = connection.execute(
             text(f"""
-                WITH spans AS (
-                  SELECT interval_start, interval_end,
-                    lag(interval_end) OVER (ORDER BY interval_start, interval_end) AS before
-                  FROM prediction_runs
-                  WHERE model = :model AND {COVERS} AND rows_read > 0
-                    AND interval_start >= :since AND interval_start < :start)
-                SELECT before, interval_start, NULL AS first_end, NULL AS last_end
-                FROM spans WHERE interval_start > before
-                UNION ALL
-                SELECT NULL, min(interval_start), min(interval_end), max(interval_end) FROM spans
-                """),  # noqa: S608
+                SELECT interval_start, interval_end, rows_read FROM prediction_runs
+                WHERE model = :model AND {COVERS}
+                  AND interval_start >= :since AND interval_start < :start
+                ORDER BY interval_start, interval_end"""),  # noqa: S608
             {**span(run.model, run.interval), "since": stored_time(since)},
         ).all()
-    [whole] = (row for row in found if row.before is None)
-    quiet = [row for row in found if row.before is not None]
-    if whole.interval_start is None:
-        return None
-    lengths = [loaded_time(row.interval_start) - loaded_time(row.before) for row in quiet]
-    first, last = loaded_time(whole.first_end), loaded_time(whole.last_end)
-    longest = max(lengths) if lengths else timedelta(0)
-    return Silence(
-        now=run.interval.end - last,
-        longest=longest if first < last else None,
-        known=last - loaded_time(whole.interval_start),
-    )
+    return [Volume(loaded_time(start), loaded_time(end), rows) for start, end, rows in found]
 
 
 @repeatable

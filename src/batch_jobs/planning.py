@@ -28,9 +28,8 @@ log = logging.getLogger(__name__)
 
 # An attempt that claimed an interval longer ago than this is taken for dead.
 ABANDONED_AFTER = timedelta(hours=1)
-# The champion that serves now, as a live run has it; the one of the interval's time; or the one
-# that serves now although it may know better than anybody could at that time.
-Champion = Literal["live", "then", "current"]
+# Who scores: the champion of the time of the interval, or the one that serves now.
+Champion = Literal["then", "current"]
 
 
 class Planner:
@@ -59,7 +58,7 @@ class Planner:
         self,
         interval: Interval,
         *,
-        champion: Champion = "live",
+        champion: Champion = "current",
         version: ModelVersion | None = None,
         force: bool = False,
         accept: str | None = None,
@@ -83,7 +82,7 @@ class Planner:
         if published is not None and not force:
             log.info("%s %s is already published as run %d", name, interval, published.run_id)
             return published
-        chosen, hindsight = (version, False) if version else self._choose(champion, interval)
+        chosen = version or self._choose(champion, interval)
         self._prepare(interval)
         failpoint("plan.before_claim")
         wanted = Claim(
@@ -93,7 +92,7 @@ class Planner:
             model_version=chosen.version,
             mode=self.model.mode,
             key_ranges=self._key_ranges(interval),
-            hindsight=hindsight,
+            hindsight=_is_hindsight(chosen, interval),
             accepted=accept,
         )
         run = staging.claim(self.warehouse, wanted)
@@ -199,22 +198,21 @@ class Planner:
         staging.sweep(self.warehouse, self.model.name, clock.now() - ABANDONED_AFTER)
         self._prepared = True
 
-    def _choose(self, champion: Champion, interval: Interval) -> tuple[ModelVersion, bool]:
-        """The version to score with, and whether it is known by hindsight only."""
+    def _choose(self, champion: Champion, interval: Interval) -> ModelVersion:
+        """The version to score with."""
         now = require_champion(self.warehouse, self.model.name)
-        if champion == "live":
-            return now, loaded_time(now.as_of) > interval.end
+        if champion != "then":
+            return now
         then = registry.champion_at(self.warehouse, self.model.name, interval.end)
-        chosen = now if champion == "current" or then is None else then
         if then is None and not self._warned:
             log.warning(
-                "%s had no champion yet at %s; %s scores what lies so far back, by hindsight",
+                "%s had no champion yet at %s; %s scores what lies so far back",
                 self.model.name,
                 interval.end.isoformat(),
                 now.version,
             )
             self._warned = True
-        return chosen, then is None or chosen.version != then.version
+        return then or now
 
     def _key_ranges(self, interval: Interval) -> Sequence[tuple[str | None, str | None]]:
         """Cut the keys of an interval into ranges of equal row count; the ends are open."""
@@ -226,6 +224,14 @@ class Planner:
         ranges = list(pairwise(edges))
         # Fewer rows than parts: the ranges behind the last cut are empty, and not open-ended.
         return [pair if place <= len(cuts) else ("", "") for place, pair in enumerate(ranges)]
+
+
+def _is_hindsight(version: ModelVersion, interval: Interval) -> bool:
+    """Whether a version was trained after an interval, and so may have learnt from its rows.
+
+    Whoever asks for the interval, and whichever version served at its time.
+    """
+    return loaded_time(version.as_of) >= interval.end
 
 
 @repeatable

@@ -48,7 +48,7 @@ class Claim:
         model_version: which version scores.
         mode: `merge` or `replace`.
         key_ranges: the range of keys of each part.
-        hindsight: the version did not serve when the interval ended.
+        hindsight: the version was trained after the interval.
         accepted: why its rows may be published whatever the circuit breaker says.
     """
 
