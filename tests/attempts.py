@@ -9,12 +9,13 @@ import pytest
 from sqlalchemy import create_engine, text
 
 from batch_jobs import publication, registry, staging
+from batch_jobs.catalog import load_model
 from batch_jobs.interval import Interval
 from batch_jobs.ledger import Counts, load_run
 from batch_jobs.registry import ModelVersion
 from batch_jobs.serving import new_token
 from batch_jobs.staging import Claim
-from batch_jobs.warehouse import loaded_time, stored_time
+from batch_jobs.warehouse import Warehouse, loaded_time, stored_time
 
 MIDNIGHT = datetime(2024, 3, 1, tzinfo=UTC)
 EVERYTHING = ((None, None),)
@@ -43,6 +44,21 @@ def claim(warehouse, interval, token=None, *, mode="merge", model="orders", rang
     return staging.claim(
         warehouse, Claim(model, interval, token or new_token(), "v1", mode, ranges)
     )
+
+
+def retell(settings, name="orders"):
+    """Let the champion of a model have been trained for what the model's file says now."""
+    warehouse = Warehouse(settings.warehouse)
+    champion = registry.champion(warehouse, name)
+    contract = registry.contract_of(load_model(name, settings.models))
+    with warehouse.write() as connection:
+        connection.execute(
+            text("UPDATE model_versions SET manifest = :manifest WHERE version = :version"),
+            {
+                "manifest": json.dumps({**champion.manifest, "contract": contract}),
+                "version": champion.version,
+            },
+        )
 
 
 def score(warehouse, run, rows, part=0, token=None, rejected=()):

@@ -11,11 +11,12 @@ from queue import Queue
 import pytest
 from sqlalchemy import text
 
-from batch_jobs import answering, lifecycle, scoring, serving
+from batch_jobs import answering, lifecycle, serving
 from batch_jobs.answering import answer
 from batch_jobs.errors import ArtifactError
 from batch_jobs.interval import Interval
 from batch_jobs.registry import champion
+from batch_jobs.scoring import Fitted
 from batch_jobs.serving import new_token
 from batch_jobs.warehouse import Warehouse
 from tests.asking import rejects, results, state, submit
@@ -161,14 +162,14 @@ def test_a_champion_that_does_not_load_claims_nothing(shop):
 
 def _fail_on_poison(monkeypatch):
     """Let the model raise when it sees the amount 666, which tells a secret."""
-    predict = scoring.probabilities
+    predict = Fitted.answers
 
-    def probabilities(estimator, inputs):
+    def answers(fitted, inputs):
         if (inputs["amount"] == 666).any():
             raise RuntimeError("password=hunter2\nand more")
-        return predict(estimator, inputs)
+        return predict(fitted, inputs)
 
-    monkeypatch.setattr(scoring, "probabilities", probabilities)
+    monkeypatch.setattr(Fitted, "answers", answers)
 
 
 def test_a_request_that_the_model_cannot_answer_has_failed(shop, monkeypatch):
@@ -185,10 +186,7 @@ def test_a_request_that_the_model_cannot_answer_has_failed(shop, monkeypatch):
 
 def test_an_answer_that_is_no_score_is_rejected(shop, monkeypatch):
     """As in a prediction run."""
-    monkeypatch.setattr(
-        scoring, "probabilities", lambda _, inputs: [[0.0, float("nan")]] * len(inputs)
-    )
-    monkeypatch.setattr(scoring, "scores_and_labels", lambda _, answer: _unsound(len(answer)))
+    monkeypatch.setattr(Fitted, "scores_and_labels", lambda _, answer: _unsound(len(answer)))
     asked = submit(shop, "orders", [GOOD])
     _answer(shop)
     assert rejects(shop, asked) == {1: "the model answered nan"}

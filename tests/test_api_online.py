@@ -74,7 +74,7 @@ def test_a_request_that_is_repeated_gets_the_first_answer(shop, client):
     """Also after another version was promoted, and in whatever form the features are given."""
     headers = {"Idempotency-Key": "order-1"}
     first = client.post("/predict", json={"features": ORDER}, headers=headers).json()
-    lifecycle.train(shop, "orders", TRAINED - timedelta(hours=6))
+    lifecycle.train(shop, "orders", TRAINED + timedelta(hours=6))
     lifecycle.promote(shop, "orders", actor="tests", reason="newer")
     again = client.post("/predict", json={"features": [90, "kr"]}, headers=headers)
     assert again.json() == first
@@ -121,7 +121,7 @@ def test_a_promotion_is_followed_without_a_restart(shop, monkeypatch):
     followed = Event()
     with api.serving(shop, model="orders") as client:
         first = client.post("/predict", json={"features": ORDER}).json()["model_version"]
-        later = lifecycle.train(shop, "orders", TRAINED - timedelta(hours=6)).version
+        later = lifecycle.train(shop, "orders", TRAINED + timedelta(hours=6)).version
         lifecycle.promote(shop, "orders", actor="tests", reason="newer")
         while f'version="{later}"' not in client.get("/metrics").text:
             assert not followed.wait(0.01)
@@ -140,7 +140,7 @@ def test_a_version_that_cannot_be_loaded_leaves_the_one_before(shop, caplog):
         app = create_app(Config(shop, model="orders"))
         async with app.router.lifespan_context(app):
             champions = app.state.shared.champions
-            later = lifecycle.train(shop, "orders", TRAINED - timedelta(hours=6)).version
+            later = lifecycle.train(shop, "orders", TRAINED + timedelta(hours=6)).version
             lifecycle.promote(shop, "orders", actor="tests", reason="newer")
             path = Path(shop.model_store, "orders", later, ARTIFACT)
             content = await asyncio.to_thread(_flip, path)

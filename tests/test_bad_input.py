@@ -23,7 +23,7 @@ from tests.attempts import ask
 from tests.test_signing import write_keys
 
 TRAINED = datetime(2024, 3, 1, tzinfo=UTC)
-EARLIER = TRAINED - timedelta(hours=6)
+LATER = TRAINED + timedelta(hours=6)
 HOUR = Interval(TRAINED, TRAINED + timedelta(hours=1))
 SETTLED_LATE = """
     UPDATE orders SET settled_at = '2030-01-01T00:00:00.000000+00:00'
@@ -71,8 +71,17 @@ def serves(shop):
 
 @pytest.fixture
 def challenger(shop):
-    """A second version, that could be promoted."""
-    return lifecycle.train(shop, "orders", EARLIER)
+    """A second version, that has served and could do so again."""
+    version = lifecycle.train(shop, "orders", LATER)
+    _let_have_served(shop, version)
+    return version
+
+
+def _let_have_served(settings, version):
+    """Let a version be one to which a rollback may go."""
+    before = _champion(settings).version
+    lifecycle.promote(settings, "orders", version.version, actor="ann", reason="a trial")
+    lifecycle.rollback(settings, "orders", before, actor="ann", reason="it was one")
 
 
 def _retold(settings, version, **changed):
@@ -103,11 +112,13 @@ def test_a_hostile_pickle_never_runs(shop, challenger, serves, tmp_path):
     assert not marker.exists()
 
 
-def test_a_manifest_edited_with_its_hash_gets_nobody_in(shop, serves, tmp_path):
+def test_a_manifest_edited_with_its_hash_gets_nobody_in(shop, request, tmp_path):
     """Neither in the warehouse nor beside the file: the signature does not hold, nothing runs."""
     keys = write_keys(tmp_path, "ours")
     signed = replace(shop, signing_key=keys[0], verify_key=keys[1])
-    version = lifecycle.train(signed, "orders", EARLIER)
+    version = lifecycle.train(signed, "orders", LATER)
+    _let_have_served(shop, version)
+    serves = request.getfixturevalue("serves")
     marker = tmp_path / "marker"
     hostile = pickle.dumps(Hostile(str(marker)))
     digest = hashlib.sha256(hostile).hexdigest()
@@ -153,7 +164,7 @@ def test_a_version_of_another_scikit_learn_is_refused(shop, challenger, serves):
 )
 def test_features_that_are_renamed_or_reordered_are_refused(shop, challenger, serves, features):
     """The error lists those of the version and those of the model file."""
-    _retold(shop, challenger, features=features)
+    _retold(shop, challenger, features=features, contract=None)
     words = ", ".join(rf"{name} \({kind}\)" for name, kind in features.items())
     assert _is_refused(shop, challenger, f"{words}, but the model file now declares amount")
     serves()
@@ -226,7 +237,9 @@ def test_a_rollback_to_a_version_whose_file_is_gone_is_refused(shop, challenger,
 @pytest.mark.parametrize("second", ["promote", "rollback"])
 def test_of_two_promotions_at_once_one_wins(shop, challenger, second, in_background, monkeypatch):
     """Both have looked, and then both write: the other is told who serves now."""
-    other = lifecycle.train(shop, "orders", EARLIER - timedelta(hours=6))
+    other = lifecycle.train(shop, "orders", LATER + timedelta(hours=6))
+    _let_have_served(shop, other)
+    recorded = _promotions(shop)
     before, both = _champion(shop), threading.Barrier(2)
     promote = registry.promote
 
@@ -236,9 +249,11 @@ def test_of_two_promotions_at_once_one_wins(shop, challenger, second, in_backgro
 
     with monkeypatch.context() as patched:
         patched.setattr(registry, "promote", together)
-        one = in_background(lifecycle.promote, shop, "orders", challenger.version, actor="ann")
+        one = in_background(
+            lifecycle.promote, shop, "orders", challenger.version, actor="ann", reason="now"
+        )
         act = {"promote": lifecycle.promote, "rollback": lifecycle.rollback}[second]
-        two = in_background(act, shop, "orders", other.version, actor="bob", reason="")
+        two = in_background(act, shop, "orders", other.version, actor="bob", reason="mine")
         ended = [(challenger, one.exception(60)), (other, two.exception(60))]
 
     [winner] = [version for version, error in ended if error is None]
@@ -246,5 +261,5 @@ def test_of_two_promotions_at_once_one_wins(shop, challenger, second, in_backgro
     assert isinstance(error, ArtifactError)
     assert f"{before.version}, but {winner.version} serves now; " in str(error)
     assert _champion(shop) == winner
-    assert [version for version, _ in _promotions(shop)] == [before.version, winner.version]
+    assert [version for version, _ in _promotions(shop)[len(recorded) :]] == [winner.version]
     assert serving.predict(shop, "orders", HOUR).model_version == winner.version

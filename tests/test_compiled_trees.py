@@ -15,8 +15,9 @@ from sklearn.ensemble import (
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
-from batch_jobs import compiled_trees, scoring, streaming
+from batch_jobs import Number, compiled_trees, streaming
 from batch_jobs.compiled_trees import compiled
+from batch_jobs.scoring import Fitted
 from batch_jobs.streaming import MANY_ROWS, Predictor
 
 ROWS = 4_000
@@ -46,7 +47,7 @@ def answers(frame, classes):
 
 def predict(estimator, frame):
     """What is published: probabilities, or values."""
-    return scoring.probabilities(estimator, frame)
+    return Fitted.of(estimator, {}).answers(frame)
 
 
 @pytest.mark.parametrize(
@@ -126,21 +127,22 @@ def test_what_is_of_another_kind_is_not_compiled():
 def boosted():
     """An estimator that has learned, and what it predicts."""
     frame = people(1)[NUMBERS]
-    return HistGradientBoostingClassifier(max_iter=3).fit(frame, answers(people(1), 2)), frame
+    estimator = HistGradientBoostingClassifier(max_iter=3).fit(frame, answers(people(1), 2))
+    return Fitted.of(estimator, dict.fromkeys(NUMBERS, Number())), frame
 
 
 def test_trees_are_compiled_after_many_rows(boosted, monkeypatch):
     """Until then the estimator itself predicts; the answers are the same."""
-    estimator, frame = boosted
-    predictor = Predictor(estimator)
+    fitted, frame = boosted
+    predictor = Predictor(fitted)
     monkeypatch.setattr(predictor, "_rows_left", ROWS + 1)
 
-    first = predictor.probabilities(frame)
-    assert predictor.estimator is estimator
-    second = predictor.probabilities(frame)
-    assert predictor.estimator is not estimator
+    first = predictor.answers(frame)
+    assert predictor.fitted is fitted
+    second = predictor.answers(frame)
+    assert predictor.fitted is not fitted
     assert np.array_equal(first, second)
-    assert np.array_equal(predictor.probabilities(frame), first)
+    assert np.array_equal(predictor.answers(frame), first)
     assert MANY_ROWS > ROWS
 
 
@@ -173,14 +175,14 @@ class Wrong:
 )
 def test_estimator_goes_on_where_compiling_fails(boosted, monkeypatch, caplog, make, told):
     """One bit in one row is enough to refuse what was compiled."""
-    estimator, frame = boosted
+    fitted, frame = boosted
     monkeypatch.setattr(compiled_trees, "compiled", make)
     monkeypatch.setattr(streaming, "MANY_ROWS", 1)
-    predictor = Predictor(estimator)
+    predictor = Predictor(fitted)
 
     with caplog.at_level(logging.INFO):
-        answer = predictor.probabilities(frame)
+        answer = predictor.answers(frame)
 
-    assert predictor.estimator is estimator
-    assert np.array_equal(answer, estimator.predict_proba(frame))
+    assert predictor.fitted is fitted
+    assert np.array_equal(answer, fitted.estimator.predict_proba(frame))
     assert [record.message for record in caplog.records] == ([told] if told else [])

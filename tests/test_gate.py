@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from batch_jobs import Gate
-from batch_jobs.gate import decide, paired_difference
+from batch_jobs.gate import Compared, decide, paired_difference
 from batch_jobs.training import Judgement
 
 DAYS = 14
@@ -27,8 +27,7 @@ def _decide(challenger, champion=None, gate=None):
         AS_OF,
         challenger=challenger,
         baseline=_judged(0.9),
-        champion=champion and "v1",
-        champion_judged=champion,
+        champion=champion and Compared("v1", champion),
     )
 
 
@@ -76,7 +75,7 @@ def test_a_hold_out_of_few_days_is_judged_all_the_same(span):
     as_of = pd.Series(pd.date_range("2024-03-01", periods=len(AS_OF), freq=span, tz="UTC"))
     noisy, worse = _judged(0.501, NOISE - NOISE.mean()), _judged(0.6, NOISE)
     champion, gate = _judged(0.5), Gate()
-    fixed = {"baseline": _judged(0.9), "champion": "v1", "champion_judged": champion}
+    fixed = {"baseline": _judged(0.9), "champion": Compared("v1", champion)}
     assert decide(gate, as_of, challenger=noisy, **fixed).promote
     assert not decide(gate, as_of, challenger=worse, **fixed).promote
 
@@ -125,11 +124,54 @@ def test_a_loss_that_is_no_number_is_never_good_enough():
     assert len(report.reasons) == 2
 
 
-def test_a_champion_that_cannot_score_the_rows_is_replaced():
-    """Nothing speaks for it, and the report says why."""
-    report = decide(Gate(), AS_OF, challenger=_judged(0.5), baseline=_judged(0.9), champion="v1")
-    assert report.reasons == ["the champion v1 cannot score these rows"]
-    assert report.promote
+def _unheard(**changed):
+    """What becomes of a challenger whose champion cannot be scored."""
+    champion = Compared("v1", problem="no such column: temp")
+    judged = {"challenger": _judged(0.5), "baseline": _judged(0.9)}
+    return decide(Gate(**changed), AS_OF, **judged, champion=champion)
+
+
+def test_a_champion_that_cannot_be_scored_is_not_replaced_unheard():
+    """The report says why, and that a person has to decide: nobody knows which is better."""
+    report = _unheard()
+    assert report.reasons == [
+        "it cannot be compared with the champion v1: no such column: temp; a person has to decide"
+    ]
+    assert (report.promote, report.undecided) == (False, True)
+
+
+def test_a_person_is_not_asked_about_what_speaks_against_itself():
+    """Its own bound is broken, whoever serves."""
+    report = _unheard(at_most={"log_loss": 0.4})
+    assert (report.promote, report.undecided, len(report.reasons)) == (False, False, 2)
+
+
+def test_who_always_promotes_compares_with_nobody():
+    """The rule says that comparisons do not count."""
+    report = _unheard(rule="always")
+    assert (report.promote, report.undecided) == (True, False)
+
+
+def test_both_are_compared_on_the_entities_that_both_can_score():
+    """The champion has fewer rows; the challenger's others do not count against either."""
+    half = np.arange(0, len(AS_OF), 2)
+    champion = Compared("v1", Judgement(np.full(len(half), 0.5), {}), half)
+    losses = np.where(np.arange(len(AS_OF)) % 2, 5.0, 0.4)
+    challenger = Judgement(losses, {})
+    report = decide(Gate(), AS_OF, challenger=challenger, baseline=_judged(9.0), champion=champion)
+    assert report.to_champion.mean == pytest.approx(-0.1)
+    assert f"on the {len(half)} of {len(AS_OF)} rows that both can score" in report.reasons[0]
+
+
+def test_a_comparison_on_too_few_rows_is_none():
+    """Fewer than the gate asks for."""
+    few = np.arange(10)
+    champion = Compared("v1", Judgement(np.full(10, 0.5), {}), few)
+    report = decide(
+        Gate(), AS_OF, challenger=_judged(0.4), baseline=_judged(0.9), champion=champion
+    )
+    assert "it can score 10 of the 700 rows" in report.reasons[0]
+    assert (report.undecided, report.to_champion) == (True, None)
 
 
 def test_the_same_rows_always_give_the_same_verdict():
@@ -206,7 +248,7 @@ def test_a_challenger_that_is_worse_within_a_slice_is_kept_out():
     country[:20] = "it"
     worse = np.where(country == "de", 0.3, -0.2)
     champion = _judged(0.5)
-    fixed = {"baseline": _judged(0.9), "champion": "v1", "champion_judged": champion}
+    fixed = {"baseline": _judged(0.9), "champion": Compared("v1", champion)}
     gate = Gate(slices=("country",), min_rows=100)
     slices = country.to_frame("country")
     report = decide(gate, AS_OF, challenger=_judged(0.5, worse), slices=slices, **fixed)

@@ -22,10 +22,12 @@ from batch_jobs.errors import (
     TrainingDataError,
     UnknownModelError,
 )
+from batch_jobs.loading import load_version
 from batch_jobs.warehouse import Warehouse
 from tests.attempts import ask, forget_promotions
 
 TRAINED = datetime(2024, 3, 1, tzinfo=UTC)
+LATER = TRAINED + timedelta(hours=6)
 EARLIER = TRAINED - timedelta(hours=6)
 # What no database has a say in is tried with one.
 on_sqlite = pytest.mark.parametrize("shop", ["sqlite"], indirect=True)
@@ -54,15 +56,15 @@ def _recorded(settings):
 
 @pytest.fixture
 def challenger(shop):
-    """A second version of `orders`, trained on six hours less, and not promoted."""
-    return lifecycle.train(shop, "orders", EARLIER)
+    """A second version of `orders`, trained on six hours more, and not promoted."""
+    return lifecycle.train(shop, "orders", LATER)
 
 
 @pytest.fixture
 def refused(shop):
     """A version that learnt from turned labels, so that the gate keeps it out."""
     _change(shop, "UPDATE orders SET returned = 1 - returned WHERE placed_at < '2024-02-26'")
-    return lifecycle.train(shop, "orders", TRAINED)
+    return lifecycle.train(shop, "orders", LATER)
 
 
 def test_training_registers_a_version_and_promotes_nobody(shop, challenger):
@@ -72,8 +74,8 @@ def test_training_registers_a_version_and_promotes_nobody(shop, challenger):
     assert manifest == challenger.manifest
     assert manifest["features"] == {"amount": "number", "country": "category"}
     assert (manifest["as_of"], manifest["cut"]) == (
-        "2024-02-29T18:00:00+00:00",
-        "2024-02-25T18:00:00+00:00",
+        "2024-03-01T06:00:00+00:00",
+        "2024-02-26T06:00:00+00:00",
     )
 
 
@@ -88,7 +90,7 @@ def test_a_challenger_is_judged_against_the_champion_on_the_same_rows(shop, chal
 def test_a_candidate_is_what_the_gate_lets_take_over(shop):
     """Neither the champion itself nor what the gate refuses."""
     assert lifecycle.candidate(shop, "orders") == (_champion(shop), False)
-    challenger = lifecycle.train(shop, "orders", EARLIER)
+    challenger = lifecycle.train(shop, "orders", LATER)
     assert lifecycle.candidate(shop, "orders") == (challenger, True)
 
 
@@ -114,7 +116,7 @@ def test_the_gates_report_is_drawn_beside_the_artifact(shop, challenger):
     page = _artifact(shop, challenger).with_name("gate.html")
     assert f"May replace {challenger.gate['champion']}." in page.read_text("utf-8")
     forget_promotions(Warehouse(shop.warehouse))
-    assert lifecycle.train(shop, "orders", EARLIER).version == challenger.version
+    assert lifecycle.train(shop, "orders", LATER).version == challenger.version
     assert "May serve: it would be the first to do so." in page.read_text("utf-8")
 
 
@@ -201,7 +203,7 @@ def test_rows_that_do_not_fit_are_left_out_and_told(shop, caplog):
 @on_sqlite
 @pytest.mark.parametrize("harm", ["flip", "remove", "not an estimator"])
 def test_a_champion_that_cannot_be_judged_does_not_stop_training(shop, harm):
-    """The report says so; its successor is judged by the baseline alone."""
+    """The report says so, and leaves to a person what nobody can compare."""
     champion = _champion(shop)
     path = _artifact(shop, champion)
     if harm == "remove":
@@ -210,9 +212,10 @@ def test_a_champion_that_cannot_be_judged_does_not_stop_training(shop, harm):
         path.write_bytes(path.read_bytes()[:-1] + b"x")
     else:
         _become_champion(shop, serialize("not an estimator"))
-    gate = lifecycle.train(shop, "orders", EARLIER).gate
-    assert gate["reasons"] == [f"the champion {_champion(shop).version} cannot score these rows"]
-    assert gate["promote"]
+    gate = lifecycle.train(shop, "orders", LATER).gate
+    [reason] = gate["reasons"]
+    assert reason.startswith(f"it cannot be compared with the champion {_champion(shop).version}: ")
+    assert (gate["promote"], gate["undecided"]) == (False, True)
 
 
 def _become_champion(settings, artifact):
@@ -251,15 +254,17 @@ def test_a_challenger_that_the_gate_refuses_is_kept_out(shop, refused):
 
 
 def test_a_reason_overrules_the_gate_and_is_recorded(shop, refused):
-    """Somebody answers for it by name."""
-    lifecycle.promote(shop, "orders", actor="ann", reason="the labels were turned")
+    """Somebody answers for it by name; without its name nobody means it."""
+    reason = "the labels were turned"
+    assert lifecycle.promote(shop, "orders", actor="ann", reason=reason).outcome == "kept"
+    lifecycle.promote(shop, "orders", refused.version, actor="ann", reason=reason)
     assert _champion(shop) == refused
     assert _recorded(shop) == [(refused.version, "promote", "the labels were turned")]
 
 
 def test_a_challenger_judged_against_somebody_else_is_not_promoted(shop, challenger):
     """Of two challengers of one champion, the second must be judged again."""
-    second = lifecycle.train(shop, "orders", EARLIER - timedelta(hours=6))
+    second = lifecycle.train(shop, "orders", LATER + timedelta(hours=6))
     lifecycle.promote(shop, "orders", challenger.version, actor="ann")
     with pytest.raises(ArtifactError, match=f"but {challenger.version} serves now; train again"):
         lifecycle.promote(shop, "orders", second.version, actor="bob")
@@ -271,7 +276,7 @@ def test_a_model_without_a_version_has_nothing_to_promote(shop):
     forget_promotions(Warehouse(shop.warehouse))
     _change(shop, "DELETE FROM model_versions")
     with pytest.raises(
-        ArtifactError, match="no trained version yet; run `batch-jobs train orders`"
+        ArtifactError, match="no trained version yet; run `batch-jobs train orders --as-of"
     ):
         lifecycle.promote(shop, "orders", actor="ann")
     with pytest.raises(NoChampionError, match="train orders --as-of TIME"):
@@ -304,10 +309,14 @@ def test_a_version_that_does_not_load_never_becomes_the_champion(
 ):
     """It is loaded to prove it, before anything is written."""
     champion = _champion(shop)
+    if act is lifecycle.rollback:  # to what has served
+        lifecycle.promote(shop, "orders", actor="ann")
+        lifecycle.rollback(shop, "orders", champion.version, actor="ann", reason="too eager")
+    recorded = _recorded(shop)
     harm(_artifact(shop, challenger))
     with pytest.raises(ArtifactError, match=words):
         act(shop, "orders", challenger.version, actor="ann", reason="hope")
-    assert (_champion(shop), _recorded(shop)) == (champion, [])
+    assert (_champion(shop), _recorded(shop)) == (champion, recorded)
 
 
 @on_sqlite
@@ -328,14 +337,16 @@ def test_an_unknown_version_is_refused(shop, version):
     ],
     ids=["fewer", "another kind", "another order"],
 )
-def test_a_version_trained_on_other_features_does_not_score(shop, change):
-    """Fewer, of another kind or in another order: the error lists both and says to train."""
+def test_a_version_without_a_contract_needs_the_features_it_was_trained_with(shop, change):
+    """As an older release has trained it: the error lists both and says to train."""
     model = load_model("orders", shop.models)
     changed = model.model_copy(update={"features": change(model.features)})
+    old = _retold(shop, lambda manifest: manifest.pop("contract"))
+    assert load_version(shop, model, old).classes == ("0", "1")
     with pytest.raises(
-        ArtifactError, match=r"trained with .*amount \(number\), country .* now declares .* train"
+        ArtifactError, match=r"the features amount \(number\), country .* now declares .* train"
     ):
-        lifecycle.load_estimator(shop, changed, _champion(shop))
+        load_version(shop, changed, old)
 
 
 def _retold(settings, change):
@@ -377,7 +388,7 @@ def test_a_version_that_answers_its_golden_rows_otherwise_does_not_load(shop, ch
     """Whatever has changed: the file, a library, or what the manifest remembers."""
     odd = _retold(shop, lambda manifest: change(manifest["golden"]))
     with pytest.raises(ArtifactError, match=f"does not answer its golden rows.*{words}"):
-        lifecycle.load_estimator(shop, load_model("orders", shop.models), odd)
+        load_version(shop, load_model("orders", shop.models), odd)
 
 
 @on_sqlite
@@ -386,15 +397,61 @@ def test_other_libraries_are_refused_or_left_to_the_golden_rows(shop):
     model = load_model("orders", shop.models)
     old = _retold(shop, lambda manifest: manifest["libraries"].update(numpy="1.0"))
     with pytest.raises(ArtifactError, match="was trained with numpy 1"):
-        lifecycle.load_estimator(shop, model, old)
+        load_version(shop, model, old)
     lenient = replace(shop, libraries="golden")
-    assert lifecycle.load_estimator(lenient, model, old) is not None
+    assert load_version(lenient, model, old) is not None
     odd = _retold(shop, lambda manifest: manifest["golden"]["answers"][0].reverse())
     with pytest.raises(ArtifactError, match="golden rows"):
-        lifecycle.load_estimator(lenient, model, odd)
+        load_version(lenient, model, odd)
 
 
 def test_a_population_is_trained_on_snapshots_spread_over_its_history(shop):
     """Each of the eight has all fifty customers; half of them judge."""
     manifest = _champion(shop, "customers").manifest
     assert (manifest["rows_fit"], manifest["rows_judged"]) == (200, 200)
+
+
+def test_the_newest_version_is_the_one_that_has_seen_the_newest_data(shop, challenger):
+    """A back-dated training, though it came last, is no candidate."""
+    lifecycle.train(shop, "orders", EARLIER)
+    assert lifecycle.candidate(shop, "orders") == (challenger, True)
+    assert lifecycle.promote(shop, "orders", actor="dag").version == challenger
+
+
+def test_the_version_of_one_training_is_found_by_its_moment(shop, challenger):
+    """A DAG run promotes what it has trained itself, and nothing else."""
+    older = lifecycle.train(shop, "orders", EARLIER)
+    assert lifecycle.candidate(shop, "orders", EARLIER) == (older, False)
+    answer = lifecycle.promote(shop, "orders", actor="dag", as_of=EARLIER)
+    assert (answer.version, answer.outcome) == (older, "kept")
+    shown = f"it has seen data up to {older.as_of}, and {_champion(shop).version}, which serves, "
+    assert answer.reason.startswith(shown)
+    with pytest.raises(ArtifactError, match=r"orders has no version as of 2024-02-29 12:00"):
+        lifecycle.promote(shop, "orders", actor="dag", as_of=EARLIER - timedelta(hours=6))
+
+
+def test_a_version_that_was_rolled_back_comes_back_by_name_and_with_a_reason_only(shop, challenger):
+    """Whoever rolled it back had a reason, which the answer tells."""
+    first = _champion(shop)
+    lifecycle.promote(shop, "orders", actor="dag")
+    lifecycle.rollback(shop, "orders", first.version, actor="ann", reason="it is wrong on Mondays")
+    for version in (None, challenger.version):
+        answer = lifecycle.promote(shop, "orders", version, actor="dag")
+        assert (answer.outcome, answer.champion) == ("kept", first.version)
+        assert answer.reason.startswith("it was rolled back (it is wrong on Mondays); to promote")
+    assert lifecycle.candidate(shop, "orders") == (challenger, False)
+    lifecycle.promote(shop, "orders", challenger.version, actor="ann", reason="mended")
+    assert _champion(shop) == challenger
+
+
+def test_a_rollback_goes_to_versions_that_have_served(shop, challenger):
+    """The error names them; what the gate refused never serves by a rollback."""
+    first = _champion(shop)
+    _change(shop, "UPDATE orders SET returned = 1 - returned WHERE placed_at < '2024-02-26'")
+    refused = lifecycle.train(shop, "orders", LATER + timedelta(hours=6)).version
+    with pytest.raises(ArtifactError, match=r"never served; roll back .*\(there is none\), or"):
+        lifecycle.rollback(shop, "orders", refused, actor="ann", reason="oh")
+    lifecycle.promote(shop, "orders", challenger.version, actor="ann", reason="now")
+    with pytest.raises(ArtifactError, match=rf"a version that did \({first.version}\), or"):
+        lifecycle.rollback(shop, "orders", refused, actor="ann", reason="oh")
+    assert _champion(shop) == challenger

@@ -20,6 +20,7 @@ from batch_jobs.errors import (
     FencedError,
     IncompleteError,
 )
+from batch_jobs.scoring import Fitted
 from tests.deployment import shown
 from tests.fault_models._rows import tick
 from tests.mishaps import is_as_before, is_published_once, once
@@ -69,12 +70,17 @@ class Stub(RegressorMixin, BaseEstimator):
         return self.answer(len(rows))
 
 
+def loaded(answer):
+    """What loads, whatever the version: an estimator that answers so."""
+    return lambda _, model, __: Fitted.of(Stub(answer), model.features)
+
+
 @on_sqlite
 def test_a_model_that_answers_for_other_rows_fails_the_run(deployment, monkeypatch):
     """Which score belongs to which row is then anybody's guess."""
-    stub = Stub(lambda count: np.ones(count - 1))
+    stub = loaded(lambda count: np.ones(count - 1))
     with monkeypatch.context() as patched:
-        patched.setattr(serving, "load_estimator", lambda *_: stub)
+        patched.setattr("batch_jobs.loading.load_version", stub)
         with pytest.raises(ContractError, match="estimator: answered"):
             deployment.predict("ticks", 1)
     assert is_as_before(deployment)
@@ -89,7 +95,7 @@ def test_a_model_that_answers_for_other_rows_fails_the_run(deployment, monkeypat
 def test_a_model_that_answers_no_numbers_fails_the_run(deployment, monkeypatch, model, error, wild):
     """Each row is set aside, and then there are too many of those."""
     with monkeypatch.context() as patched:
-        patched.setattr(serving, "load_estimator", lambda *_: Stub(lambda n: np.full(n, wild)))
+        patched.setattr("batch_jobs.loading.load_version", loaded(lambda n: np.full(n, wild)))
         with pytest.raises(error):
             deployment.predict(model, 1)
     assert is_as_before(deployment, model)

@@ -17,7 +17,7 @@ from sklearn.preprocessing import OneHotEncoder
 
 from batch_jobs import Category, Number
 from batch_jobs.errors import ContractError
-from batch_jobs.scoring import as_inputs, probabilities, scores_and_labels
+from batch_jobs.scoring import Fitted, as_inputs, categories_of
 
 FEATURES = {"amount": Number(), "country": Category()}
 CHANCE = np.random.default_rng(0)
@@ -56,16 +56,19 @@ ANSWERS = {
     "forest": ROWS["amount"],
     "boosting": TWO,
 }
-FITTED = {
-    kind: estimator.fit(as_inputs(ROWS, FEATURES), ANSWERS[kind])
-    for kind, estimator in ESTIMATORS.items()
-}
+
+
+def _fitted(estimator, rows, answers, features=FEATURES):
+    categories = categories_of(rows, features)
+    estimator.fit(as_inputs(rows, features, categories), answers)
+    return Fitted.of(estimator, features, categories)
+
+
+FITTED = {kind: _fitted(estimator, ROWS, ANSWERS[kind]) for kind, estimator in ESTIMATORS.items()}
 
 
 def _scored(estimator, rows):
-    scores, labels = scores_and_labels(
-        estimator, probabilities(estimator, as_inputs(rows, FEATURES))
-    )
+    scores, labels = estimator.scores_and_labels(estimator.answers(estimator.inputs(rows)))
     pairs = zip(scores.tolist(), labels.to_pylist(), strict=True)
     return dict(zip(rows["entity_id"], pairs, strict=True))
 
@@ -105,7 +108,7 @@ def test_the_order_of_columns_does_not_matter(kind):
 def test_an_estimator_fitted_on_python_texts_takes_arrow_ones(kind):
     """A champion that was trained on object columns scores as it did."""
     objects = ROWS.astype({"country": "object"})
-    fitted = clone(FITTED[kind]).fit(as_inputs(objects, FEATURES), ANSWERS[kind])
+    fitted = _fitted(clone(FITTED[kind].estimator), objects, ANSWERS[kind])
     assert _scored(fitted, ROWS) == _scored(fitted, objects)
 
 
@@ -122,25 +125,25 @@ def test_a_category_that_was_never_seen_is_scored_alone_as_in_company(kind, dtyp
 
 def test_the_score_of_two_classes_is_the_probability_of_the_second():
     """Also where the first is predicted; the label is the predicted class as text."""
-    inputs = as_inputs(ROWS, FEATURES)
-    scores, labels = scores_and_labels(FITTED["binary"], probabilities(FITTED["binary"], inputs))
-    assert scores.tolist() == FITTED["binary"].predict_proba(inputs)[:, 1].tolist()
+    fitted, inputs = FITTED["binary"], FITTED["binary"].inputs(ROWS)
+    scores, labels = fitted.scores_and_labels(fitted.answers(inputs))
+    assert scores.tolist() == fitted.estimator.predict_proba(inputs)[:, 1].tolist()
     assert labels.to_pylist() == ["1" if score > 0.5 else "0" for score in scores]
 
 
 def test_the_score_of_more_classes_is_the_probability_of_the_predicted_one():
     """And the label says which one that is."""
-    estimator, inputs = FITTED["multiclass"], as_inputs(ROWS, FEATURES)
-    scores, labels = scores_and_labels(estimator, probabilities(estimator, inputs))
-    assert scores.tolist() == estimator.predict_proba(inputs).max(axis=1).tolist()
-    assert labels.to_pylist() == estimator.predict(inputs).tolist()
+    fitted, inputs = FITTED["multiclass"], FITTED["multiclass"].inputs(ROWS)
+    scores, labels = fitted.scores_and_labels(fitted.answers(inputs))
+    assert scores.tolist() == fitted.estimator.predict_proba(inputs).max(axis=1).tolist()
+    assert labels.to_pylist() == fitted.estimator.predict(inputs).tolist()
 
 
 def test_the_score_of_a_regression_is_its_value_and_has_no_label():
     """There is no class to name."""
-    estimator, inputs = FITTED["regression"], as_inputs(ROWS, FEATURES)
-    scores, labels = scores_and_labels(estimator, probabilities(estimator, inputs))
-    assert scores.tolist() == estimator.predict(inputs).tolist()
+    fitted, inputs = FITTED["regression"], FITTED["regression"].inputs(ROWS)
+    scores, labels = fitted.scores_and_labels(fitted.answers(inputs))
+    assert scores.tolist() == fitted.estimator.predict(inputs).tolist()
     assert (labels.type, labels.null_count) == (pa.string(), len(inputs))
 
 
@@ -154,7 +157,6 @@ class Short(LinearRegression):
 
 def test_an_estimator_that_loses_a_row_is_found_out():
     """Otherwise every score would belong to another key."""
-    numbers = as_inputs(ROWS, {"amount": Number()})
-    short = Short().fit(numbers, TWO)
+    short = _fitted(Short(), ROWS, TWO, {"amount": Number()})
     with pytest.raises(ContractError, match="estimator: answered 39 rows where it was given 40"):
-        probabilities(short, numbers)
+        short.answers(short.inputs(ROWS))

@@ -26,6 +26,7 @@ from batch_jobs import lifecycle, registry, serving, signing
 from batch_jobs.catalog import load_model
 from batch_jobs.errors import ArtifactError, ConfigurationError
 from batch_jobs.interval import Interval
+from batch_jobs.loading import load_version
 from batch_jobs.warehouse import Warehouse
 
 TRAINED = datetime(2024, 3, 1, tzinfo=UTC)
@@ -55,8 +56,8 @@ def keys(tmp_path):
 def signed(shop, keys):
     """Settings of a deployment that signs and verifies, whose champion is signed."""
     settings = replace(shop, signing_key=keys[0], verify_key=keys[1])
-    lifecycle.train(settings, "orders", TRAINED - timedelta(hours=6))
-    lifecycle.promote(settings, "orders", actor="tests", reason="signed")
+    version = lifecycle.train(settings, "orders", TRAINED + timedelta(hours=6)).version
+    lifecycle.promote(settings, "orders", version, actor="tests", reason="signed")
     return settings
 
 
@@ -66,7 +67,7 @@ def _champion(settings):
 
 def _load(settings, version=None):
     model = load_model("orders", settings.models)
-    return lifecycle.load_estimator(settings, model, version or _champion(settings))
+    return load_version(settings, model, version or _champion(settings))
 
 
 def _store(settings, **columns):
@@ -177,8 +178,8 @@ def test_a_manifest_that_is_edited_with_its_hash_is_refused(signed, tmp_path):
     marker = _forged(signed, tmp_path)
     with pytest.raises(ArtifactError, match="was changed since it was signed"):
         serving.predict(signed, "orders", HOUR)
-    lifecycle.train(signed, "orders", TRAINED - timedelta(hours=3))
-    lifecycle.promote(signed, "orders", actor="tests", reason="instead")
+    later = lifecycle.train(signed, "orders", TRAINED + timedelta(hours=9)).version
+    lifecycle.promote(signed, "orders", later, actor="tests", reason="instead")
     with pytest.raises(ArtifactError, match="was changed since it was signed"):
         lifecycle.rollback(signed, "orders", forged, actor="eve", reason="mine")
     assert not marker.exists()
@@ -191,7 +192,7 @@ def test_a_manifest_that_is_edited_with_its_hash_is_refused(signed, tmp_path):
 def test_a_manifest_of_another_version_is_refused(signed):
     """A true signature, but of what was trained before."""
     first = _champion(signed)
-    second = lifecycle.train(signed, "orders", TRAINED - timedelta(hours=3))
+    second = lifecycle.train(signed, "orders", TRAINED + timedelta(hours=9))
     swapped = replace(second, manifest=first.manifest)
     with pytest.raises(ArtifactError, match=f"is that of orders {first.version}; roll back"):
         _load(signed, swapped)

@@ -14,6 +14,7 @@ from sqlalchemy.exc import IntegrityError
 from batch_jobs import BatchModel, Category, Number, publication, staging, streaming
 from batch_jobs.errors import ContractError, FencedError
 from batch_jobs.ledger import Counts
+from batch_jobs.scoring import Fitted
 from batch_jobs.serving import new_token
 from batch_jobs.streaming import Predictor, score_part
 from batch_jobs.warehouse import Warehouse
@@ -68,7 +69,13 @@ def score(warehouse):
     def score(model, estimator=None, progress=None):
         estimator = estimator or Estimator()
         return score_part(
-            warehouse, model, lambda: Predictor(estimator), run, part, run.token, progress
+            warehouse,
+            model,
+            lambda: Predictor(Fitted.of(estimator, model.features)),
+            run,
+            part,
+            run.token,
+            progress,
         )
 
     score.run, score.part = run, part
@@ -219,13 +226,14 @@ def test_a_version_is_loaded_while_many_rows_are_being_read(postgres_url, monkey
 
     def load():
         began.set()
-        return Predictor(Estimator())
+        return Predictor(Fitted.of(Estimator(), model.features))
 
     def late(*arguments):
         assert began.wait(60)
         yield from read(*arguments)
 
     monkeypatch.setattr(streaming, "_read", late)
-    counts, _ = score_part(warehouse, _model(warehouse), load, run, part, run.token)
+    model = _model(warehouse)
+    counts, _ = score_part(warehouse, model, load, run, part, run.token)
     assert run.rows_table == f"predictions_r{run.run_id}"
     assert counts == Counts(200, 200)

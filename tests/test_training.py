@@ -12,6 +12,7 @@ from sklearn.svm import LinearSVC
 
 from batch_jobs import BatchModel, Gate, Number
 from batch_jobs.errors import ModelFileError, TrainingDataError
+from batch_jobs.scoring import Fitted
 from batch_jobs.training import baseline, fit, judge, measure, split_by_time
 
 NOW = datetime(2024, 3, 1, tzinfo=UTC)
@@ -119,7 +120,41 @@ def test_a_single_class_stops_the_training_of_a_classifier():
 def test_a_regressor_may_learn_a_constant():
     """Only classifiers need two classes."""
     fitted = fit(_model(DummyRegressor), _labelled(10).assign(label=7.0))
-    assert fitted.predict([[1.0]]) == [7.0]
+    assert fitted.estimator.predict([[1.0]]) == [7.0]
+
+
+def test_the_score_is_the_probability_of_the_class_that_the_model_file_names():
+    """Its metrics are those of that class, whatever sorts last."""
+    rows = _labelled(40).assign(label=lambda frame: np.where(frame["amount"] < 20, "ill", "well"))
+    told, untold = fit(_model(positive="ill"), rows), fit(_model(), rows)
+    assert (told.classes, told.positive, untold.positive) == (("ill", "well"), "ill", "well")
+    scores, labels = told.scores_and_labels(told.answers(told.inputs(rows)))
+    assert (scores[0] > 0.9, scores[-1] < 0.1) == (True, True)
+    assert (labels[0].as_py(), labels[-1].as_py()) == ("ill", "well")
+    shares = [judge(each, rows).metrics["base_rate"] for each in (told, untold)]
+    assert shares == [0.5, 0.5]
+    assert judge(told, rows[:25]).metrics["base_rate"] == 0.8
+    assert judge(told, rows[:25]).metrics["roc_auc"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        (["ill", "well"], r"positive: 'yes' names .* 2: 'ill', 'well'; write one of 'ill', 'well'"),
+        (["a", "b", "c"], r"the labels have 3: 'a', 'b', 'c'; leave it out"),
+    ],
+)
+def test_a_positive_class_that_is_none_of_two_is_refused(labels, words):
+    """Before the fit, with the classes that there are."""
+    rows = _labelled(30).assign(label=np.resize(labels, 30))
+    with pytest.raises(ModelFileError, match=words):
+        fit(_model(positive="yes"), rows)
+
+
+def test_a_regression_has_no_positive_class():
+    """Whoever names one has another estimator in mind."""
+    with pytest.raises(ModelFileError, match="positive: LinearRegression is no classifier"):
+        fit(_model(LinearRegression, positive="1"), _labelled(10))
 
 
 def test_a_classifier_without_probabilities_is_told_how_to_get_them():
@@ -132,7 +167,7 @@ def test_the_metrics_of_two_classes_are_those_of_scikit_learn():
     """Computed once from the same probabilities."""
     truth = np.array([0, 1, 1, 0, 1, 0])
     answer = np.array([0.1, 0.8, 0.4, 0.6, 0.9, 0.2])
-    judged = measure(truth, np.column_stack([1 - answer, answer]), np.array([0, 1]))
+    judged = measure(truth, np.column_stack([1 - answer, answer]), ("0", "1"))
     assert judged.metrics == pytest.approx(
         {
             "log_loss": metrics.log_loss(truth, answer),
@@ -148,7 +183,7 @@ def test_the_metrics_of_two_classes_are_those_of_scikit_learn():
 
 def test_the_metrics_of_three_classes_are_those_of_scikit_learn():
     """Without the area under a curve that only two classes have."""
-    classes = np.array(["a", "b", "c"])
+    classes = ("a", "b", "c")
     truth = np.array(["a", "b", "c", "b"])
     answer = np.array([[0.7, 0.2, 0.1], [0.2, 0.5, 0.3], [0.4, 0.4, 0.2], [0.1, 0.8, 0.1]])
     judged = measure(truth, answer, classes)
@@ -178,13 +213,13 @@ def test_the_metrics_of_a_regression_are_those_of_scikit_learn():
 
 def test_a_class_that_was_never_learnt_is_a_bounded_loss():
     """A new class in the hold-out counts as a miss, not as an infinite loss."""
-    judged = measure(np.array(["a", "new"]), np.array([[0.9, 0.1]] * 2), np.array(["a", "b"]))
+    judged = measure(np.array(["a", "new"]), np.array([[0.9, 0.1]] * 2), ("a", "b"))
     assert judged.losses.tolist() == pytest.approx([-np.log(0.9), -np.log(1e-15)])
     assert judged.metrics["accuracy"] == 0.5
 
 
 @pytest.mark.parametrize("wild", [np.nan, np.inf])
-@pytest.mark.parametrize("classes", [None, np.array([0])])
+@pytest.mark.parametrize("classes", [None, ("0",)])
 def test_an_estimator_that_answers_no_number_cannot_be_judged(wild, classes):
     """Otherwise its NaN loss would compare as not worse than any other."""
     with pytest.raises(TrainingDataError, match=r"answered nan or inf for 1 of 2 rows to judge on"):
@@ -194,7 +229,7 @@ def test_an_estimator_that_answers_no_number_cannot_be_judged(wild, classes):
 def test_one_class_to_judge_on_is_too_few():
     """No area under the curve can be told."""
     with pytest.raises(TrainingDataError, match="all 3 rows to judge on have the label 0"):
-        measure(np.zeros(3, dtype=int), np.full((3, 2), 0.5), np.array([0, 1]))
+        measure(np.zeros(3, dtype=int), np.full((3, 2), 0.5), ("0", "1"))
 
 
 @pytest.mark.parametrize(
@@ -208,14 +243,15 @@ def test_the_baseline_is_the_best_constant_of_the_rows_learnt_from(estimator, co
     constant.fit(learnt[["amount"]], learnt["label"])
     model = _model(estimator)
     got = baseline(fit(model, learnt), learnt, judged)
-    assert got.losses.tolist() == pytest.approx(judge(model, constant, judged).losses.tolist())
+    wanted = judge(Fitted.of(constant, model.features), judged)
+    assert got.losses.tolist() == pytest.approx(wanted.losses.tolist())
 
 
 def test_calibration_error_is_the_distance_from_what_came_true():
     """By hand: of ten rows said to be 0.8, and ten said to be 0.3, so many came true."""
     sure = np.repeat([0.3, 0.8], 10)
     labels = np.array([1] * 5 + [0] * 5 + [1] * 8 + [0] * 2)
-    judged = measure(labels, np.column_stack([1 - sure, sure]), np.array([0, 1]))
+    judged = measure(labels, np.column_stack([1 - sure, sure]), ("0", "1"))
     assert judged.reliability == [
         (pytest.approx(0.3), pytest.approx(0.5), 10),
         (pytest.approx(0.8), pytest.approx(0.8), 10),
@@ -227,7 +263,7 @@ def test_calibration_of_many_classes_is_that_of_the_predicted_one():
     """Nine of ten predictions are right, and were said to be so with 0.6."""
     answer = np.tile([0.6, 0.2, 0.2], (10, 1))
     labels = np.array(["a"] * 9 + ["b"])
-    judged = measure(labels, answer, np.array(["a", "b", "c"]))
+    judged = measure(labels, answer, ("a", "b", "c"))
     assert judged.reliability == [(pytest.approx(0.6), pytest.approx(0.9), 10)]
     assert judged.metrics["calibration_error"] == pytest.approx(0.3)
 

@@ -11,7 +11,6 @@ from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 from batch_jobs.catalog import load_model
 from batch_jobs.contract import check_features, check_labels
 from batch_jobs.interval import Interval
-from batch_jobs.scoring import as_inputs, probabilities
 from batch_jobs.training import fit, split_by_time
 from batch_jobs.warehouse import bounds
 
@@ -57,10 +56,8 @@ def test_weekly_retrained_model_ranks_and_calibrates_the_delays_of_a_year(year, 
 
     weeks = [_between(features, monday, monday + WEEK) for monday in MONDAYS]
     scored = pd.concat(
-        week[["entity_id"]].assign(
-            probability=probabilities(estimator, as_inputs(week, MODEL.features))[:, 1]
-        )
-        for estimator, week in zip(_trained_weekly(features, labels), weeks, strict=True)
+        week[["entity_id"]].assign(probability=fitted.answers(fitted.inputs(week))[:, 1])
+        for fitted, week in zip(_trained_weekly(features, labels), weeks, strict=True)
     ).merge(labels, on="entity_id")
 
     truth = scored["label"].to_numpy(dtype=np.int64)

@@ -358,10 +358,11 @@ def score(model: str, part: int, run_ids: Sequence[int], ti: Any, **_: Any) -> d
     """Stage one part of every claimed run, oldest interval first."""
     from batch_jobs import serving
     from batch_jobs.ledger import Counts
+    from batch_jobs.loading import Predictors
 
     _die_with_supervisor()
     settings, token = airflow_settings(), str(ti.id)
-    predictors = serving.Predictors(settings)
+    predictors = Predictors(settings)
 
     def score_run(run_id: int) -> Counts:
         return serving.score(settings, model, run_id, part, token, predictors=predictors)

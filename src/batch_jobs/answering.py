@@ -24,9 +24,10 @@ from batch_jobs.claims import Answered, Claimed
 from batch_jobs.errors import ConfigurationError, FencedError, UnavailableError
 from batch_jobs.failpoints import failpoint
 from batch_jobs.interval import Interval
+from batch_jobs.loading import Predictors
 from batch_jobs.model import BatchModel, Number
 from batch_jobs.redaction import first_line
-from batch_jobs.serving import Predictors, Progress, new_token
+from batch_jobs.serving import Progress, new_token
 from batch_jobs.settings import Settings
 from batch_jobs.warehouse import Warehouse
 
@@ -86,7 +87,8 @@ def answer(
         if claimed is None:
             break
         try:
-            found = _Attempt(warehouse, model, predictors, claimed, stop, progress).answer()
+            trained = predictors.trained(warehouse, model, claimed.model_version)
+            found = _Attempt(warehouse, trained, predictors, claimed, stop, progress).answer()
         except FencedError as error:
             log.info("%s", error)
             continue
@@ -173,7 +175,7 @@ class _Attempt:
     """One attempt at one request, with what its caller was given."""
 
     warehouse: Warehouse
-    model: BatchModel
+    model: BatchModel  # as it was when the version that answers was trained
     predictors: Predictors
     claimed: Claimed
     stop: Callable[[], bool]

@@ -54,7 +54,7 @@ def load_model(name: str, sources: Sequence[Source]) -> BatchModel:
         raise ModelFileError(
             subject, [f"its name must match {NAME_PATTERN.pattern}, because it becomes a DAG id"]
         )
-    return model.model_copy(update={"name": name})
+    return model.model_copy(update={"name": name, "file": module.__file__ or ""})
 
 
 def own_package(sources: Sequence[Source]) -> tuple[str, Path]:

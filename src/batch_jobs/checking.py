@@ -8,12 +8,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from batch_jobs import clock, lifecycle
+from batch_jobs import clock, lifecycle, registry
 from batch_jobs.catalog import load_model
 from batch_jobs.errors import BatchJobsError
 from batch_jobs.interval import Interval, newest_due
@@ -25,12 +25,30 @@ from batch_jobs.warehouse import Warehouse, bounds, repeatable
 if TYPE_CHECKING:
     import pandas as pd
 
+    from batch_jobs.scoring import Fitted
     from batch_jobs.training import Split
 
 SAMPLES = 3
 ROWS_ONE_BY_ONE = 100
 # A feature that alone tells the label so well is, as a rule, made of it.
 TELLTALE = 0.995
+# Of these, people take the one that sorts last for the positive class.
+PLAIN_CLASSES = {
+    "0",
+    "1",
+    "-1",
+    "false",
+    "true",
+    "0.0",
+    "1.0",
+    "-1.0",
+    "no",
+    "yes",
+    "n",
+    "y",
+    "f",
+    "t",
+}
 
 
 @dataclass(frozen=True)
@@ -68,6 +86,7 @@ def check(settings: Settings, name: str, as_of: datetime | None = None) -> list[
     warehouse = Warehouse.existing(settings.warehouse)
     report = _Report()
     now = as_of or clock.now()
+    _tell_of_the_champion(report, warehouse, model)
     _check_queries(report, warehouse, model, now)
     _check_rows(report, warehouse, model, now)
     split: Split | None = None
@@ -105,6 +124,15 @@ class _Report:
             holds, self.said = False, [first_line(error)]
         said = "; ".join(self.said) or f"{time.monotonic() - began:.1f} s"
         self.findings.append(Finding(what, holds, said))
+
+
+def _tell_of_the_champion(report: _Report, warehouse: Warehouse, model: BatchModel) -> None:
+    """An edit is no fault, but does not serve before the next training."""
+    serving = registry.champion(warehouse, model.name)
+    if serving is not None:
+        with report.proof("it is known what serves"):
+            same = f"{serving.version}, trained from this very file"
+            report.say(registry.file_differs(model, serving) or same)
 
 
 def _check_queries(report: _Report, warehouse: Warehouse, model: BatchModel, now: datetime) -> None:
@@ -249,45 +277,63 @@ def _check_features(report: _Report, model: BatchModel, split: Split) -> None:
 def _check_estimator(report: _Report, model: BatchModel, split: Split) -> None:
     from batch_jobs import training
 
-    estimator: Any = None
+    found: list[Fitted] = []
     with report.proof("the estimator fits"):
         began = time.monotonic()
-        estimator = training.fit(model, split.fit)
+        found.append(training.fit(model, split.fit))
         report.say(f"{time.monotonic() - began:.1f} s, {_peak_memory()} MB at most")
         if time.monotonic() - began > model.train_timeout.total_seconds() / 2:
             raise Unproved(f"{'; '.join(report.said)}: more than half of its train_timeout")
-    if estimator is None:
+    if not found:
         return
+    fitted = found[0]
+    if fitted.positive is not None:
+        with report.proof("it is said which class the score is the probability of"):
+            report.say(f"that of {fitted.positive!r}")
+            _require_named_class(model, fitted)
     with report.proof("the fitted estimator is stored and answers as before"):
         from batch_jobs.artifacts import deserialize_bytes, serialize
 
-        content = serialize(estimator)
-        golden = training.golden(model, estimator, split.judge)
-        problem = training.unlike_golden(model, deserialize_bytes(content), golden)
+        content = serialize(fitted.estimator)
+        golden = training.golden(fitted, split.judge)
+        problem = training.unlike_golden(
+            replace(fitted, estimator=deserialize_bytes(content)), golden
+        )
         if problem:
             raise Unproved(problem)
         report.say(f"{len(content) / 1e6:.1f} MB")
     with report.proof("a row's answer does not depend on the rows beside it"):
-        _require_same_in_any_chunk(model, estimator, split.judge)
+        _require_same_in_any_chunk(fitted, split.judge)
         report.say(f"{min(len(split.judge), ROWS_ONE_BY_ONE)} rows, one by one and turned round")
     with report.proof("it is better than the constant answer"):
-        judged = training.judge(model, estimator, split.judge)
-        constant = training.baseline(estimator, split.fit, split.judge)
+        judged = training.judge(fitted, split.judge)
+        constant = training.baseline(fitted, split.fit, split.judge)
         loss, bound = judged.losses.mean(), constant.losses.mean()
         report.say(", ".join(f"{name} {value:.4f}" for name, value in judged.metrics.items()))
         if not loss < bound:
             raise Unproved(f"its loss is {loss:.4f}, and that of a constant answer {bound:.4f}")
 
 
-def _require_same_in_any_chunk(model: BatchModel, estimator: Any, rows: pd.DataFrame) -> None:
+def _require_named_class(model: BatchModel, fitted: Fitted) -> None:
+    """Numbers and truth values have a positive class by themselves, words have not."""
+    classes = fitted.classes or ()
+    if model.positive is None and not {label.lower() for label in classes} <= PLAIN_CLASSES:
+        raise Unproved(
+            f"the score is the probability of {fitted.positive!r}, only because that sorts last of "
+            f"{' and '.join(map(repr, classes))}; write positive={classes[0]!r} or "
+            f"positive={classes[1]!r} in the model file"
+        )
+
+
+def _require_same_in_any_chunk(fitted: Fitted, rows: pd.DataFrame) -> None:
     import numpy as np
 
-    from batch_jobs.scoring import are_alike, as_inputs, probabilities
+    from batch_jobs.scoring import are_alike
 
     chosen = rows.head(ROWS_ONE_BY_ONE)
 
     def answers(frame: pd.DataFrame) -> Any:
-        return probabilities(estimator, as_inputs(frame, model.features))
+        return fitted.answers(fitted.inputs(frame))
 
     whole = answers(chosen)
     alone = np.concatenate([answers(chosen.iloc[[place]]) for place in range(len(chosen))])

@@ -1,7 +1,8 @@
 """The command line: each command calls one verb and prints what it answers.
 
 A person gets lines and tables; with `--json` the last line is one JSON document.
-Exit 0 done, 1 failed, 2 wrong usage or configuration, 3 fenced off by a newer attempt.
+Exit 0 done, 1 failed, 2 wrong usage or configuration, 3 fenced off by a newer attempt, 4 nobody
+promoted.
 """
 
 from __future__ import annotations
@@ -52,6 +53,8 @@ def _known_rules(rules: list[str] | None) -> list[str] | None:
             raise typer.BadParameter(f"{rule!r} is none of {', '.join(get_args(Rule))}")
     return rules
 
+
+KEPT = 4  # the exit code of a promotion that promotes nobody
 
 app = typer.Typer(
     name="batch-jobs",
@@ -213,16 +216,26 @@ def train(
 @app.command()
 def promote(
     model: Model,
-    version: Annotated[str | None, typer.Argument(help="Default: the newest one.")] = None,
+    version: Annotated[
+        str | None, typer.Argument(help="Default: the one that has seen the newest data.")
+    ] = None,
     *,
-    reason: Annotated[str, typer.Option(help="Overrule the gate, for this reason.")] = "",
+    reason: Annotated[
+        str, typer.Option(help="Why a version that is named is promoted, whatever is in its way.")
+    ] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Make a version the champion if the gate allows it."""
+    """Make a version the champion if the gate allows it; exit code 4 if it does not.
+
+    A version that the gate refuses, that was rolled back, or that has seen older data than the
+    champion, is promoted by its name and with a reason only.
+    """
     answer = lifecycle.promote(
         Settings.from_environ(), model, version, actor=getpass.getuser(), reason=reason
     )
     _tell_promotion(answer, as_json)
+    if answer.outcome == "kept":
+        raise typer.Exit(KEPT)
 
 
 @app.command()

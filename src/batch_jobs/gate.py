@@ -7,7 +7,7 @@ jackknife and the bootstrap for general stationary observations"; blocks of one 
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from batch_jobs.model import Gate
@@ -33,6 +33,23 @@ class Estimate:
 
 
 @dataclass(frozen=True)
+class Compared:
+    """The version that serves, and how it did on the hold-out rows.
+
+    Attributes:
+        version: its name.
+        judged: it on the rows that it can score; None if that could not be found out.
+        rows: the places of those rows among the challenger's; None for all.
+        problem: why it could not.
+    """
+
+    version: str
+    judged: Judgement | None = None
+    rows: NDArray[np.int64] | None = None
+    problem: str = ""
+
+
+@dataclass(frozen=True)
 class GateReport:
     """The verdict and what it rests on.
 
@@ -49,6 +66,8 @@ class GateReport:
         metrics: per contender, its metrics on the rows.
         reliability: per contender, its reliability curve; see `training.Judgement`.
         slices: per `feature=value`, the loss difference to the champion among its rows.
+        undecided: whether nothing speaks against the challenger but that it could not be compared
+            with the champion, so that a person has to decide.
     """
 
     promote: bool
@@ -63,6 +82,7 @@ class GateReport:
     metrics: dict[str, dict[str, float]]
     reliability: dict[str, list[tuple[float, float, int]]]
     slices: dict[str, Estimate]
+    undecided: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """The report as plain JSON values."""
@@ -75,8 +95,7 @@ def decide(
     *,
     challenger: Judgement,
     baseline: Judgement,
-    champion: str | None = None,
-    champion_judged: Judgement | None = None,
+    champion: Compared | None = None,
     slices: pd.DataFrame | None = None,
 ) -> GateReport:
     """Judge a challenger.
@@ -87,49 +106,81 @@ def decide(
             twentieths of the rows by time if there are fewer than five days.
         challenger: the new version on those rows.
         baseline: a constant answer on those rows.
-        champion: the version that serves, if one does.
-        champion_judged: the champion on those rows; None if it cannot be loaded or score them.
+        champion: the version that serves, on those of the rows that it can score; None if nothing
+            serves.
         slices: the columns of `gate.slices` on those rows.
     """
+    import numpy as np
+
     blocks = _blocks(as_of)
     to_baseline = paired_difference(challenger, baseline, blocks, gate.confidence)
-    to_champion, by_slice = None, {}
-    if champion_judged is not None:
-        to_champion = paired_difference(challenger, champion_judged, blocks, gate.confidence)
+    unknown = _not_compared(gate, champion, len(blocks))
+    to_champion, by_slice, other, shared = None, {}, None, blocks
+    if champion is not None and champion.judged is not None and not unknown:
+        other = champion.judged
+        rows = np.arange(len(blocks)) if champion.rows is None else champion.rows
+        shared, mine = blocks[rows], replace(challenger, losses=challenger.losses[rows])
+        to_champion = paired_difference(mine, other, shared, gate.confidence)
         if slices is not None:
-            by_slice = _by_slice(gate, slices, blocks, challenger, champion_judged)
+            by_slice = _by_slice(gate, slices.iloc[rows], shared, mine, other)
+    version = champion.version if champion else None
     against = _out_of_bounds(gate, challenger)
     if gate.rule != "always":
         against += _worse_than_nothing(challenger, baseline, to_baseline)
-        against += _miscalibrated(gate, challenger, champion_judged)
-        against += _worse_than_champion(gate, champion, to_champion, by_slice)
-    if champion is None:
-        ground = "there is no champion to compare with"
-    elif to_champion is None:
-        ground = f"the champion {champion} cannot score these rows"
-    else:
-        shown = "shown to be better" if to_champion.high < 0 else "not shown to be worse"
-        shown = "whatever it is" if gate.rule == "always" else f"{shown} than that of {champion}"
-        ground = f"its loss is {shown}: {_told(to_champion)}"
-    judged = {"challenger": challenger, "baseline": baseline}
-    if champion_judged is not None:
-        judged["champion"] = champion_judged
+        against += _miscalibrated(gate, challenger, other)
+        against += _worse_than_champion(gate, version, to_champion, by_slice)
+    undecided = bool(unknown) and gate.rule != "always" and not against
+    against += [unknown] if unknown and gate.rule != "always" else []
+    judged = {"challenger": (challenger, blocks), "baseline": (baseline, blocks)}
+    if other is not None:
+        judged["champion"] = (other, shared)
     return GateReport(
         promote=not against,
-        reasons=against or [ground],
+        reasons=against or [_ground(gate, version, to_champion, len(shared), len(blocks))],
         rule=gate.rule,
         confidence=gate.confidence,
         rows=len(blocks),
-        champion=champion,
+        champion=version,
         to_champion=to_champion,
         to_baseline=to_baseline,
         losses={
-            name: _estimate(each.losses, blocks, gate.confidence) for name, each in judged.items()
+            name: _estimate(each.losses, of_each, gate.confidence)
+            for name, (each, of_each) in judged.items()
         },
-        metrics={name: each.metrics for name, each in judged.items()},
-        reliability={name: each.reliability for name, each in judged.items()},
+        metrics={name: each.metrics for name, (each, _) in judged.items()},
+        reliability={name: each.reliability for name, (each, _) in judged.items()},
         slices=by_slice,
+        undecided=undecided,
     )
+
+
+def _not_compared(gate: Gate, champion: Compared | None, rows: int) -> str:
+    """Why nobody can tell whether the challenger is better than the champion, if that is so."""
+    if champion is None:
+        return ""
+    problem = champion.problem
+    if champion.rows is not None and len(champion.rows) < gate.min_rows:
+        problem = f"it can score {len(champion.rows):,} of the {rows:,} rows"
+    if not problem:
+        return ""
+    return (
+        f"it cannot be compared with the champion {champion.version}: {problem}; a person has to "
+        f"decide"
+    )
+
+
+def _ground(
+    gate: Gate, champion: str | None, difference: Estimate | None, shared: int, rows: int
+) -> str:
+    """The sentence of a challenger that nothing speaks against."""
+    if champion is None:
+        return "there is no champion to compare with"
+    if difference is None:
+        return f"it was not compared with the champion {champion}"
+    shown = "shown to be better" if difference.high < 0 else "not shown to be worse"
+    shown = "whatever it is" if gate.rule == "always" else f"{shown} than that of {champion}"
+    part = "" if shared == rows else f" on the {shared:,} of {rows:,} rows that both can score"
+    return f"its loss is {shown}{part}: {_told(difference)}"
 
 
 def _out_of_bounds(gate: Gate, challenger: Judgement) -> list[str]:

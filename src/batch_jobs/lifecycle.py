@@ -14,15 +14,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from batch_jobs import clock, registry, signing
-from batch_jobs.artifacts import PAGE, ModelStore, deserialize, libraries, name_version, serialize
+from batch_jobs.artifacts import PAGE, ModelStore, libraries, name_version, serialize
 from batch_jobs.catalog import load_model
 from batch_jobs.errors import (
     ArtifactError,
     ConfigurationError,
     IntervalError,
     NoChampionError,
+    UnavailableError,
 )
 from batch_jobs.interval import Interval, due_between, require_aware
+from batch_jobs.loading import as_trained, load_version
 from batch_jobs.model import BatchModel
 from batch_jobs.redaction import first_line
 from batch_jobs.registry import ModelVersion
@@ -32,7 +34,8 @@ from batch_jobs.warehouse import Warehouse, bounds, loaded_time, repeatable, sto
 if TYPE_CHECKING:
     import pandas as pd
 
-    from batch_jobs.gate import GateReport
+    from batch_jobs.gate import Compared, GateReport
+    from batch_jobs.scoring import Fitted
     from batch_jobs.training import Split
 
 log = logging.getLogger(__name__)
@@ -77,19 +80,24 @@ def train(settings: Settings, name: str, as_of: datetime) -> ModelVersion:
     _require_signer(settings)
     split = read_split(warehouse, model, as_of)
     log.info("fitting on %s rows, holding out %s", f"{len(split.fit):,}", f"{len(split.judge):,}")
-    estimator = training.fit(model, split.fit)
-    report = _judge_against(warehouse, settings, model, split, estimator)
+    fitted = training.fit(model, split.fit)
+    if fitted.positive is not None:
+        log.info("the score is the probability of %r", fitted.positive)
+    report = _judge_against(warehouse, settings, model, split, fitted)
     metrics = report.metrics["challenger"]
     log.info("hold-out: %s", ", ".join(f"{key} {value:.4f}" for key, value in metrics.items()))
     for reason in report.reasons:
         log.info("gate: %s: %s", "promote" if report.promote else "keep the champion", reason)
-    artifact = serialize(estimator)
+    artifact = serialize(fitted.estimator)
     version = name_version(as_of, artifact)
     manifest = {
         **_manifest(model, version, as_of, split, artifact),
+        "categories": dict(fitted.categories),
+        "classes": fitted.classes,
+        "positive": fitted.positive,
         "metrics": metrics,
         "commit": settings.commit or _commit(model),
-        "golden": training.golden(model, estimator, split.judge),
+        "golden": training.golden(fitted, split.judge),
     }
     if settings.signing_key:
         manifest = signing.sign(manifest, settings.signing_key)
@@ -112,31 +120,56 @@ def train(settings: Settings, name: str, as_of: datetime) -> ModelVersion:
     return registered
 
 
-def candidate(settings: Settings, name: str) -> tuple[ModelVersion, bool]:
-    """The version trained last, and whether the gate would let it take over from the champion.
+def candidate(
+    settings: Settings, name: str, as_of: datetime | None = None
+) -> tuple[ModelVersion, bool]:
+    """The version that may take over, and whether nothing but a person's word is in its way.
+
+    Args:
+        settings: where everything is.
+        name: which model.
+        as_of: a version that was trained as of this moment; by default the one that has seen the
+            newest data.
 
     Raises:
-        ArtifactError: there is no version yet.
+        ArtifactError: there is no such version.
     """
     warehouse = Warehouse.existing(settings.warehouse)
-    version = _newest(warehouse, name)
+    version = _newest(warehouse, name, as_of)
     serving = registry.champion(warehouse, name)
     is_champion = serving is not None and serving.version == version.version
-    return version, version.gate["promote"] and not is_champion
+    return version, not (is_champion or _obstacles(warehouse, version, serving, approved=True))
 
 
 def trained_since(settings: Settings, name: str, moment: datetime) -> ModelVersion | None:
-    """The version trained last, if it was trained as of a moment after this one."""
+    """The version that has seen the newest data, if it was trained as of a moment after this."""
     version = registry.newest_version(Warehouse.existing(settings.warehouse), name)
     return version if version and loaded_time(version.as_of) > moment else None
 
 
 def promote(
-    settings: Settings, name: str, version: str | None = None, *, actor: str, reason: str = ""
+    settings: Settings,
+    name: str,
+    version: str | None = None,
+    *,
+    actor: str,
+    reason: str = "",
+    as_of: datetime | None = None,
+    approved_by: str | None = None,
 ) -> Promotion:
-    """Make a version the champion if its gate report says so.
+    """Make a version the champion if its gate report says so and nothing else is in its way.
 
-    Without a version, the newest one is meant. A reason overrules the gate, and is recorded.
+    A version that the gate refuses, that was rolled back, or that has seen older data than the
+    champion, is promoted only by its name and with a reason, which is recorded.
+
+    Args:
+        settings: where everything is.
+        name: which model.
+        version: which version; by default the one that has seen the newest data.
+        actor: who wants it.
+        reason: why, whatever is in its way.
+        as_of: without a version, one that was trained as of this moment.
+        approved_by: who approved a version that could not be compared with the champion.
 
     Raises:
         ArtifactError: no such version, its file is not loadable, or the champion has changed
@@ -147,19 +180,25 @@ def promote(
     if version:
         wanted = registry.find_version(warehouse, name, version)
     else:
-        wanted = _newest(warehouse, name)
+        wanted = _newest(warehouse, name, as_of)
     serving = registry.champion(warehouse, name)
     champion = serving.version if serving else None
     if champion == wanted.version:
         return Promotion(wanted, "unchanged", champion, "it is the champion already")
-    if not wanted.gate["promote"] and not reason:
-        return Promotion(wanted, "kept", champion, "; ".join(wanted.gate["reasons"]))
-    load_estimator(settings, model, wanted)
-    why = reason or "; ".join(wanted.gate["reasons"])
+    obstacles = _obstacles(warehouse, wanted, serving, approved=bool(approved_by))
+    overruled = bool(version and reason)
+    if obstacles and not overruled:
+        cure = (
+            f"to promote it all the same: `batch-jobs promote {name} {wanted.version} --reason …`"
+        )
+        return Promotion(wanted, "kept", champion, f"{'; '.join(obstacles)}; {cure}")
+    load_version(settings, model, wanted)
+    approval = [f"approved by {approved_by}"] if approved_by else []
+    why = reason or "; ".join([*approval, *wanted.gate["reasons"]])
     registry.promote(
         warehouse,
         wanted,
-        expected=champion if reason else wanted.gate["champion"],
+        expected=champion if overruled else wanted.gate["champion"],
         action="promote",
         actor=actor,
         reason=why,
@@ -167,11 +206,29 @@ def promote(
     return Promotion(wanted, "promoted", wanted.version, why)
 
 
+def _obstacles(
+    warehouse: Warehouse, wanted: ModelVersion, serving: ModelVersion | None, *, approved: bool
+) -> list[str]:
+    """What is in the way of a promotion; an approval clears what the gate could not decide."""
+    found: list[str] = []
+    if not wanted.gate["promote"] and not (approved and wanted.gate.get("undecided")):
+        found += wanted.gate["reasons"]
+    why = registry.rolled_back(warehouse, wanted.model, wanted.version)
+    if why is not None:
+        found.append(f"it was rolled back ({why})")
+    if serving and loaded_time(serving.as_of) > loaded_time(wanted.as_of):
+        found.append(
+            f"it has seen data up to {wanted.as_of}, and {serving.version}, which serves, up to "
+            f"{serving.as_of}"
+        )
+    return found
+
+
 def rollback(settings: Settings, name: str, to: str, *, actor: str, reason: str) -> Promotion:
     """Make an earlier version the champion again, after proving that it loads.
 
     Raises:
-        ArtifactError: no such version, or its file is missing, changed or unfit.
+        ArtifactError: no such version, it never served, or its file is missing, changed or unfit.
     """
     model = load_model(name, settings.models)
     warehouse = Warehouse.existing(settings.warehouse)
@@ -179,7 +236,14 @@ def rollback(settings: Settings, name: str, to: str, *, actor: str, reason: str)
     serving = registry.champion(warehouse, name)
     if serving is not None and serving.version == to:
         return Promotion(wanted, "unchanged", to, "it is the champion already")
-    load_estimator(settings, model, wanted)
+    served = registry.have_served(warehouse, name)
+    if to not in served:
+        raise ArtifactError(
+            f"{name} {to} never served; roll back to a version that did "
+            f"({', '.join(served[1:]) or 'there is none'}), or promote it: `batch-jobs promote "
+            f"{name} {to} --reason …`"
+        )
+    load_version(settings, model, wanted)
     registry.promote(
         warehouse,
         wanted,
@@ -191,10 +255,11 @@ def rollback(settings: Settings, name: str, to: str, *, actor: str, reason: str)
     return Promotion(wanted, "promoted", to, reason)
 
 
-def _newest(warehouse: Warehouse, name: str) -> ModelVersion:
-    version = registry.newest_version(warehouse, name)
+def _newest(warehouse: Warehouse, name: str, as_of: datetime | None = None) -> ModelVersion:
+    version = registry.newest_version(warehouse, name, as_of)
     if version is None:
-        raise ArtifactError(f"{name} has no trained version yet; run `batch-jobs train {name}`")
+        asked = "no trained version yet" if as_of is None else f"no version as of {as_of}"
+        raise ArtifactError(f"{name} has {asked}; run `batch-jobs train {name} --as-of TIME`")
     return version
 
 
@@ -208,48 +273,6 @@ def require_champion(warehouse: Warehouse, name: str) -> ModelVersion:
     if version is None:
         raise NoChampionError(name)
     return version
-
-
-def load_estimator(settings: Settings, model: BatchModel, version: ModelVersion) -> Any:
-    """The estimator of a version, from verified bytes, that answers its golden rows as ever.
-
-    Raises:
-        ArtifactError: the manifest or the file is missing, changed, unsigned or unfit; or the model
-            file has since declared other features than the version was trained with.
-        StoreUnavailableError: the model store does not answer, and there is no copy.
-    """
-    from batch_jobs import training
-
-    subject = f"{model.name} {version.version}"
-    manifest = version.manifest
-    if settings.verify_key != HASH_ONLY:
-        signing.verify(manifest, settings.verify_key, subject)
-        named = (manifest["model"], manifest["version"], manifest["sha256"])
-        if named != (version.model, version.version, version.sha256):
-            raise ArtifactError(
-                f"the manifest of {subject} is that of {named[0]} {named[1]}; roll back to another "
-                f"version, or train again"
-            )
-    trained = manifest["features"]
-    declared = _kinds(model)
-    if list(trained.items()) != list(declared.items()):
-        raise ArtifactError(
-            f"{subject} was trained with the features {_listed(trained)}, "
-            f"but the model file now declares {_listed(declared)}; train again"
-        )
-    content = ModelStore(settings.model_store, settings.model_cache).read(version)
-    estimator = deserialize(content, version, settings.libraries)
-    if golden := manifest.get("golden"):  # older versions have none
-        try:
-            problem = training.unlike_golden(model, estimator, golden)
-        except Exception as error:  # noqa: BLE001 - it is the user's code that predicts
-            problem = first_line(error)
-        if problem:
-            raise ArtifactError(
-                f"{subject} does not answer its golden rows as it did when it was trained: "
-                f"{problem}; roll back to another version, or train again"
-            )
-    return estimator
 
 
 def _require_signer(settings: Settings) -> None:
@@ -275,7 +298,7 @@ def read_split(warehouse: Warehouse, model: BatchModel, as_of: datetime) -> Spli
     from batch_jobs import contract, training
 
     features, labels = [], []
-    for interval in _training_intervals(model, as_of):
+    for interval in _intervals(model, as_of - model.history, as_of):
         values = bounds(interval)
         for kind, query in (("features", model.features_query), ("labels", model.labels_query)):
             warehouse.require_query(f"{kind}_query of {model.name}", query, values)
@@ -302,15 +325,15 @@ def read_split(warehouse: Warehouse, model: BatchModel, as_of: datetime) -> Spli
     )
 
 
-def _training_intervals(model: BatchModel, as_of: datetime) -> Iterator[Interval]:
-    """The whole history at once, or in replace mode evenly spaced snapshots of it."""
-    history = Interval(as_of - model.history, as_of)
+def _intervals(model: BatchModel, start: datetime, as_of: datetime) -> Iterator[Interval]:
+    """The time since a start at once, or in replace mode the snapshots of training within it."""
     if model.mode == "merge":
-        yield history
+        yield Interval(start, as_of)
         return
-    due = list(due_between(model.schedule, history.start, history.end))
+    due = list(due_between(model.schedule, as_of - model.history, as_of))
     step = max(len(due) // model.train_samples, 1)
-    yield from reversed(due[::-1][::step][: model.train_samples])
+    chosen = reversed(due[::-1][::step][: model.train_samples])
+    yield from (interval for interval in chosen if interval.end > start)
 
 
 def read_whole(warehouse: Warehouse, query: str, interval: Interval) -> pd.DataFrame:
@@ -322,30 +345,68 @@ def read_whole(warehouse: Warehouse, query: str, interval: Interval) -> pd.DataF
 
 
 def _judge_against(
-    warehouse: Warehouse,
-    settings: Settings,
-    model: BatchModel,
-    split: Split,
-    estimator: Any,
+    warehouse: Warehouse, settings: Settings, model: BatchModel, split: Split, fitted: Fitted
 ) -> GateReport:
     from batch_jobs import gate, training
 
     serving = registry.champion(warehouse, model.name)
-    judged = None
-    if serving is not None:
-        try:
-            judged = training.judge(model, load_estimator(settings, model, serving), split.judge)
-        except Exception as error:  # noqa: BLE001 - whatever ails it, it may not stop its successor
-            log.warning("the champion cannot be judged: %s: %s", type(error).__name__, error)
     return gate.decide(
         model.gate,
         split.judge["as_of"],
-        challenger=training.judge(model, estimator, split.judge),
-        baseline=training.baseline(estimator, split.fit, split.judge),
-        champion=serving.version if serving else None,
-        champion_judged=judged,
+        challenger=training.judge(fitted, split.judge),
+        baseline=training.baseline(fitted, split.fit, split.judge),
+        champion=_champion_judged(warehouse, settings, model, split, serving) if serving else None,
         slices=split.judge[list(model.gate.slices)],
     )
+
+
+def _champion_judged(
+    warehouse: Warehouse,
+    settings: Settings,
+    model: BatchModel,
+    split: Split,
+    serving: ModelVersion,
+) -> Compared:
+    """The champion on the entities of the hold-out, each with the features that it was trained for.
+
+    Whatever ails it may not stop its successor from being trained; the gate tells of it.
+    """
+    from batch_jobs import gate, training
+
+    try:
+        trained = as_trained(settings, model, serving)
+        champion = load_version(settings, model, serving)
+        rows = _rows_of_champion(warehouse, model, trained, split)
+        judged = training.judge(champion, rows)
+    except UnavailableError:
+        raise
+    except Exception as error:  # noqa: BLE001 - the champion's query and estimator raise anything
+        problem = first_line(error)
+        log.warning("the champion %s cannot be judged: %s", serving.version, problem)
+        return gate.Compared(serving.version, problem=problem)
+    return gate.Compared(serving.version, judged, rows.index.to_numpy())
+
+
+def _rows_of_champion(
+    warehouse: Warehouse, model: BatchModel, trained: BatchModel, split: Split
+) -> pd.DataFrame:
+    """The labelled rows of the hold-out as the champion sees them, numbered as in the hold-out."""
+    import pandas as pd
+
+    from batch_jobs import contract
+
+    rows = split.judge.reset_index(drop=True)
+    asked = [(each.mode, each.features_query, each.features) for each in (model, trained)]
+    if asked[0] == asked[1]:
+        return rows
+    read = []
+    for interval in _intervals(model, split.cut, split.as_of):
+        values = read_whole(warehouse, trained.features_query, interval)
+        read.append(contract.check_features(trained, values, interval).rows)
+    key = ["entity_id"] if model.mode == "merge" else ["entity_id", "as_of"]
+    own = pd.concat(read, ignore_index=True)[[*key, *trained.features]]
+    place = rows[[*key, "label"]].assign(place=rows.index)
+    return place.merge(own, on=key, validate="one_to_one").set_index("place").sort_index()
 
 
 def _drawn(manifest: Mapping[str, Any], report: GateReport) -> dict[str, bytes]:
@@ -370,7 +431,9 @@ def _manifest(
         "sha256": hashlib.sha256(artifact).hexdigest(),
         "size_bytes": len(artifact),
         "libraries": libraries(),
-        "features": _kinds(model),
+        "features": {name: feature.kind for name, feature in model.features.items()},
+        "contract": registry.contract_of(model),
+        "file_sha256": registry.file_sha256(model),
         "history_start": (as_of - model.history).isoformat(),
         "cut": split.cut.isoformat(),
         "rows_fit": len(split.fit),
@@ -397,11 +460,3 @@ def _commit(model: BatchModel) -> str | None:
             asked, check=True, capture_output=True, text=True, timeout=10
         ).stdout.strip()
     return None
-
-
-def _kinds(model: BatchModel) -> dict[str, str]:
-    return {name: feature.kind for name, feature in model.features.items()}
-
-
-def _listed(features: Mapping[str, str]) -> str:
-    return ", ".join(f"{name} ({kind})" for name, kind in features.items())

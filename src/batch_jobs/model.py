@@ -164,6 +164,8 @@ class BatchModel(_Frozen):
         features: name and kind of every feature, in the order the estimator sees them.
         estimator: function that returns an unfitted scikit-learn estimator. Heavy imports
             belong inside it: Airflow reads this file every 30 seconds.
+        positive: of two classes, the text of the one whose probability is the score, such as
+            `churned`; by default the one that sorts last: 1 of 0 and 1.
         mode: `merge` if a run's rows join the current predictions by key, `replace` if a run
             rescores the whole population and becomes the current set.
         schedule: cron (UTC) whose ticks bound the intervals to score.
@@ -194,6 +196,7 @@ class BatchModel(_Frozen):
         timeout: longest time one prediction run may take.
         train_timeout: longest time one training may take.
         name: set from the file's name when the file is read.
+        file: path of that file, set likewise.
     """
 
     description: str = Field(min_length=1)
@@ -201,6 +204,7 @@ class BatchModel(_Frozen):
     labels_query: Query
     features: Mapping[str, Feature] = Field(min_length=1)
     estimator: Callable[[], Any]
+    positive: str | None = Field(default=None, min_length=1)
     mode: Literal["merge", "replace"] = "merge"
     schedule: Cron = "*/10 * * * *"
     train_schedule: Cron = "0 3 * * 1"
@@ -221,6 +225,7 @@ class BatchModel(_Frozen):
     timeout: Span = timedelta(minutes=30)
     train_timeout: Span = timedelta(hours=2)
     name: str = ""
+    file: str = ""
 
     # Validators of fields and not of the model, so that all problems are told at once.
     @field_validator("features")

@@ -79,16 +79,18 @@ def histogram(rows: pd.DataFrame) -> dict[str, list[float]]:
 
 
 def _metrics(known: pd.DataFrame, classes: NDArray[Any] | None) -> dict[str, float]:
+    from batch_jobs.scoring import class_text
     from batch_jobs.training import measure
 
-    truth, scores = known["truth"].to_numpy(), known["score"].to_numpy()
+    scores = known["score"].to_numpy()
     if classes is not None and len(classes) != 2:
         # Of many classes, only the probability of the predicted one is published.
         said = known["predicted"].to_numpy() == known["truth"].map(str).to_numpy()
         return {"accuracy": float(said.mean())} if len(known) else {}
     answer = _answer(scores, classes)
     try:
-        found = measure(truth, answer, classes).metrics if len(known) else {}
+        names = None if classes is None else [class_text(label) for label in classes]
+        found = measure(known["truth"], answer, names).metrics if len(known) else {}
     except TrainingDataError:  # all outcomes of a week may be alike
         return {}
     return {NAMES.get(name, name): value for name, value in found.items()}

@@ -18,6 +18,7 @@ from batch_jobs.failpoints import failpoint
 from batch_jobs.interval import Interval, due_between
 from batch_jobs.ledger import Run
 from batch_jobs.lifecycle import require_champion
+from batch_jobs.loading import as_trained
 from batch_jobs.model import BatchModel
 from batch_jobs.registry import ModelVersion
 from batch_jobs.settings import Settings
@@ -50,9 +51,11 @@ class Planner:
     ) -> None:
         self.model = load_model(name, settings.models)
         self.warehouse = Warehouse.existing(settings.warehouse)
-        self._token = token
+        self._settings, self._token = settings, token
         self._parts = parts or self.model.parts
-        self._prepared = self._warned = False
+        self._trained: dict[str, BatchModel] = {}
+        self._prepared: set[str] = set()
+        self._warned = False
 
     def claim(
         self,
@@ -83,15 +86,16 @@ class Planner:
             log.info("%s %s is already published as run %d", name, interval, published.run_id)
             return published
         chosen = version or self._choose(champion, interval)
-        self._prepare(interval)
+        trained = self._as_trained(chosen)
+        self._prepare(trained, interval)
         failpoint("plan.before_claim")
         wanted = Claim(
             model=name,
             interval=interval,
             token=self._token,
             model_version=chosen.version,
-            mode=self.model.mode,
-            key_ranges=self._key_ranges(interval),
+            mode=trained.mode,
+            key_ranges=self._key_ranges(trained, interval),
             hindsight=_is_hindsight(chosen, interval),
             accepted=accept,
         )
@@ -132,11 +136,11 @@ class Planner:
         In replace mode the newest run makes up for all of them.
         """
         model, warehouse = self.model, self.warehouse
-        if model.mode == "replace":
-            return []
         oldest = newest.start - model.look_back
         fresh = ledger.fresh_until(warehouse, model.name)
         if fresh is not None and fresh >= newest.start:
+            return []
+        if self._serving().mode == "replace":
             return []
         if fresh is not None and fresh < oldest:
             log.warning(
@@ -156,9 +160,10 @@ class Planner:
 
         In merge mode only: in replace mode the next run reads the whole population anyway.
         """
-        if self.model.mode == "replace":
+        trained = self._serving()
+        if trained.mode == "replace":
             return []
-        moments = _late_moments(self.warehouse, self.model.name, self.model.features_query, span)
+        moments = _late_moments(self.warehouse, trained.name, trained.features_query, span)
         if not moments:
             return []
         runs = ledger.published_between(self.warehouse, self.model.name, span)
@@ -190,13 +195,24 @@ class Planner:
         since = clock.now() - ABANDONED_AFTER
         return ledger.being_staged(self.warehouse, self.model.name, since)
 
-    def _prepare(self, interval: Interval) -> None:
+    def _serving(self) -> BatchModel:
+        """The model as the champion was trained; as its file has it, if nothing serves."""
+        version = registry.champion(self.warehouse, self.model.name)
+        return self.model if version is None else self._as_trained(version)
+
+    def _as_trained(self, version: ModelVersion) -> BatchModel:
+        if version.version not in self._trained:
+            self._trained[version.version] = as_trained(self._settings, self.model, version)
+        return self._trained[version.version]
+
+    def _prepare(self, trained: BatchModel, interval: Interval) -> None:
         """Find out that the query compiles, and clean up after the dead: once an attempt."""
-        if self._prepared:
+        if trained.features_query in self._prepared:
             return
-        _require_query(self.warehouse, self.model, interval)
-        staging.sweep(self.warehouse, self.model.name, clock.now() - ABANDONED_AFTER)
-        self._prepared = True
+        _require_query(self.warehouse, trained, interval)
+        if not self._prepared:
+            staging.sweep(self.warehouse, trained.name, clock.now() - ABANDONED_AFTER)
+        self._prepared.add(trained.features_query)
 
     def _choose(self, champion: Champion, interval: Interval) -> ModelVersion:
         """The version to score with."""
@@ -214,12 +230,14 @@ class Planner:
             self._warned = True
         return then or now
 
-    def _key_ranges(self, interval: Interval) -> Sequence[tuple[str | None, str | None]]:
+    def _key_ranges(
+        self, trained: BatchModel, interval: Interval
+    ) -> Sequence[tuple[str | None, str | None]]:
         """Cut the keys of an interval into ranges of equal row count; the ends are open."""
         parts = self._parts
         if parts == 1:
             return [(None, None)]
-        cuts = _cuts(self.warehouse, self.model.features_query, interval, parts)
+        cuts = _cuts(self.warehouse, trained.features_query, interval, parts)
         edges = [None, *cuts, *[None] * (parts - len(cuts))]
         ranges = list(pairwise(edges))
         # Fewer rows than parts: the ranges behind the last cut are empty, and not open-ended.

@@ -5,10 +5,13 @@ The champion is the newest row of the append-only `promotions`; no row is ever c
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Row
@@ -16,6 +19,7 @@ from sqlalchemy import Connection, Row
 from batch_jobs import clock
 from batch_jobs.connections import text
 from batch_jobs.errors import ArtifactError
+from batch_jobs.model import BatchModel
 from batch_jobs.warehouse import Warehouse, loaded_time, repeatable, stored_time
 
 
@@ -30,6 +34,50 @@ class ModelVersion:
     manifest: Mapping[str, Any]
     metrics: Mapping[str, float]
     gate: Mapping[str, Any]
+
+
+# What a version is asked and by what it answers; the rest of a model file says how it is served.
+CONTRACT = ("mode", "features_query", "labels_query", "features", "positive")
+
+
+def contract_of(model: BatchModel) -> dict[str, Any]:
+    """What a version of the model is trained for, as plain JSON values."""
+    return model.model_dump(mode="json", include=set(CONTRACT))
+
+
+def file_sha256(model: BatchModel) -> str | None:
+    """The hash of a model's file as it is now; None if it has none, or it cannot be read."""
+    try:
+        return hashlib.sha256(Path(model.file).read_bytes()).hexdigest()
+    except OSError:
+        return None
+
+
+def file_differs(model: BatchModel, version: ModelVersion) -> str | None:
+    """How a model's file differs from that of a version, and since when; None if it does not."""
+    now, then = contract_of(model), version.manifest.get("contract", {})
+    names = [name for name in CONTRACT if name in then and now[name] != then[name]]
+    one, other = dict(then.get("features", {})), now["features"]
+    if one and list(one.items()) != list(other.items()):
+        apart = [name for name in one | other if one.get(name) != other.get(name)]
+        names = [name for name in names if name != "features"]
+        names.append(f"features ({', '.join(apart) or 'their order'})")
+    sha256 = version.manifest.get("file_sha256")
+    if not names and (sha256 is None or file_sha256(model) in (sha256, None)):
+        return None
+    told = f" in {', '.join(names)}" if names else ", though in no query and no feature,"
+    return (
+        f"the model file differs from that of {version.version}{told}{_since(model)}; "
+        f"{version.version} goes on with its own until another version is promoted"
+    )
+
+
+def _since(model: BatchModel) -> str:
+    with suppress(OSError):
+        if model.file:
+            changed = datetime.fromtimestamp(Path(model.file).stat().st_mtime, UTC)
+            return f" since {changed:%Y-%m-%d %H:%M}Z"
+    return ""
 
 
 @repeatable
@@ -74,14 +122,24 @@ def find_version(warehouse: Warehouse, model: str, version: str) -> ModelVersion
 
 
 @repeatable
-def newest_version(warehouse: Warehouse, model: str) -> ModelVersion | None:
-    """The version trained last, promoted or not."""
+def newest_version(
+    warehouse: Warehouse, model: str, as_of: datetime | None = None
+) -> ModelVersion | None:
+    """The version that has seen the newest data, promoted or not; of equals, the last trained.
+
+    Args:
+        warehouse: where the versions are.
+        model: whose.
+        as_of: only a version that was trained as of this moment.
+    """
+    condition = "" if as_of is None else "AND as_of = :as_of"
+    values = {"model": model} | ({} if as_of is None else {"as_of": stored_time(as_of)})
     with warehouse.read() as connection:
         row = connection.execute(
-            text("""
-                SELECT * FROM model_versions WHERE model = :model
-                ORDER BY created_at DESC, version DESC LIMIT 1"""),
-            {"model": model},
+            text(f"""
+                SELECT * FROM model_versions WHERE model = :model {condition}
+                ORDER BY as_of DESC, created_at DESC, version DESC LIMIT 1"""),  # noqa: S608
+            values,
         ).first()
         return None if row is None else _from_row(row)
 
@@ -116,6 +174,35 @@ def rolled_back_from(warehouse: Warehouse, model: str) -> str | None:
             return None
         left: str | None = newest.previous_version
         return left
+
+
+@repeatable
+def rolled_back(warehouse: Warehouse, model: str, version: str) -> str | None:
+    """Why a version was rolled back, unless it was promoted again since; None if it was not."""
+    with warehouse.read() as connection:
+        newest = connection.execute(
+            text("""
+                SELECT version, reason FROM promotions
+                WHERE model = :model AND (version = :version
+                  OR (previous_version = :version AND action = 'rollback'))
+                ORDER BY promotion_id DESC LIMIT 1"""),
+            {"model": model, "version": version},
+        ).first()
+        return None if newest is None or newest.version == version else str(newest.reason)
+
+
+@repeatable
+def have_served(warehouse: Warehouse, model: str) -> list[str]:
+    """The versions that were ever champion, the last one first."""
+    with warehouse.read() as connection:
+        return list(
+            connection.scalars(
+                text("""
+                    SELECT version FROM promotions WHERE model = :model
+                    GROUP BY version ORDER BY max(promotion_id) DESC"""),
+                {"model": model},
+            )
+        )
 
 
 @repeatable

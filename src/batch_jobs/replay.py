@@ -46,6 +46,7 @@ from batch_jobs.errors import (
     WarehouseUnavailableError,
 )
 from batch_jobs.interval import Interval, due_between, floor_to_grid
+from batch_jobs.loading import Predictors
 from batch_jobs.model import BatchModel, Rule
 from batch_jobs.planning import Planner
 from batch_jobs.redaction import first_line
@@ -331,7 +332,7 @@ class _Life:
         self._warehouse = Warehouse(self._settings.warehouse)
         self._progress = progress
         self._token = serving.new_token()
-        self._predictors = serving.Predictors(self._settings)
+        self._predictors = Predictors(self._settings)
         self._planner = Planner(self._settings, replay.name, self._token)
         self._reached = ledger.fresh_until(self._warehouse, replay.name)
         self._trained = {training.as_of for training in _trainings(self._warehouse)}

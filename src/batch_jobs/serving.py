@@ -33,17 +33,17 @@ from batch_jobs.errors import (
 from batch_jobs.failpoints import failpoint
 from batch_jobs.interval import Interval, newest_due, period_at
 from batch_jobs.ledger import Counts, Part, Run
-from batch_jobs.lifecycle import Promotion, load_estimator
+from batch_jobs.lifecycle import Promotion
+from batch_jobs.loading import Predictors
 from batch_jobs.model import BatchModel
 from batch_jobs.planning import Champion, Planner
 from batch_jobs.publication import Staged
-from batch_jobs.registry import find_version
 from batch_jobs.retention import Pruned
 from batch_jobs.settings import Settings
 from batch_jobs.warehouse import Warehouse, bounds, loaded_time, repeatable, stored_time
 
 if TYPE_CHECKING:
-    from batch_jobs.streaming import Foreseen, Predicted, Predictor
+    from batch_jobs.streaming import Predictor
 
 log = logging.getLogger(__name__)
 
@@ -92,54 +92,6 @@ def plan_due(settings: Settings, name: str, newest: Interval, token: str) -> lis
         FencedError: a newer attempt has claimed the newest interval.
     """
     return Planner(settings, name, token).plan_due(newest)
-
-
-class Predictors:
-    """Predictors of model versions, each loaded and verified once, for an attempt at many runs.
-
-    Args:
-        settings: where everything is.
-    """
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._kept: dict[tuple[str, str], Predictor] = {}
-        self._foreseen: tuple[str, Foreseen | None] = ("", None)
-
-    def of(self, warehouse: Warehouse, model: BatchModel, version: str) -> Predictor:
-        """The predictor of a version; the one before it is let go.
-
-        Raises:
-            ArtifactError: there is no such version, or it does not load; see `load_estimator`.
-        """
-        from batch_jobs.streaming import Predictor
-
-        key = (model.name, version)
-        if key not in self._kept:
-            found = find_version(warehouse, model.name, version)
-            self._kept = {key: Predictor(load_estimator(self._settings, model, found))}
-        return self._kept[key]
-
-    def foresee(
-        self, warehouse: Warehouse, model: BatchModel, version: str, span: Interval
-    ) -> None:
-        """Predict a long interval at once; its intervals will be scored from that, if they can be.
-
-        Raises:
-            ArtifactError: see `of`.
-        """
-        from batch_jobs.streaming import foresee
-
-        predictor = self.of(warehouse, model, version)
-        self._foreseen = (version, foresee(warehouse, model, predictor, span))
-
-    def foreseen(self, run: Run, part: Part) -> Predicted | None:
-        """What was foreseen for a whole run by its version, if anything was."""
-        version, found = self._foreseen
-        whole = part.key_from is None and part.key_to is None
-        if found is None or not whole or version != run.model_version:
-            return None
-        return found.within(run.interval)
 
 
 def score(
@@ -213,15 +165,16 @@ def _score_part(
     if opened.staged or run.state != "staging":
         return opened, None
     failpoint("score.opened")
+    trained = predictors.trained(warehouse, model, run.model_version)
     try:
         if found := predictors.foreseen(run, opened):
             stage_foreseen(warehouse, opened, token, found)
             return opened, (found.counts, found.scores)
-        counts, scores = score_part(warehouse, model, load, run, opened, token, progress)
+        counts, scores = score_part(warehouse, trained, load, run, opened, token, progress)
     except IntegrityError as error:
-        raise duplicates(warehouse, model, run.interval) from error
+        raise duplicates(warehouse, trained, run.interval) from error
     if counts.rejected and staging.has_doubled_reject(warehouse, run):
-        raise duplicates(warehouse, model, run.interval)
+        raise duplicates(warehouse, trained, run.interval)
     return opened, (counts, scores)
 
 
@@ -235,8 +188,12 @@ def publish(settings: Settings, run_id: int) -> Run:
     """
     warehouse = Warehouse.existing(settings.warehouse)
 
+    def trained(run: Run) -> BatchModel:
+        model = load_model(run.model, settings.models)
+        return Predictors(settings).trained(warehouse, model, run.model_version)
+
     def judge(run: Run, staged: Staged) -> None:
-        _judge(warehouse, load_model(run.model, settings.models), run, staged)
+        _judge(warehouse, trained(run), run, staged)
 
     try:
         run = publication.publish(warehouse, run_id, judge)
@@ -244,7 +201,7 @@ def publish(settings: Settings, run_id: int) -> Run:
         from batch_jobs.streaming import duplicates
 
         run = ledger.find_run(warehouse, run_id)
-        problem = duplicates(warehouse, load_model(run.model, settings.models), run.interval)
+        problem = duplicates(warehouse, trained(run), run.interval)
         staging.fail(warehouse, run_id, str(problem))
         raise problem from error
     except (IncompleteError, CircuitBreakerError) as error:

@@ -12,12 +12,12 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from batch_jobs import scoring, staging
+from batch_jobs import staging
 from batch_jobs.connections import text
 from batch_jobs.contract import check_features, records, times
 from batch_jobs.errors import ContractError
@@ -26,6 +26,7 @@ from batch_jobs.interval import Interval
 from batch_jobs.ledger import Counts, Part, Run
 from batch_jobs.model import BatchModel
 from batch_jobs.redaction import first_line
+from batch_jobs.scoring import Fitted
 from batch_jobs.warehouse import Warehouse, bounds, repeatable
 
 if TYPE_CHECKING:
@@ -210,63 +211,65 @@ def _stage(
 
 
 class Predictor:
-    """A fitted estimator that predicts chunk after chunk, and faster once there were many.
+    """A version that predicts chunk after chunk, and faster once there were many.
 
     Its trees are then compiled, if numba is there and they are of a kind that can be. What was
     compiled is taken only if its answers to the first rows of each chunk so far are the estimator's
     own in every bit.
 
     Args:
-        estimator: fitted.
+        fitted: the version.
 
     Attributes:
-        estimator: the one that predicts.
+        fitted: the one that predicts.
     """
 
-    def __init__(self, estimator: Any) -> None:
-        self.estimator = estimator
+    def __init__(self, fitted: Fitted) -> None:
+        self.fitted = fitted
         self._rows_left, self._calls_left = MANY_ROWS, MANY_CALLS
         self._seen: list[tuple[pd.DataFrame, NDArray[np.float64]]] = []
 
-    def probabilities(self, inputs: pd.DataFrame) -> NDArray[np.float64]:
-        """What the estimator says of each row; see `scoring.probabilities`."""
+    def answers(self, rows: pd.DataFrame) -> NDArray[np.float64]:
+        """What the version says of each row; see `Fitted.answers`."""
         import numpy as np
 
+        inputs = self.fitted.inputs(rows)
         if min(self._rows_left, self._calls_left) <= 0:
-            return scoring.probabilities(self.estimator, inputs)
+            return self.fitted.answers(inputs)
         self._rows_left -= len(inputs)
         self._calls_left -= 1
         head, rest = inputs[:PROVED_ROWS], inputs[PROVED_ROWS:]
-        answer = scoring.probabilities(self.estimator, head)
+        answer = self.fitted.answers(head)
         self._seen.append((head, answer))
         if min(self._rows_left, self._calls_left) <= 0:
-            self.estimator = _compiled(self.estimator, self._seen)
+            self.fitted = _compiled(self.fitted, self._seen)
             self._seen = []
         if rest.empty:
             return answer
-        return np.concatenate([answer, scoring.probabilities(self.estimator, rest)])
+        return np.concatenate([answer, self.fitted.answers(rest)])
 
 
-def _compiled(estimator: Any, seen: Sequence[tuple[pd.DataFrame, NDArray[np.float64]]]) -> Any:
-    """The estimator with its trees compiled, if that can be done and gives the same answers."""
+def _compiled(fitted: Fitted, seen: Sequence[tuple[pd.DataFrame, NDArray[np.float64]]]) -> Fitted:
+    """The version with its trees compiled, if that can be done and gives the same answers."""
     import numpy as np
 
     try:
         from batch_jobs.compiled_trees import compiled
 
-        faster = compiled(estimator)
-        if faster is None:
-            return estimator
+        estimator = compiled(fitted.estimator)
+        if estimator is None:
+            return fitted
+        faster = replace(fitted, estimator=estimator)
         same = all(
-            np.array_equal(scoring.probabilities(faster, inputs), answer, equal_nan=True)
+            np.array_equal(faster.answers(inputs), answer, equal_nan=True)
             for inputs, answer in seen
         )
     except Exception as error:  # noqa: BLE001 - whatever it is, the estimator itself goes on
         log.info("trees are not compiled: %s", first_line(error))
-        return estimator
+        return fitted
     if not same:
         log.warning("trees are not compiled: another answer than the estimator's own")
-    return faster if same else estimator
+    return faster if same else fitted
 
 
 def _ahead(chunks: Generator[pd.DataFrame], full: int) -> Generator[pd.DataFrame]:
@@ -333,8 +336,7 @@ def predict_chunk(
     if rows.empty or predictor is None:
         nothing = pa.table({"entity_id": [], "score": [], "label": []})
         return Predicted(Counts(len(chunk), 0, len(rejected)), nothing, rejected, None)
-    answer = predictor.probabilities(scoring.as_inputs(rows, model.features))
-    scores, labels = scoring.scores_and_labels(predictor.estimator, answer)
+    scores, labels = predictor.fitted.scores_and_labels(predictor.answers(rows))
     table = pa.table(
         {
             "entity_id": pa.array(rows["entity_id"], pa.string()),
@@ -342,7 +344,7 @@ def predict_chunk(
             "label": pa.array(labels, pa.string()),
         }
     )
-    sound = scoring.are_sound(predictor.estimator, scores)
+    sound = predictor.fitted.are_sound(scores)
     if not sound.all():
         wild = rows[~sound]
         rejected += [

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from batch_jobs.errors import ModelFileError, TrainingDataError
 from batch_jobs.model import BatchModel
-from batch_jobs.scoring import are_alike, as_inputs, probabilities
+from batch_jobs.scoring import Fitted, are_alike, as_inputs, categories_of, class_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 GOLDEN_ROWS = 20
 RELIABILITY_BINS = 10
+CLASSES_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -30,12 +31,14 @@ class Split:
         fit: those rows.
         judge: rows scored since, whose labels are known by the time of training.
         coverage: share of the rows since the cut whose label is known.
+        as_of: the moment of the training.
     """
 
     cut: datetime
     fit: pd.DataFrame
     judge: pd.DataFrame
     coverage: float
+    as_of: datetime
 
 
 def split_by_time(
@@ -67,7 +70,7 @@ def split_by_time(
                 f"{model.name} as of {as_of:%Y-%m-%dT%H:%M:%SZ}: {len(side):,} labelled rows "
                 f"{name}, at least {wanted:,} are needed; the champion stays"
             )
-    return Split(cut, fit, judge, coverage=len(judge) / max(int(recent.sum()), 1))
+    return Split(cut, fit, judge, len(judge) / max(int(recent.sum()), 1), as_of)
 
 
 def _require_open_outcomes(model: BatchModel, rows: pd.DataFrame) -> None:
@@ -80,46 +83,66 @@ def _require_open_outcomes(model: BatchModel, rows: pd.DataFrame) -> None:
         )
 
 
-def fit(model: BatchModel, rows: pd.DataFrame) -> Any:
-    """A fitted estimator.
+def fit(model: BatchModel, rows: pd.DataFrame) -> Fitted:
+    """A fitted estimator, with the categories and classes that it has seen.
 
     Raises:
-        TrainingDataError: a classifier would see fewer than two classes.
+        TrainingDataError: a classifier would see fewer than two classes, or not the positive one.
         ModelFileError: the classifier gives no probabilities.
     """
     from sklearn.base import is_classifier
 
     estimator = model.estimator()
-    if is_classifier(estimator) and rows["label"].nunique() < 2:
+    if is_classifier(estimator):
+        _require_classes(model, rows)
+    elif model.positive is not None:
+        raise _misfit(model, f"positive: {type(estimator).__name__} is no classifier; leave it out")
+    categories = categories_of(rows, model.features)
+    fitted = estimator.fit(as_inputs(rows, model.features, categories), rows["label"])
+    if is_classifier(fitted) and not hasattr(fitted, "predict_proba"):
+        name = type(estimator).__name__
+        raise _misfit(
+            model,
+            f"estimator: {name} gives no probabilities; return "
+            f"sklearn.calibration.CalibratedClassifierCV({name}())",
+        )
+    return Fitted.of(fitted, model.features, categories, model.positive)
+
+
+def _require_classes(model: BatchModel, rows: pd.DataFrame) -> None:
+    classes = sorted({class_text(label) for label in rows["label"].unique()})
+    if len(classes) < 2:
         raise TrainingDataError(
             f"{model.name}: all {len(rows):,} rows to learn from have the label "
             f"{rows['label'].tolist()[0]!r}; a classifier needs two classes; the champion stays"
         )
-    fitted = estimator.fit(as_inputs(rows, model.features), rows["label"])
-    if is_classifier(fitted) and not hasattr(fitted, "predict_proba"):
-        name = type(estimator).__name__
-        problem = (
-            f"estimator: {name} gives no probabilities; return "
-            f"sklearn.calibration.CalibratedClassifierCV({name}())"
+    if model.positive is not None and (len(classes) > 2 or model.positive not in classes):
+        shown = ", ".join(map(repr, classes[:CLASSES_SHOWN]))
+        cure = "leave it out" if len(classes) > 2 else f"write one of {shown}"
+        raise _misfit(
+            model,
+            f"positive: {model.positive!r} names one of two classes, and the labels have "
+            f"{len(classes):,}: {shown}; {cure}",
         )
-        raise ModelFileError(f"model file {model.name}.py", [problem])
-    return fitted
 
 
-def golden(model: BatchModel, estimator: Any, rows: pd.DataFrame) -> dict[str, Any]:
+def _misfit(model: BatchModel, problem: str) -> ModelFileError:
+    return ModelFileError(f"model file {model.name}.py", [problem])
+
+
+def golden(fitted: Fitted, rows: pd.DataFrame) -> dict[str, Any]:
     """A few rows and what the estimator answers to them, as plain JSON values.
 
     Args:
-        model: whose features.
-        estimator: fitted.
+        fitted: whose answers.
         rows: some of them are taken, evenly spaced.
 
     Returns:
         `inputs`, per feature a list of values, and `answers`, one list a row.
     """
     chosen = rows.iloc[:: max(len(rows) // GOLDEN_ROWS, 1)].head(GOLDEN_ROWS)
-    inputs = chosen[list(model.features)]
-    answers = probabilities(estimator, as_inputs(inputs, model.features))
+    inputs = chosen[list(fitted.features)]
+    answers = fitted.answers(fitted.inputs(inputs))
     plain = inputs.astype("object").where(inputs.notna(), None)
     return {
         "inputs": {name: plain[name].tolist() for name in plain},
@@ -127,17 +150,17 @@ def golden(model: BatchModel, estimator: Any, rows: pd.DataFrame) -> dict[str, A
     }
 
 
-def unlike_golden(model: BatchModel, estimator: Any, kept: Mapping[str, Any]) -> str | None:
+def unlike_golden(fitted: Fitted, kept: Mapping[str, Any]) -> str | None:
     """What is wrong with an estimator's answers to its golden rows; None if they are alike."""
     import numpy as np
     import pandas as pd
 
     columns = {
         name: pd.Series(kept["inputs"][name], dtype="float64" if kind.kind == "number" else "str")
-        for name, kind in model.features.items()
+        for name, kind in fitted.features.items()
     }
     wanted = np.array(kept["answers"], "float64")
-    answers = probabilities(estimator, as_inputs(pd.DataFrame(columns), model.features))
+    answers = fitted.answers(fitted.inputs(pd.DataFrame(columns)))
     if answers.shape != wanted.shape:
         return f"it gives {answers.shape[1]} numbers a row where it gave {wanted.shape[1]}"
     if are_alike(answers, wanted).all():
@@ -162,45 +185,49 @@ class Judgement:
     reliability: list[tuple[float, float, int]] = field(default_factory=list)
 
 
-def judge(model: BatchModel, estimator: Any, rows: pd.DataFrame) -> Judgement:
+def judge(fitted: Fitted, rows: pd.DataFrame) -> Judgement:
     """Judge an estimator on labelled rows that it has not learnt from."""
-    from sklearn.base import is_classifier
-
-    answer = probabilities(estimator, as_inputs(rows, model.features))
-    classes = estimator.classes_ if is_classifier(estimator) else None
-    return measure(rows["label"].to_numpy(), answer, classes)
+    return _measured(fitted, rows, fitted.answers(fitted.inputs(rows)))
 
 
-def baseline(estimator: Any, fit_rows: pd.DataFrame, judge_rows: pd.DataFrame) -> Judgement:
+def baseline(fitted: Fitted, fit_rows: pd.DataFrame, judge_rows: pd.DataFrame) -> Judgement:
     """Judge the constant answer: the class frequencies, or the mean, of the rows learnt from."""
     import numpy as np
-    from sklearn.base import is_classifier
 
     labels = fit_rows["label"]
-    if is_classifier(estimator):
-        classes = estimator.classes_
-        constant = labels.value_counts(normalize=True).reindex(classes, fill_value=0).to_numpy()
+    if fitted.classes is None:
+        constant = np.array([labels.mean()], "float64")
     else:
-        classes, constant = None, np.array([labels.mean()])
-    answer = np.tile(constant.astype("float64"), (len(judge_rows), 1))
-    return measure(judge_rows["label"].to_numpy(), answer, classes)
+        shares = labels.map(class_text).value_counts(normalize=True)
+        constant = shares.reindex(fitted.classes, fill_value=0).to_numpy("float64")
+    return _measured(fitted, judge_rows, np.tile(constant, (len(judge_rows), 1)))
+
+
+def _measured(fitted: Fitted, rows: pd.DataFrame, answer: NDArray[np.float64]) -> Judgement:
+    place = fitted.positive_place
+    return measure(rows["label"], answer, fitted.classes, 1 if place is None else place)
 
 
 def measure(
-    labels: NDArray[Any], answer: NDArray[np.float64], classes: NDArray[Any] | None
+    labels: pd.Series[Any] | NDArray[Any],
+    answer: NDArray[np.float64],
+    classes: Sequence[str] | None,
+    positive: int = 1,
 ) -> Judgement:
     """Losses and metrics of predictions.
 
     Args:
-        labels: the truth, shape (rows,).
+        labels: the truth, shape (rows,); of a classifier, its text is what counts.
         answer: probabilities of shape (rows, classes), or values of shape (rows, 1).
-        classes: the classes in the order of the columns; None for a regression.
+        classes: text of the classes in the order of the columns; None for a regression.
+        positive: of two classes, the column of the positive one.
 
     Raises:
         TrainingDataError: no row, or only one class, to judge a classifier on, or an answer that is
             no finite number.
     """
     import numpy as np
+    import pandas as pd
     from sklearn import metrics
 
     wild = len(answer) - int(np.isfinite(answer).all(axis=1).sum())
@@ -210,19 +237,19 @@ def measure(
             f"the champion stays"
         )
     if classes is None:
-        errors = answer[:, 0] - labels.astype("float64")
+        errors = answer[:, 0] - np.asarray(labels, "float64")
         return Judgement(
             errors**2,
             {"mae": float(np.abs(errors).mean()), "rmse": float(np.sqrt((errors**2).mean()))},
         )
-    found = np.unique(labels)
+    place, found = pd.factorize(np.asarray(labels))
     if len(found) < 2:
         raise TrainingDataError(
             f"all {len(labels):,} rows to judge on have the label {found.tolist()[0]!r}; "
             f"two classes are needed; the champion stays"
         )
-    position = {label: column for column, label in enumerate(classes)}
-    column = np.array([position.get(label, -1) for label in labels])
+    of_class = {label: column for column, label in enumerate(classes)}
+    column = np.array([of_class.get(class_text(label), -1) for label in found])[place]
     likelihood = np.where(column >= 0, answer[np.arange(len(answer)), column], 0.0)
     losses = -np.log(np.clip(likelihood, 1e-15, 1.0))
     truth = np.equal(column[:, None], np.arange(len(classes)))
@@ -232,16 +259,16 @@ def measure(
         / (2 if len(classes) == 2 else 1),
         "accuracy": float((answer.argmax(axis=1) == column).mean()),
     }
-    sure = answer[:, 1] if len(classes) == 2 else answer.max(axis=1)
-    right = truth[:, 1] if len(classes) == 2 else answer.argmax(axis=1) == column
+    sure = answer[:, positive] if len(classes) == 2 else answer.max(axis=1)
+    right = truth[:, positive] if len(classes) == 2 else answer.argmax(axis=1) == column
     curve = _reliability(sure, right)
     summary["calibration_error"] = sum(
         rows * abs(mean - share) for mean, share, rows in curve
     ) / len(answer)
     if len(classes) == 2:
-        summary["base_rate"] = float(truth[:, 1].mean())
+        summary["base_rate"] = float(right.mean())
         if 0 < summary["base_rate"] < 1:
-            summary["roc_auc"] = float(metrics.roc_auc_score(truth[:, 1], answer[:, 1]))
+            summary["roc_auc"] = float(metrics.roc_auc_score(right, sure))
     return Judgement(losses, summary, curve)
 
 

@@ -9,10 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from batch_jobs import lifecycle, registry, scoring
+from batch_jobs import registry
 from batch_jobs.errors import BatchJobsError
+from batch_jobs.loading import load_version
 from batch_jobs.model import BatchModel, Number
 from batch_jobs.redaction import first_line
+from batch_jobs.scoring import Fitted
 from batch_jobs.settings import Settings
 from batch_jobs.warehouse import Warehouse
 from prediction_api.database import Database, Statement
@@ -47,14 +49,14 @@ class Champion:
     """A version that serves, ready to answer.
 
     Attributes:
-        model: what its model file declares.
-        version: its name.
-        estimator: loaded from verified bytes.
+        model: its name.
+        version: its own name.
+        fitted: loaded from verified bytes.
     """
 
-    model: BatchModel
+    model: str
     version: str
-    estimator: Any
+    fitted: Fitted
 
     def answer(self, rows: Sequence[Values]) -> list[Scored | None]:
         """What the model says of rows of features, in declared order; as it does in batch."""
@@ -62,15 +64,15 @@ class Champion:
             return self._answer(rows)
         except Exception as error:  # noqa: BLE001 - the estimator is the user's code
             if len(rows) == 1:
-                log.warning("%s %s: %s", self.model.name, self.version, first_line(error))
+                log.warning("%s %s: %s", self.model, self.version, first_line(error))
                 return [None]
         return [answer for row in rows for answer in self.answer([row])]
 
     def _answer(self, rows: Sequence[Values]) -> list[Scored | None]:
-        inputs = scoring.as_inputs(self._frame(rows), self.model.features)
-        answer = scoring.probabilities(self.estimator, inputs)
-        scores, labels = scoring.scores_and_labels(self.estimator, answer)
-        sound = scoring.are_sound(self.estimator, scores)
+        fitted = self.fitted
+        answer = fitted.answers(fitted.inputs(self._frame(rows)))
+        scores, labels = fitted.scores_and_labels(answer)
+        sound = fitted.are_sound(scores)
         return [
             Scored(score, label) if good else None
             for score, label, good in zip(
@@ -86,7 +88,7 @@ class Champion:
         return pd.DataFrame(
             {
                 name: pd.array(column, dtype="float64" if isinstance(kind, Number) else "str")
-                for (name, kind), column in zip(self.model.features.items(), columns, strict=True)
+                for (name, kind), column in zip(self.fitted.features.items(), columns, strict=True)
             }
         )
 
@@ -144,7 +146,7 @@ class Champions:
         try:
             warehouse = Warehouse(self._settings.warehouse)
             found = registry.find_version(warehouse, name, version)
-            estimator = lifecycle.load_estimator(self._settings, self._models[name], found)
+            fitted = load_version(self._settings, self._models[name], found)
         except BatchJobsError as error:
             if self._refused.get(name) != str(error):  # once, and not every other second
                 log.warning("%s cannot be loaded: %s", name, error)
@@ -152,7 +154,7 @@ class Champions:
             return
         log.info("%s %s answers from now on", name, version)
         self._refused.pop(name, None)
-        self._loaded[name] = Champion(self._models[name], version, estimator)
+        self._loaded[name] = Champion(name, version, fitted)
 
     def close(self) -> None:
         """Load nothing more."""

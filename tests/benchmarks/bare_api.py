@@ -7,8 +7,9 @@ import uvicorn
 from fastapi import FastAPI
 from pydantic import BaseModel
 
-from batch_jobs import lifecycle, registry
+from batch_jobs import registry
 from batch_jobs.catalog import load_model
+from batch_jobs.loading import load_version
 from batch_jobs.settings import Settings
 from batch_jobs.warehouse import Warehouse
 
@@ -24,7 +25,7 @@ def app(settings: Settings) -> FastAPI:
     model = load_model("iris", settings.models)
     version = registry.champion(Warehouse(settings.warehouse), "iris")
     assert version is not None
-    estimator = lifecycle.load_estimator(settings, model, version)
+    estimator = load_version(settings, model, version).estimator
     names, made = list(model.features), FastAPI()
 
     @made.post("/bare")

@@ -31,6 +31,7 @@ def prepare(url, dataset, folder):
 
     from batch_jobs import lifecycle, registry
     from batch_jobs.catalog import load_model
+    from batch_jobs.loading import load_version
     from batch_jobs.model import Category
     from batch_jobs.settings import Settings
     from batch_jobs.warehouse import Warehouse, stored_time
@@ -45,7 +46,7 @@ def prepare(url, dataset, folder):
     if trained.ensure_schema():
         _fill(at_training.warehouse, dataset, TRAINING_ROWS, start - HISTORY, start)
         version = lifecycle.train(at_training, name, start)
-        estimator = lifecycle.load_estimator(settings, model, version)
+        estimator = load_version(settings, model, version).estimator
         joblib.dump(estimator, folder / f"{name}.joblib")
     warehouse.ensure_schema()
     registry.register(warehouse, registry.newest_version(trained, name))
