@@ -8,14 +8,12 @@ many rows that wait, for half the time until the next run at most.
 
 **If it fails.** Readers still see the last good predictions. The last line of the failed task's log
 says what was wrong and what would be right. The next run publishes the missed intervals by itself
-(within the model's look-back), so often there is nothing to do but mend the cause; to try at once,
-clear `plan`. If only `prune` failed, the predictions are published and nothing is urgent: the next
-run removes what this one left. If only `answer` failed, they are published, too: its log names the
-requests that the model could not answer, or says why none was, and those wait for the next run.
-`plan` *skipped* is no failure: its log says why there was nothing to do.
+(within the model's look-back), so often you only mend the cause; to try at once, clear `plan`. If
+only `prune` failed, nothing is urgent: the next run removes what this one left. If only `answer`
+failed, its log names the requests that the model could not answer, or says why none was.
 
-**By hand.** *Trigger* without parameters scores the newest due interval; *Interval start* and
-*Interval end* choose another one, and *Score again* repeats one that is published.
+**By hand.** *Trigger* without parameters scores the newest due interval; *Interval start* and *end*
+choose others, all that are due between the two, and *Score again* repeats what is published.
 """
 
 from airflow.providers.standard.operators.python import PythonOperator
@@ -24,13 +22,16 @@ from airflow.sdk import DAG, CronDataIntervalTimetable, TriggerRule
 from utils import tasks
 
 for model in tasks.models():
-    with DAG(
-        dag_id=f"predict_{model.name}",
-        description=f"Score and publish {model.name}",
-        schedule=CronDataIntervalTimetable(model.schedule, timezone="UTC"),
-        dagrun_timeout=model.timeout,
-        params=tasks.SPAN_PARAMS,
-        **tasks.dag_settings(model, __doc__),
+    with (
+        tasks.on_its_own(model),
+        DAG(
+            dag_id=f"predict_{model.name}",
+            description=f"Score and publish {model.name}",
+            schedule=CronDataIntervalTimetable(model.schedule, timezone="UTC"),
+            dagrun_timeout=model.timeout,
+            params=tasks.SPAN_PARAMS,
+            **tasks.dag_settings(model, __doc__),
+        ),
     ):
         plan = PythonOperator(
             task_id="plan",
@@ -45,8 +46,7 @@ for model in tasks.models():
             task_id="publish",
             python_callable=tasks.publish,
             op_kwargs={"parts": plan.output},
-            # A part that failed keeps its own interval back, not the others.
-            trigger_rule=TriggerRule.ALL_DONE_MIN_ONE_SUCCESS,
+            trigger_rule=TriggerRule.ALL_DONE_MIN_ONE_SUCCESS,  # a part keeps back its own interval
         )
         prune = PythonOperator(
             task_id="prune",

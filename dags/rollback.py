@@ -17,14 +17,17 @@ from airflow.sdk import DAG
 from utils import tasks
 
 for model in tasks.models():
-    with DAG(
-        dag_id=f"rollback_{model.name}",
-        description=f"Make an earlier version of {model.name} the champion again",
-        schedule=None,
-        is_paused_upon_creation=False,  # nothing starts it but a person
-        dagrun_timeout=model.train_timeout,
-        params=tasks.ROLLBACK_PARAMS,
-        **tasks.dag_settings(model, __doc__),
+    with (
+        tasks.on_its_own(model),
+        DAG(
+            dag_id=f"rollback_{model.name}",
+            description=f"Make an earlier version of {model.name} the champion again",
+            schedule=None,
+            is_paused_upon_creation=False,  # nothing starts it but a person
+            dagrun_timeout=model.train_timeout,
+            params=tasks.ROLLBACK_PARAMS,
+            **tasks.dag_settings(model, __doc__),
+        ),
     ):
         PythonOperator(
             task_id="rollback",

@@ -21,12 +21,15 @@ from airflow.sdk import DAG, chain
 from utils import tasks
 
 for model in tasks.models():
-    with DAG(
-        dag_id=f"train_{model.name}",
-        description=f"Train, judge and promote {model.name}",
-        schedule=tasks.train_schedule(model),
-        dagrun_timeout=tasks.train_timeout(model),
-        **tasks.dag_settings(model, __doc__),
+    with (
+        tasks.on_its_own(model),
+        DAG(
+            dag_id=f"train_{model.name}",
+            description=f"Train, judge and promote {model.name}",
+            schedule=tasks.train_schedule(model),
+            dagrun_timeout=tasks.train_timeout(model),
+            **tasks.dag_settings(model, __doc__),
+        ),
     ):
         train = tasks.CommandOperator(
             task_id="train",

@@ -7,7 +7,7 @@ from textwrap import dedent
 
 import pytest
 
-from batch_jobs.catalog import load_model, model_names
+from batch_jobs.catalog import hidden_files, load_model, model_names
 from batch_jobs.errors import ConfigurationError, ModelFileError, UnknownModelError
 
 GOOD = """
@@ -107,6 +107,8 @@ def test_all_problems_of_a_model_file_are_told_at_once(package):
         ("import no_such_library", "ModuleNotFoundError: No module named 'no_such_library'"),
         ("model = (", "SyntaxError"),
         ("raise SystemExit('done')", "SystemExit: done"),
+        ("class Late(BaseException): pass\nraise Late('after 30 s')", "Late: after 30 s"),
+        ("# \x00", "null bytes"),
         ("modell = 1", "must assign a BatchModel to the name `model`"),
         ("model = {'description': 'A dict'}", "must assign a BatchModel to the name `model`"),
     ],
@@ -118,11 +120,61 @@ def test_a_file_that_does_not_define_a_model_says_why(package, content, expected
     assert expected in str(caught.value)
 
 
-def test_a_file_name_that_cannot_be_a_dag_id_is_refused(package):
-    """The name becomes a DAG id, a URL segment and a column value."""
-    name = package("team_case", **{"Flight-Delay": GOOD})
+MISNAMED = {
+    "Flight-Delay": "flight_delay",
+    "churn copy": "churn_copy",
+    "churn (1)": "churn_1",
+    "churn.v2": "churn_v2",
+    "2024": "model_2024",
+    "Ü": "model",
+    "{{ x }}; rm": "x_rm",
+    "x" * 81: "x" * 63,
+}
+
+
+@pytest.mark.parametrize("stem", MISNAMED)
+def test_a_file_name_that_cannot_be_a_dag_id_is_refused(package, stem):
+    """The name becomes a DAG id, a URL segment and a column value; a better one is told.
+
+    The file goes by that until then, so that every door knows it, and none has to know its name.
+    """
+    name = package("team_case", **{stem: "1 / 0", "churn": GOOD})
+    better = MISNAMED[stem]
+    assert model_names([name]) == sorted(["churn", better])
+    for asked in (stem, better):
+        with pytest.raises(ModelFileError, match=f"its name must match .* to {better}.py"):
+            load_model(asked, [name])
+
+
+def test_a_misnamed_file_takes_no_other_ones_name(package):
+    """Not that of a model, in whichever package, nor that of another misnamed file."""
+    files = {"churn-old": GOOD, "churn old": GOOD, "x" * 63: GOOD, "x" * 64: GOOD}
+    first, second = package("team_stray", **files), package("team_proper", churn_old=GOOD)
+    names = ["churn_old", "churn_old_1", "churn_old_2", "x" * 58 + "_1", "x" * 63]
+    assert model_names([first, second]) == sorted(names)
+    assert load_model("churn_old", [first, second]).name == "churn_old"
     with pytest.raises(ModelFileError, match="its name must match"):
-        load_model("Flight-Delay", [name])
+        load_model("churn_old_1", [first, second])
+
+
+def test_a_folder_that_hides_a_model_file_is_told(package, tmp_path):
+    """Python imports the folder, and the model would be gone without a word; others are no models.
+
+    Nor are what editors and systems leave beside a file.
+    """
+    name = package("team_folder", churn=GOOD, **{"._churn": GOOD, ".#churn": GOOD})
+    for folder in ("churn", "features"):
+        (tmp_path / name / folder).mkdir()
+        (tmp_path / name / folder / "__init__.py").touch()
+    assert model_names([name]) == ["churn"]
+    with pytest.raises(ModelFileError, match="the folder churn hides it"):
+        load_model("churn", [name])
+
+
+def test_what_an_earlier_package_hides_is_told(package):
+    """A team's own `iris` may be meant to hide the bundled one, or not."""
+    packages = [package("team_above", iris=GOOD, ape=GOOD), package("team_below", iris=GOOD)]
+    assert hidden_files(packages) == [("team_below.iris", "team_above.iris")]
 
 
 @pytest.mark.parametrize("name", ["no_such_package", "no.such.package", "json.decoder", "..", ".x"])
@@ -152,7 +204,7 @@ def test_reading_every_model_file_loads_no_heavy_library():
     """Airflow reads the files every 30 seconds, so they may not import pandas and its like."""
     heavy = {"pandas", "numpy", "sklearn", "scipy", "pyarrow", "joblib", "airflow"}
     found = _loaded_by("""
-        from batch_jobs.catalog import load_model, model_names
+        from batch_jobs.catalog import hidden_files, load_model, model_names
         packages = ("tests.example_models", "batch_jobs.models")
         assert {"orders", "customers"} <= set(model_names(packages))
         for name in model_names(packages):

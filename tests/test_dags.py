@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import re
 import subprocess
 import sys
 from datetime import timedelta
@@ -10,7 +11,8 @@ from datetime import timedelta
 import pytest
 from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk import AssetOrTimeSchedule, CronDataIntervalTimetable
-from airflow.sdk.exceptions import ParamValidationError
+from airflow.sdk.exceptions import AirflowFailException, ParamValidationError
+from airflow.serialization.serialized_objects import DagSerialization
 
 from tests.conftest import ROOT
 from utils.slack_alert import fail_alert, record_error, recovery_alert
@@ -82,6 +84,75 @@ def test_a_broken_model_file_keeps_its_dags_and_stops_no_other(tmp_path):
     found = parse_elsewhere(BATCH_JOBS_MODELS="team", PYTHONPATH=f"{ROOT}{os.pathsep}{tmp_path}")
     assert found["errors"] == {}
     assert {"train_churn", "predict_churn", "rollback_churn", "train_iris"} <= set(found["dags"])
+
+
+# What is changed in a copy of the sample model, and a part of what is then told of its file.
+ODD = {
+    "churn copy": ("", "", "rename it, for example to churn_copy.py"),
+    "x" * 81: ("", "", "its name must match"),
+    "tagged": ('"sample"', '"x" * 101', "at most 100 characters"),
+    "two_lines": ('"sample"', r'"a\nb"', "must be one line of text"),
+    "unowned": ('tags=("sample",)', 'owner=" "', "must be one line of text"),
+    "zero": ('description="', r'description="\0', r"has the character '\x00'"),
+    "torn": ('description="', r'description="\ud800', "a valid string"),
+    "wordy": ('tags=("sample",)', 'schedule="0," * 99 + "0 * * * *"', "at most 200 characters"),
+    "endless": ('tags=("sample",)', "timeout=timedelta.max", "at most 36,525 days"),
+    "latin": ('"""', '"\udcff"""', "can't decode byte 0xff"),
+    "hanging": ("def estimator", "import signal\nsignal.pause()\ndef estimator", "import timeout"),
+}
+
+
+@pytest.fixture(scope="module")
+def crowd(tmp_path_factory):
+    """The DAGs of a package that has a sound model file and all the odd ones, by their ids."""
+    folder = tmp_path_factory.mktemp("odd") / "crowd"
+    folder.mkdir()
+    (folder / "__init__.py").touch()
+    sample = (ROOT / "src" / "batch_jobs" / "models" / "iris.py").read_text()
+    for stem, (old, new, _) in {"sound": ("", "", ""), **ODD}.items():
+        source = sample.replace(old, new, 1).encode(errors="surrogateescape")
+        (folder / f"{stem}.py").write_bytes(source)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(folder.parent))
+        patch.setenv("BATCH_JOBS_MODELS", "crowd")
+        patch.setenv("AIRFLOW__CORE__DAGBAG_IMPORT_TIMEOUT", "1")
+        bag = DagBag(ROOT / "dags")
+    assert bag.import_errors == {}
+    return bag.dags
+
+
+def test_what_is_wrong_with_a_model_file_takes_no_other_model_along(crowd):
+    """Whatever is wrong with it: every file has its three DAGs, and the sound ones go on."""
+    names = {"sound", "iris", "flight_delay", "churn_copy", "x" * 63, *list(ODD)[2:]}
+    assert set(crowd) == {
+        f"{verb}_{name}" for name in names for verb in ("train", "predict", "rollback")
+    }
+    assert "Broken" not in crowd["predict_sound"].doc_md
+    DagSerialization.to_dict(crowd["train_sound"])
+
+
+@pytest.mark.parametrize("stem", ODD)
+def test_the_tasks_of_a_wrong_model_file_fail_with_the_reason(crowd, stem):
+    """And its description in Airflow's UI says it, in words that Airflow can store."""
+    name, reason = {"churn copy": "churn_copy"}.get(stem, stem)[:63], ODD[stem][2]
+    for verb in ("train", "predict", "rollback"):
+        dag = crowd[f"{verb}_{name}"]
+        assert reason in dag.doc_md
+        json.dumps(DagSerialization.to_dict(dag)).encode()
+        task = dag.tasks[0]
+        with pytest.raises(AirflowFailException, match=re.escape(reason)):
+            task._pre_execute_hook({})
+
+
+@pytest.mark.parametrize("wrong", [{"tags": ("x" * 101,)}, {"owner": 5}, {"parts": "x"}])
+def test_what_airflow_refuses_of_one_model_is_told_of_that_one(monkeypatch, wrong):
+    """Even what we do not know to be refused."""
+    from batch_jobs.models.iris import model
+
+    monkeypatch.setattr("batch_jobs.models.iris.model", model.model_copy(update=wrong))
+    bag = DagBag(ROOT / "dags")
+    assert bag.import_errors == {}
+    assert {"predict_iris", "predict_flight_delay"} < set(bag.dags)
 
 
 @pytest.mark.parametrize("path", DAG_FILES, ids=lambda path: path.name)

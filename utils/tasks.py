@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow.providers.standard.operators.bash import BashOperator
@@ -29,14 +30,16 @@ from airflow.sdk import (
     CronDataIntervalTimetable,
     Param,
 )
+from airflow.sdk.definitions._internal.contextmanager import DagContext
 from airflow.sdk.exceptions import (
     AirflowException,
     AirflowFailException,
     AirflowNotFoundException,
     AirflowSkipException,
 )
+from pydantic import ConfigDict
 
-from batch_jobs.catalog import load_model, model_names
+from batch_jobs.catalog import hidden_files, load_model, model_names
 from batch_jobs.errors import (
     ArtifactError,
     BatchJobsError,
@@ -116,26 +119,59 @@ ROLLBACK_PARAMS = {
 }
 
 
-def models() -> list[BatchModel]:
+class StandIn(BatchModel):
+    """Takes the place of a model of which there can be no DAG; its tasks fail with the reason."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    reason: ModelFileError
+
+
+# Why Airflow refused the DAG of the model that `models` gave last, if it did.
+_refused: list[ModelFileError] = []
+
+
+def models() -> Iterator[BatchModel]:
     """Every model there is a file for, found without a heavy import.
 
-    A file that cannot be read gets a stand-in with the default schedules: its tasks fail with the
-    reason, loudly, and the other models go on.
+    One that cannot be read, or whose DAG Airflow refuses `on_its_own`, gets a stand-in with the
+    default schedules: its tasks fail with the reason, loudly, and the other models go on.
     """
     packages = model_packages()
-    found = []
+    for hidden, first in hidden_files(packages):
+        log.info("%s hides %s, which is not served", first, hidden)
     for name in model_names(packages):
+        _refused.clear()
         try:
-            found.append(load_model(name, packages))
+            yield load_model(name, packages)
         except ModelFileError as error:
-            log.warning("%s", error)
-            found.append(_stand_in(name, error))
-    return found
+            _refused.append(error)
+        for reason in _refused[:]:
+            log.warning("%s", reason)
+            yield _stand_in(name, reason)
 
 
-def _stand_in(name: str, error: ModelFileError) -> BatchModel:
-    blank: dict[str, Any] = {"name": name, "description": f"**Broken**: {error}"}
-    return BatchModel.model_construct(**blank)
+@contextmanager
+def on_its_own(model: BatchModel) -> Iterator[None]:
+    """Let Airflow refuse what is made of one model without losing the others of the file."""
+    registered = DagContext.autoregistered_dags.copy()
+    try:
+        yield
+    except Exception as error:
+        if isinstance(model, StandIn):
+            raise
+        DagContext.autoregistered_dags.intersection_update(registered)
+        reason = f"Airflow refuses its DAG: {error}"
+        _refused.append(ModelFileError(f"model file {model.name}.py", [reason]))
+
+
+def _stand_in(name: str, reason: ModelFileError) -> StandIn:
+    blank: dict[str, Any] = {"name": name, "description": f"**Broken**: {reason}", "reason": reason}
+    return StandIn.model_construct(**blank)
+
+
+def _fail_because(reason: ModelFileError, _: Context) -> None:
+    raise AirflowFailException(str(reason)) from reason
 
 
 def dag_settings(model: BatchModel, doc: str | None) -> dict[str, Any]:
@@ -145,6 +181,9 @@ def dag_settings(model: BatchModel, doc: str | None) -> dict[str, Any]:
         model: the model served.
         doc: the DAG file's docstring, which says what to do at three in the morning.
     """
+    broken = (
+        {"pre_execute": partial(_fail_because, model.reason)} if isinstance(model, StandIn) else {}
+    )
     return {
         "doc_md": f"# {model.name}\n\n{model.description}\n\n{doc}",
         "catchup": False,
@@ -155,6 +194,7 @@ def dag_settings(model: BatchModel, doc: str | None) -> dict[str, Any]:
             "retries": 2,
             "retry_delay": timedelta(seconds=30),
             "on_failure_callback": record_error,
+            **broken,
         },
         "on_failure_callback": fail_alert,
         "on_success_callback": recovery_alert,

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import pkgutil
+import re
 from collections.abc import Iterator, Sequence
 from importlib import import_module
 from importlib.util import find_spec
+from itertools import count
 from pathlib import Path
+from typing import NamedTuple
 
 from pydantic import ValidationError
 
@@ -17,14 +20,45 @@ from batch_jobs.settings import BUNDLED_MODELS
 Source = str | BatchModel  # an importable package with model files, or a model itself
 
 
+class ModelFile(NamedTuple):
+    """A file of a package of models, whether or not there is a model in it.
+
+    Attributes:
+        name: of its model; of a file that is misnamed, what it might be renamed to.
+        stem: the file's name without `.py`.
+        module: what is imported.
+        problem: why its name or its place is wrong, if it is.
+    """
+
+    name: str
+    stem: str
+    module: str
+    problem: str | None = None
+
+
 def model_names(sources: Sequence[Source]) -> list[str]:
     """Names of all models, sorted; a name in an earlier source hides a later one.
+
+    Each could be the name of a model: a misnamed file goes by one that nothing else has.
 
     Raises:
         ConfigurationError: a package cannot be found.
     """
     packages, given = _apart(sources)
-    return sorted({name for name, _ in _model_modules(packages)} | set(given))
+    return sorted(_seen(packages).keys() | given.keys())
+
+
+def hidden_files(sources: Sequence[Source]) -> list[tuple[str, str]]:
+    """The modules of model files that an earlier package hides, each with the one that hides it.
+
+    Raises:
+        ConfigurationError: a package cannot be found.
+    """
+    packages, _ = _apart(sources)
+    seen = _seen(packages)
+    modules = [file.module for file in _model_files(packages) if file.problem is None]
+    names = [(module, seen[module.rpartition(".")[2]].module) for module in modules]
+    return [(module, first) for module, first in names if module != first]
 
 
 def load_model(name: str, sources: Sequence[Source]) -> BatchModel:
@@ -32,29 +66,31 @@ def load_model(name: str, sources: Sequence[Source]) -> BatchModel:
 
     Raises:
         UnknownModelError: no file has that name.
-        ModelFileError: the file cannot be imported, or its `model` is not a valid BatchModel.
+        ModelFileError: the file is misnamed or cannot be imported, or its `model` is not a valid
+            BatchModel.
     """
     packages, given = _apart(sources)
     if name in given:
         return given[name]
-    modules = dict(reversed(list(_model_modules(packages))))
-    if name not in modules:
-        raise UnknownModelError(name, sorted(modules))
-    subject = f"model file {name}.py"
+    seen = _seen(packages)
+    file = seen.get(name) or next((file for file in seen.values() if file.stem == name), None)
+    if file is None:
+        raise UnknownModelError(name, sorted(seen))
+    subject = f"model file {_printable(file.stem)}.py"
+    if file.problem is not None:
+        raise ModelFileError(subject, [file.problem])
     try:
-        module = import_module(modules[name])
+        module = import_module(file.module)
     except ValidationError as error:
         raise ModelFileError(subject, _problems(error)) from error
-    except (Exception, SystemExit) as error:  # whatever the user's file raises is a finding
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever the user's file raises, or a watchdog during it
         raise ModelFileError(subject, [f"{type(error).__name__}: {error}"]) from error
     model = getattr(module, "model", None)
     if not isinstance(model, BatchModel):
         raise ModelFileError(subject, ["must assign a BatchModel to the name `model`"])
-    if not NAME_PATTERN.match(name):
-        raise ModelFileError(
-            subject, [f"its name must match {NAME_PATTERN.pattern}, because it becomes a DAG id"]
-        )
-    return model.model_copy(update={"name": name, "file": module.__file__ or ""})
+    return model.model_copy(update={"name": file.name, "file": module.__file__ or ""})
 
 
 def own_package(sources: Sequence[Source]) -> tuple[str, Path]:
@@ -69,7 +105,7 @@ def own_package(sources: Sequence[Source]) -> tuple[str, Path]:
             "not set: BATCH_JOBS_MODELS, the importable package for your model files (for example "
             "my_team.models)"
         )
-    list(_model_modules(packages))
+    list(_model_files(packages))
     spec = find_spec(packages[0])
     folder = next(iter(spec.submodule_search_locations or [""])) if spec else ""
     return packages[0], Path(folder)
@@ -81,24 +117,68 @@ def _apart(sources: Sequence[Source]) -> tuple[list[str], dict[str, BatchModel]]
     return packages, {model.name: model for model in given}
 
 
-def _model_modules(packages: Sequence[str]) -> Iterator[tuple[str, str]]:
+def _seen(packages: Sequence[str]) -> dict[str, ModelFile]:
+    """Every model file by the name it goes by."""
+    seen: dict[str, ModelFile] = {}
+    found = list(_model_files(packages))
+    for file in sorted(found, key=lambda file: not NAME_PATTERN.fullmatch(file.stem)):
+        if NAME_PATTERN.fullmatch(file.stem):
+            seen.setdefault(file.name, file)
+        else:
+            names = (f"{file.name[:58]}_{number}" if number else file.name for number in count())
+            free = next(name for name in names if name not in seen)
+            seen[free] = file._replace(name=free)
+    return seen
+
+
+def _model_files(packages: Sequence[str]) -> Iterator[ModelFile]:
     for package in packages:
-        try:
-            spec = find_spec(package)
-        except (ModuleNotFoundError, ValueError):
-            spec = None
-        except Exception as error:  # importing the user's parent package may raise anything
-            raise ConfigurationError(
-                f"BATCH_JOBS_MODELS names {package!r}, whose import fails: "
-                f"{type(error).__name__}: {error}"
-            ) from error
-        if spec is None or spec.submodule_search_locations is None:
-            raise ConfigurationError(
-                f"BATCH_JOBS_MODELS names {package!r}, which is not an importable package"
-            )
-        for module in pkgutil.iter_modules(list(spec.submodule_search_locations)):
-            if not module.ispkg and not module.name.startswith("_"):
-                yield module.name, f"{package}.{module.name}"
+        stems: dict[str, bool] = {}
+        for folder in _folders(package):
+            stems |= {found.name: found.ispkg for found in pkgutil.iter_modules([folder])}
+            for path in sorted(Path(folder).glob("*.py")):
+                stems.setdefault(path.stem, False)
+                if stems[path.stem]:
+                    yield _model_file(package, path.stem, f"the folder {path.stem} hides it")
+        for stem, is_folder in stems.items():
+            if not is_folder and not stem.startswith(("_", ".")):
+                yield _model_file(package, stem)
+
+
+def _model_file(package: str, stem: str, problem: str | None = None) -> ModelFile:
+    name = stem
+    if not NAME_PATTERN.fullmatch(stem):
+        words = re.sub(r"[^a-z0-9]+", "_", stem.lower()).strip("_")
+        name = (words if words[:1].isalpha() else f"model_{words}".rstrip("_"))[:63]
+        problem = (
+            f"its name must match {NAME_PATTERN.pattern}, because it becomes a DAG id; rename it, "
+            f"for example to {name}.py, or remove it"
+        )
+    elif problem is not None:
+        problem = f"{problem}; rename one of the two"
+    return ModelFile(name, stem, f"{package}.{stem}", problem)
+
+
+def _folders(package: str) -> list[str]:
+    try:
+        spec = find_spec(package)
+    except (ModuleNotFoundError, ValueError):
+        spec = None
+    except Exception as error:  # importing the user's parent package may raise anything
+        raise ConfigurationError(
+            f"BATCH_JOBS_MODELS names {package!r}, whose import fails: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    if spec is None or spec.submodule_search_locations is None:
+        raise ConfigurationError(
+            f"BATCH_JOBS_MODELS names {package!r}, which is not an importable package"
+        )
+    return list(spec.submodule_search_locations)
+
+
+def _printable(name: str) -> str:
+    """A file's name, whose bytes need not be text."""
+    return name.encode(errors="backslashreplace").decode()
 
 
 def _problems(error: ValidationError) -> list[str]:

@@ -33,6 +33,7 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 from rich.table import Table
+from rich.text import Text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from batch_jobs import answering, catalog, lifecycle, serving
@@ -146,6 +147,8 @@ def init(
 def models(*, as_json: AsJson = False) -> None:
     """List the models that there are files for."""
     packages = model_packages()
+    for hidden, first in catalog.hidden_files(packages):
+        typer.echo(f"{first} hides {hidden}, which is not served", err=True)
     rows = []
     for name in catalog.model_names(packages):
         try:
@@ -519,7 +522,7 @@ def _tell(answer: Any, as_json: bool, shown: str | Sequence[Mapping[str, str]]) 
             # What a person copies stays whole.
             table.add_column(column, no_wrap=column in {"model", "version"}, overflow="fold")
         for row in shown:
-            table.add_row(*row.values())
+            table.add_row(*map(Text, row.values()))  # in which no bracket is a style
         out.print(table)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Annotated, Any, Literal
@@ -21,6 +22,8 @@ RESERVED_COLUMNS = ("entity_id", "as_of", "label", "known_at")
 # What SQLAlchemy's text() takes for a bound parameter: no cast `::` and no escaped `\\:`.
 PARAMETER_PATTERN = re.compile(r"(?<![:\w\\]):(\w+)(?!:)")
 NAME_PATTERN = re.compile(r"^[a-z][a-z0-9_]{0,62}$")
+CENTURY = timedelta(days=36_525)
+LONGEST_CRON = 200  # Airflow stores it in words, in a column of 1,000 characters
 
 
 class _Frozen(BaseModel):
@@ -55,10 +58,29 @@ Rule = Literal["non_inferiority", "significant_gain", "always"]
 def _positive(span: timedelta) -> timedelta:
     if span <= timedelta(0):
         raise ValueError("must be longer than zero")
+    if span > CENTURY:  # no date minus the longest of all is a date
+        raise ValueError(f"must be at most {CENTURY.days:,} days, a hundred years")
     return span
 
 
+def _written(text: str) -> str:
+    for sign in text:
+        if unicodedata.category(sign) == "Cc" and sign not in "\n\r\t":
+            raise ValueError(f"must be text, and has the character {sign!a}")
+    return text
+
+
+def _line(text: str) -> str:
+    if not text.strip() or not text.isprintable():
+        raise ValueError(f"must be one line of text, not {text!a}")
+    return text
+
+
 Span = Annotated[timedelta, AfterValidator(_positive)]
+# What Airflow's database takes: it would refuse the whole file that has more.
+Written = Annotated[str, Field(min_length=1, max_length=10_000), AfterValidator(_written)]
+Owner = Annotated[str, Field(max_length=500), AfterValidator(_line)]
+Tag = Annotated[str, Field(max_length=100), AfterValidator(_line)]
 
 
 class Gate(_Frozen):
@@ -108,6 +130,8 @@ def _query(sql: str) -> str:
 
 
 def _cron(text: str) -> str:
+    if len(text) > LONGEST_CRON:
+        raise ValueError(f"must be at most {LONGEST_CRON} characters long, not {len(text)}")
     try:
         croniter(text).get_next()  # a valid one may never come round: 30 February
     except (ValueError, KeyError):
@@ -199,7 +223,7 @@ class BatchModel(_Frozen):
         file: path of that file, set likewise.
     """
 
-    description: str = Field(min_length=1)
+    description: Written
     features_query: Query
     labels_query: Query
     features: Mapping[str, Feature] = Field(min_length=1)
@@ -220,8 +244,8 @@ class BatchModel(_Frozen):
     rescore_late: bool = True
     keep: Span = timedelta(days=90)
     expire: Span | None = None
-    owner: str = "data-science"
-    tags: tuple[str, ...] = ()
+    owner: Owner = "data-science"
+    tags: tuple[Tag, ...] = ()
     timeout: Span = timedelta(minutes=30)
     train_timeout: Span = timedelta(hours=2)
     name: str = ""

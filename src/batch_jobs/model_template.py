@@ -48,7 +48,7 @@ def write(name: str, package: str, into: Path, tests: Path) -> list[Path]:
         ModelFileError: no model can have that name.
         ConfigurationError: a file is there already, or cannot be written.
     """
-    if not NAME_PATTERN.match(name):
+    if not NAME_PATTERN.fullmatch(name):
         raise ModelFileError(
             f"model file {name}.py",
             [f"its name must match {NAME_PATTERN.pattern}, because it becomes a DAG id"],

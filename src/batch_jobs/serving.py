@@ -28,6 +28,8 @@ from batch_jobs.errors import (
     CircuitBreakerError,
     FencedError,
     IncompleteError,
+    InputError,
+    ModelFileError,
     UnavailableError,
 )
 from batch_jobs.failpoints import failpoint
@@ -355,16 +357,23 @@ def prune(settings: Settings, name: str | None = None) -> list[Pruned]:
     The rows that readers see stay, but for those that are older than the model's `expire`.
 
     Raises:
-        InputError: unknown model, or no warehouse.
+        InputError: unknown model, or no warehouse; of several models whose files are broken, once
+            the others are done.
         WarehouseUnavailableError: the database did not answer; the next prune goes on from there.
     """
     names = model_names(settings.models) if name is None else [name]
-    models = [load_model(each, settings.models) for each in names]
     warehouse = Warehouse.existing(settings.warehouse)
-    pruned = []
-    for model in models:
+    pruned, broken = [], []
+    for each in names:
+        try:
+            model = load_model(each, settings.models)
+        except ModelFileError as error:
+            broken.append(error)
+            continue
         pruned.append(retention.prune(warehouse, model.name, model.keep, model.expire))
         log.info("%s: %s", model.name, pruned[-1])
+    if broken:
+        raise InputError("; ".join(map(str, broken))) from broken[0]
     return pruned
 
 
