@@ -4,7 +4,7 @@ import multiprocessing
 import os
 import sys
 import traceback
-from datetime import date, time
+from datetime import UTC, date, datetime, time
 from threading import Thread
 from time import monotonic, sleep
 from uuid import uuid4
@@ -18,10 +18,11 @@ from sqlalchemy.exc import SQLAlchemyError
 from tenacity import wait_none
 
 from batch_jobs import postgres as module
+from batch_jobs import samples, staging
 from batch_jobs import warehouse as warehouses
 from batch_jobs.errors import ConfigurationError, ContractError, WarehouseUnavailableError
 from batch_jobs.warehouse import SCHEMA_VERSION, Warehouse, repeatable
-from tests.attempts import ask
+from tests.attempts import ask, claim, score, tick
 from tests.postgres_server import free_port
 
 NAME = "what_is_postgresqls_own"
@@ -46,6 +47,45 @@ def warehouse(url):
 def _at(url, options=None, **query):
     query = query if options is None else {**query, "options": options}
     return Warehouse(url.set(query=query).render_as_string(hide_password=False))
+
+
+# --- A session is idle in a transaction for as long as nobody may rely on
+
+
+IDLE = """SELECT query FROM pg_stat_activity
+    WHERE datname = current_database() AND state LIKE 'idle in transaction%'"""
+
+
+def test_no_transaction_waits_while_samples_are_made_ready(url, postgres, monkeypatch):
+    """Which takes longer than the server allows."""
+    seen, ready = [], samples._iris
+
+    def look(now):
+        seen.extend(postgres.execute(IDLE, NAME))
+        return ready(now)
+
+    monkeypatch.setattr(samples, "_iris", look)
+    now = datetime(2024, 3, 1, tzinfo=UTC)
+    assert samples.load(_at(url), now, flights=False) == {"iris": 150}
+    assert samples.load(_at(url), now, flights=False) == {"iris": 150}
+    assert seen == []
+
+
+def test_no_transaction_waits_while_a_chunk_is_made_ready(url, postgres, monkeypatch):
+    """Nor while the rejected rows of a chunk are written as JSON."""
+    seen, payload = [], staging._payload
+    warehouse = _at(url)
+
+    def look(row):
+        seen.extend(postgres.execute(IDLE, NAME))
+        return payload(row)
+
+    monkeypatch.setattr(staging, "_payload", look)
+    run = claim(warehouse, tick(0))
+    score(warehouse, run, {"a": 0.5}, rejected=[("b", "it is odd", {"x": 1})])
+    stored = "SELECT model, entity_id FROM rejected_rows"
+    assert ask(warehouse, stored) == [("orders", "b")]
+    assert seen == []
 
 
 # --- Values inside a query

@@ -7,15 +7,28 @@ from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
 import pytest
+from sqlalchemy.engine import make_url
 
 from batch_jobs import Gate, registry
 from batch_jobs.catalog import load_model
 from batch_jobs.errors import ConfigurationError, ContractError, IntervalError
 from batch_jobs.interval import Interval
-from batch_jobs.replay import Replay, live, predictions, prepare, run, shared_figures, trainings
+from batch_jobs.replay import (
+    Replay,
+    _read_features,
+    live,
+    predictions,
+    prepare,
+    run,
+    shared_figures,
+    trainings,
+)
 from batch_jobs.warehouse import Warehouse, loaded_time
 from tests.attempts import ask
+from tests.faults import until
 
+WAITING = """SELECT pid FROM pg_stat_activity
+    WHERE datname = current_database() AND wait_event_type = 'Lock'"""
 START, END = datetime(2024, 2, 20, 3, tzinfo=UTC), datetime(2024, 2, 29, 3, tzinfo=UTC)
 SIX_HOURS = timedelta(hours=6)
 on_sqlite = pytest.mark.parametrize("shop", ["sqlite"], indirect=True)
@@ -69,6 +82,25 @@ def test_every_due_interval_is_scored_by_the_champion_of_its_time(replayed, shop
     assert all(START <= loaded_time(as_of) == loaded_time(made) < END for as_of, made in versions)
     assert ask(Warehouse(shop.warehouse), "SELECT count(*) FROM prediction_runs") == [(0,)]
     assert ask(Warehouse(shop.warehouse), "SELECT count(*) FROM model_versions") == before
+
+
+@pytest.mark.parametrize("shop", ["postgresql"], indirect=True)
+def test_no_transaction_waits_while_another_one_does(replayed, postgres, in_background):
+    """The source has been read whole when its rows are kept, however long that has to wait."""
+    replay = replayed()
+    prepare(replay)
+    url = make_url(replay.settings.warehouse)
+    with postgres.connect(url.database, autocommit=False) as holder:
+        holder.execute(f"LOCK TABLE {url.query['schema']}.replay_weeks IN SHARE MODE")
+        kept = in_background(_read_features, replay, replay.weeks[0])
+        with postgres.connect(url.database) as watcher:
+            until(lambda: watcher.execute(WAITING).fetchall(), "the rows to be kept")
+            idle = "SELECT pid FROM pg_stat_activity WHERE state LIKE 'idle in transaction%'"
+            assert watcher.execute(idle).fetchall() == [(holder.info.backend_pid,)]
+        holder.rollback()
+    kept.result()
+    read = ask(Warehouse(replay.settings.warehouse), "SELECT count(*) FROM replay_features")
+    assert read == [(288,)]
 
 
 @on_sqlite

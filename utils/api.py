@@ -100,7 +100,7 @@ def prepare(settings: Settings, embedded: Path) -> None:
         settings: of the server.
         embedded: the file of the clone's own warehouse.
     """
-    from batch_jobs.samples import load_iris
+    from batch_jobs.samples import load
 
     own = settings.warehouse == f"sqlite:///{embedded}"
     if own:
@@ -112,8 +112,7 @@ def prepare(settings: Settings, embedded: Path) -> None:
     sys.stdout.write("... Training the model of the irises\n")
     sys.stdout.flush()
     now = datetime.now(UTC)
-    with warehouse.write() as connection:
-        load_iris(connection, now)
+    load(warehouse, now, flights=False)
     lifecycle.train(settings, MODEL, now)
     lifecycle.promote(settings, MODEL, actor="./run api")
 

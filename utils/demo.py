@@ -104,17 +104,15 @@ class Demo:
 
     def load(self) -> None:
         """Fill the source tables, unless they are filled already."""
-        from batch_jobs.samples import load_flights, load_iris
+        from batch_jobs.samples import load
 
         with self._screen.step("Loading the flights of a year into the warehouse") as tell:
             self._warehouse.ensure_schema()
-            with self._warehouse.write() as connection:
-                load_flights(
-                    connection,
-                    datetime.now(UTC),
-                    lambda done, rows: tell(f"{done:,} of {rows:,} rows"),
-                )
-                load_iris(connection, datetime.now(UTC))
+            load(
+                self._warehouse,
+                datetime.now(UTC),
+                lambda done, rows: tell(f"{done:,} of {rows:,} rows"),
+            )
 
     def wait_for_airflow(self) -> None:
         """Wait until every process works and both DAGs are known."""

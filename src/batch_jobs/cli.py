@@ -134,12 +134,9 @@ def init(
         for statement in answer["to_execute"]:
             told += f"\nas the owner of the database, execute: {statement};"
     if samples:
-        from batch_jobs.samples import load_flights, load_iris
+        from batch_jobs.samples import load
 
-        with warehouse.write() as connection:
-            shift = 0 if as_recorded else None
-            answer["flights"] = load_flights(connection, datetime.now(UTC), shift_weeks=shift)
-            answer["iris"] = load_iris(connection, datetime.now(UTC))
+        answer |= load(warehouse, datetime.now(UTC), shift_weeks=0 if as_recorded else None)
     _tell(answer, as_json, told)
 
 

@@ -17,18 +17,20 @@ from __future__ import annotations
 import json
 import logging
 import os
+import pickle
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from itertools import pairwise
 from multiprocessing import get_context, parent_process
 from pathlib import Path
+from tempfile import TemporaryFile
 from threading import Thread
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from croniter import croniter
 from sqlalchemy import Connection
@@ -527,31 +529,66 @@ def _read_features(replay: Replay, week: Interval) -> None:
         _keep_features(source, model, week)
 
 
-@repeatable
 def _keep_features(warehouse: Warehouse, model: BatchModel, week: Interval) -> None:
+    """Read the features of a week, and then keep them: no transaction waits for another one."""
     query = f"""
         SELECT {warehouse.database.moment("as_of")} AS replay_moment, {_columns(model)}
         FROM (\n{model.features_query}\n) AS f ORDER BY replay_moment"""  # noqa: S608
-    key = {"start": stored_time(week.start)}
+    if _is_kept(warehouse, week):
+        return
+    with TemporaryFile() as file:
+        _spool(warehouse, model, week, query, file)
+        _keep(warehouse, week, query, file)
+
+
+@repeatable
+def _is_kept(warehouse: Warehouse, week: Interval) -> bool:
+    known = "SELECT 1 FROM replay_weeks WHERE week_start = :start"
+    with warehouse.read() as connection:
+        return connection.scalar(text(known), {"start": stored_time(week.start)}) is not None
+
+
+@repeatable
+def _spool(
+    warehouse: Warehouse, model: BatchModel, week: Interval, query: str, file: IO[bytes]
+) -> None:
+    """Write the rows of a week to a file, by chunks, as they should be."""
+    file.seek(0)
+    file.truncate()
     with warehouse.read() as source:
         rows = source.execution_options(stream_results=True).execute(text(query), bounds(week))
-        first = rows.fetchmany(FETCHED_AT_ONCE)  # the work is done, nobody waits for the lock
-        _require_within(model, week, first)
-        _require_additive(source, query, model, week, first)
-        with warehouse.write() as connection:
-            known = "SELECT 1 FROM replay_weeks WHERE week_start = :start"
-            if connection.scalar(text(known), key):
-                return
-            _make_table(warehouse, connection, query, week)
-            names = ", ".join(f":c{place}" for place in range(len(rows.keys())))
-            insert = text(f"INSERT INTO replay_features VALUES ({names})")  # noqa: S608
-            while first:
-                connection.execute(
-                    insert, [{f"c{n}": value for n, value in enumerate(row)} for row in first]
-                )
-                first = rows.fetchmany(FETCHED_AT_ONCE)
-                _require_within(model, week, first)
-            connection.execute(text("INSERT INTO replay_weeks VALUES (:start)"), key)
+        chunk = rows.fetchmany(FETCHED_AT_ONCE)
+        _require_within(model, week, chunk)
+        _require_additive(source, query, model, week, chunk)
+        while chunk:
+            pickle.dump([tuple(row) for row in chunk], file, pickle.HIGHEST_PROTOCOL)
+            chunk = rows.fetchmany(FETCHED_AT_ONCE)
+            _require_within(model, week, chunk)
+
+
+@repeatable
+def _keep(warehouse: Warehouse, week: Interval, query: str, file: IO[bytes]) -> None:
+    """Keep the rows of a file as the features of a week."""
+    file.seek(0)
+    key = {"start": stored_time(week.start)}
+    with warehouse.write() as connection:
+        if connection.scalar(text("SELECT 1 FROM replay_weeks WHERE week_start = :start"), key):
+            return  # by a COMMIT whose answer was lost
+        _make_table(warehouse, connection, query, week)
+        for rows in _spooled(file):
+            names = ", ".join(f":c{place}" for place in range(len(rows[0])))
+            connection.execute(
+                text(f"INSERT INTO replay_features VALUES ({names})"),  # noqa: S608
+                [{f"c{n}": value for n, value in enumerate(row)} for row in rows],
+            )
+        connection.execute(text("INSERT INTO replay_weeks VALUES (:start)"), key)
+
+
+def _spooled(file: IO[bytes]) -> Iterator[list[tuple[Any, ...]]]:
+    """The chunks of a file that this process has written itself."""
+    with suppress(EOFError):
+        while True:
+            yield pickle.load(file)  # noqa: S301
 
 
 def _make_table(warehouse: Warehouse, connection: Connection, query: str, week: Interval) -> None:

