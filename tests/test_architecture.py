@@ -16,7 +16,7 @@ API = LIBRARY.parent / "prediction_api"
 ROOMS = {
     "words": {
         *("errors", "interval", "model", "settings", "catalog", "redaction", "messages"),
-        *("failpoints", "clock"),
+        *("failpoints", "clock", "interruption"),
     },
     "pure": {"contract", "scoring", "training", "gate", "circuit_breaker", "compiled_trees"}
     | {"drawing", "gate_page", "outcomes", "replay_page"},

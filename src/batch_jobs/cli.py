@@ -40,6 +40,7 @@ from batch_jobs import answering, catalog, lifecycle, serving
 from batch_jobs.artifacts import ModelStore
 from batch_jobs.claims import Answered
 from batch_jobs.errors import BatchJobsError
+from batch_jobs.interruption import end_when_interrupted
 from batch_jobs.interval import Interval, parse_time
 from batch_jobs.ledger import Run
 from batch_jobs.model import Rule
@@ -79,6 +80,7 @@ Force = Annotated[bool, typer.Option(help="Score again what is published already
 def main() -> None:
     """Run the command line; our own errors and the database's become one line and an exit code."""
     let_threads_sleep()
+    end_when_interrupted()
     try:
         app(standalone_mode=True)
     except BatchJobsError as error:

@@ -8,7 +8,7 @@ stopped client cannot hold the others up
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from importlib.resources import files
@@ -21,6 +21,7 @@ from sqlalchemy.exc import DBAPIError
 
 from batch_jobs.connections import kept_engine, text
 from batch_jobs.errors import ConfigurationError, ContractError
+from batch_jobs.interruption import Ask, aside
 from batch_jobs.run_tables import RunTables
 
 if TYPE_CHECKING:
@@ -200,12 +201,13 @@ class PostgreSQL(RunTables):
         with (
             adbc.connect(make_conninfo(**arguments), autocommit=True) as connection,
             connection.cursor() as cursor,
+            aside(cursor.adbc_cancel) as ask,
             _told_of_the_source(),
         ):
-            cursor.execute(_with_values(query, values) + "\n")  # it may end in a comment
+            ask(cursor.execute, _with_values(query, values) + "\n")  # it may end in a comment
             reader = cursor.fetch_record_batch()
             names = reader.schema.names
-            for table in _rechunked(reader, chunk_rows):
+            for table in _rechunked(reader.schema, _batches(reader, ask), chunk_rows):
                 yield names, [_plain(column) for column in table.columns]
 
     def insert(self, connection: Connection, table: str, rows: pa.Table) -> None:
@@ -286,14 +288,22 @@ def _with_values(query: str, values: Mapping[str, Any]) -> str:
     return compiled % {name: sql.Literal(value).as_string() for name, value in values.items()}
 
 
-def _rechunked(reader: pa.RecordBatchReader, rows: int) -> Iterator[pa.Table]:
+def _batches(reader: pa.RecordBatchReader, ask: Ask) -> Iterator[pa.RecordBatch]:
+    batches = iter(reader)
+    while (batch := ask(next, batches, None)) is not None:
+        yield batch
+
+
+def _rechunked(
+    schema: pa.Schema, batches: Iterable[pa.RecordBatch], rows: int
+) -> Iterator[pa.Table]:
     """Tables of so many rows, the last one of fewer; one without rows if there is none."""
     import pyarrow as pa
 
     held: list[pa.RecordBatch] = []
     count = 0
     first = True
-    for batch in reader:
+    for batch in batches:
         held.append(batch)
         count += batch.num_rows
         while count >= rows:
@@ -302,7 +312,7 @@ def _rechunked(reader: pa.RecordBatchReader, rows: int) -> Iterator[pa.Table]:
             held, count = table.slice(rows).to_batches(), count - rows
             first = False
     if count or first:
-        yield pa.Table.from_batches(held, schema=reader.schema)
+        yield pa.Table.from_batches(held, schema=schema)
 
 
 # Words that begin what is no fault of the values.

@@ -14,10 +14,13 @@ scores a week, another trains on what will be known at its end and reads the nex
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
 import pickle
+import signal
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -29,7 +32,7 @@ from itertools import pairwise
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from tempfile import TemporaryFile
-from threading import Thread
+from threading import Event, Thread, Timer
 from typing import IO, TYPE_CHECKING, Any
 
 from croniter import croniter
@@ -47,6 +50,7 @@ from batch_jobs.errors import (
     NoChampionError,
     WarehouseUnavailableError,
 )
+from batch_jobs.interruption import EXIT_CODE
 from batch_jobs.interval import Interval, due_between, floor_to_grid
 from batch_jobs.loading import Predictors
 from batch_jobs.model import BatchModel, Rule
@@ -66,6 +70,8 @@ CREATE TABLE replay_weeks (week_start TEXT PRIMARY KEY);
 CREATE TABLE replay_trainings (as_of TEXT PRIMARY KEY, training TEXT NOT NULL);
 """
 FETCHED_AT_ONCE = 20_000
+LEAVING_SECONDS = 1  # of the other process, when it is interrupted
+_leaving = Event()
 Progress = Callable[[int], None]
 
 
@@ -463,16 +469,37 @@ def _trainings(warehouse: Warehouse) -> list[Training]:
 def _other_process() -> Iterator[ProcessPoolExecutor]:
     """One that begins anew, since a fork would share what this one has open."""
     other = ProcessPoolExecutor(1, get_context("spawn"), initializer=_begin_process)
+    pid = other.submit(os.getpid)
     try:
         yield other
+    except KeyboardInterrupt:
+        if pid.done() and not pid.exception():  # it may not have heard of it
+            with suppress(ProcessLookupError):
+                os.kill(pid.result(), signal.SIGINT)
+        raise
     finally:
         other.shutdown(wait=True, cancel_futures=True)
 
 
 def _begin_process() -> None:
     Thread(target=_end_with_parent, daemon=True).start()
+    signal.signal(signal.SIGINT, _leave)
     let_threads_sleep()
     logging.getLogger("batch_jobs").setLevel(logging.ERROR)
+
+
+def _leave(*_: object) -> None:
+    """End soon and without a word, which the parent has; the driver ends the query first."""
+    _leaving.set()
+    Timer(LEAVING_SECONDS, os._exit, [EXIT_CODE]).start()
+    sys.stderr = io.StringIO()  # where multiprocessing would print how it came here
+    raise KeyboardInterrupt
+
+
+def _require_staying() -> None:
+    """Begin nothing more in a process that is leaving."""
+    if _leaving.is_set():
+        raise KeyboardInterrupt
 
 
 def _end_with_parent() -> None:
@@ -508,6 +535,7 @@ def _result(future: Future[Any]) -> Any:
 
 def _train(replay: Replay, as_of: datetime) -> str | None:
     """Train as of a moment, in the other process; why it failed, if it did."""
+    _require_staying()
     if stored_time(as_of) in {training.as_of for training in trainings(replay)}:
         return None
     with clock.set_to(as_of):
@@ -522,6 +550,7 @@ def _train(replay: Replay, as_of: datetime) -> str | None:
 
 def _read_features(replay: Replay, week: Interval) -> None:
     """Keep the features of a week, in the other process, unless they are kept already."""
+    _require_staying()
     model = replay.model
     if model.mode == "merge":
         source = Warehouse(replay.settings.warehouse)
