@@ -8,6 +8,7 @@ from sqlalchemy import text
 
 from batch_jobs import outbox
 from batch_jobs.outbox import Failure, TaskTry
+from batch_jobs.warehouse import loaded_time
 
 NOW = datetime(2026, 11, 22, 15, 0, tzinfo=UTC)
 MINUTES = timedelta(minutes=1)
@@ -227,3 +228,18 @@ def test_error_keeps_no_secret(warehouse):
 def test_nothing_is_served_before_the_first_publication(warehouse):
     """Without a published run there is nothing to tell of."""
     assert outbox.served(warehouse, "iris") is None
+
+
+def test_messages_about_successes_do_not_pile_up(warehouse):
+    """Though nothing ever fails; and what is told of a failure that goes on is kept short."""
+    kept = outbox.KEEP // (30 * timedelta(days=1))
+    for month in range(3 * kept):
+        at = NOW + month * timedelta(days=30)
+        outbox.record(warehouse, f"succeeded {month}", "it works", at)
+        fail(warehouse, month, at)
+    counts = """SELECT count(*), min(created_at) FROM alerts
+        GROUP BY subject IS NULL ORDER BY min(created_at)"""
+    with warehouse.read() as connection:
+        (failures, since), (successes, _) = connection.execute(text(counts)).all()
+    assert (failures, successes) == (kept + 2, kept + 1)
+    assert loaded_time(since) == NOW

@@ -7,7 +7,7 @@ from itertools import count
 import pytest
 from sqlalchemy import text
 
-from batch_jobs import answering, ledger, publication, retention, serving, staging
+from batch_jobs import answering, clock, ledger, publication, retention, serving, staging
 from batch_jobs.retention import Pruned
 from batch_jobs.warehouse import Warehouse, stored_time
 from tests.asking import state, submit
@@ -210,6 +210,36 @@ def test_rejected_rows_go_with_their_run(warehouse):
     assert prune(warehouse, before=datetime.now(UTC)).rejected == 2
     assert ask(warehouse, "SELECT run_id FROM rejected_rows") == [(run.run_id,)]
     assert states(warehouse) == ["failed", "retired", "published"]
+
+
+BAD = [("x", "no amount", {"amount": None})]
+
+
+def test_rejected_rows_of_a_run_without_any_other_go_too(warehouse):
+    """Nothing ever supersedes such a run; it is kept as long as what nobody sees."""
+    run = claim(warehouse, tick(0))
+    score(warehouse, run, {}, rejected=BAD)
+    publication.publish(warehouse, run.run_id)
+    publish(warehouse, tick(1), {"a": 0.1})
+    assert prune(warehouse) == Pruned("orders")
+    assert prune(warehouse, before=datetime.now(UTC)) == Pruned("orders", retired=1, rejected=1)
+    assert states(warehouse) == ["retired", "published"]
+    assert stored(warehouse) == (1, 0, 0)
+
+
+def test_rejected_rows_of_a_model_that_was_never_published_go_by_the_clock(warehouse):
+    """And those of one whose runs all fail by now; a run that is being scored keeps its own."""
+    publish(warehouse, tick(0), {"a": 0.1}, model="customers")
+    for model in ("orders", "customers"):
+        for number in (1, 2):
+            run = claim(warehouse, tick(number), model=model)
+            score(warehouse, run, {}, rejected=BAD)
+            if number == 1:
+                staging.fail(warehouse, run.run_id, "a test")
+        assert retention.prune(warehouse, model, timedelta(days=1)).rejected == 0
+        with clock.set_to(datetime.now(UTC) + timedelta(days=2)):
+            assert retention.prune(warehouse, model, timedelta(days=1)).rejected == 1
+    assert stored(warehouse)[2] == 2
 
 
 def test_many_small_runs_are_removed_together(warehouse, monkeypatch):

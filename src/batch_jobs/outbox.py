@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import bindparam
+from sqlalchemy import Connection, bindparam
 
 from batch_jobs.connections import text
 from batch_jobs.messages import Incident, Served
@@ -89,6 +89,7 @@ def record_failure(
             """),
             {**found, "key": failure.key, "text": message, "now": stored_time(now)},
         )
+        _forget_old(connection, now)
     return due
 
 
@@ -106,7 +107,23 @@ def record(warehouse: Warehouse, key: str, message: str, now: datetime) -> bool:
             """),
             {"key": key, "text": message, "now": stored_time(now)},
         )
+        _forget_old(connection, now)
         return added.rowcount == 1
+
+
+def _forget_old(connection: Connection, now: datetime) -> None:
+    """Remove what is older than `KEEP`, but for when an incident began that goes on."""
+    connection.execute(
+        text("""
+            DELETE FROM alerts
+            WHERE created_at < :old
+              AND (closed_at IS NOT NULL OR subject IS NULL
+                   OR EXISTS (SELECT 1 FROM alerts AS first
+                              WHERE first.subject = alerts.subject AND first.cause = alerts.cause
+                                AND first.closed_at IS NULL
+                                AND first.created_at < alerts.created_at))"""),
+        {"old": stored_time(now - KEEP)},
+    )
 
 
 def close_incidents(
@@ -154,13 +171,7 @@ def close_incidents(
                 """),
                 {"key": key, "text": message, "now": stored_time(now)},
             )
-        connection.execute(
-            text("""
-                DELETE FROM alerts
-                WHERE created_at < :old AND (closed_at IS NOT NULL OR subject IS NULL)
-            """),
-            {"old": stored_time(now - KEEP)},
-        )
+        _forget_old(connection, now)
     return True
 
 

@@ -6,8 +6,8 @@ transaction hides it whole (`superseded_at` ends its time in `current_prediction
 that in `prediction_history`), and then its rows are removed in small transactions. What is
 interrupted anywhere is completed by the next prune.
 
-What was computed or asked on request has no run: it goes by the clock, when it was answered longer
-ago than `keep`.
+What was computed or asked on request has no run, and what a run rejected that was never published
+has no readers: these go by the clock, when they were answered or claimed longer ago than `keep`.
 
 The ledger's own rows stay, and so do the fences: one row an interval, which refuses an attempt that
 was stopped long ago and may go on at any time.
@@ -50,16 +50,20 @@ _DUE = text(f"""
       AND (r.state = 'retired'
            OR (r.state IN ('published', 'superseded') AND r.published_at < :kept
                AND (r.superseded_at < :kept
+                    OR (r.superseded_at IS NULL AND r.mode = 'merge' AND r.rows_scored = 0
+                        AND r.rows_rejected > 0)
                     OR (r.superseded_at IS NULL AND r.mode = 'merge' AND r.rows_scored > 0
                         AND NOT {_IS_CURRENT}
                         AND (SELECT max(s.superseded_at) FROM superseded_rows AS s
                              WHERE s.run_id = r.run_id) < :kept))))
-    UNION ALL
-    SELECT 'forget', r.run_id, r.rows_table, NULL, NULL
-    FROM prediction_runs AS r
-    WHERE r.model = :model AND r.state = 'failed' AND r.claimed_at < :kept
-      AND (SELECT 1 FROM rejected_rows AS d WHERE d.run_id = r.run_id LIMIT 1) IS NOT NULL
     ORDER BY 2""")  # noqa: S608
+# Whatever a run is called that was never published and will not be.
+_GIVEN_UP = text("""
+    SELECT r.run_id FROM prediction_runs AS r
+    WHERE r.model = :model AND r.published_at IS NULL AND r.state <> 'staging'
+      AND r.claimed_at < :before
+      AND (SELECT 1 FROM rejected_rows AS d WHERE d.run_id = r.run_id LIMIT 1) IS NOT NULL
+    ORDER BY 1""")
 
 
 @dataclass(frozen=True)
@@ -117,6 +121,7 @@ def prune(
     before = stored_time(clock.now() - keep)
     return replace(
         pruned,
+        rejected=pruned.rejected + _forget_rejected(warehouse, model, before),
         online=_forget_online(warehouse, model, before),
         requests=claims.forget(warehouse, model, before),
     )
@@ -142,9 +147,6 @@ def _prune_runs(
     for run in large:
         rejected += _retire_large(warehouse, run)
     removed = _remove(warehouse, large)
-    for run in due:
-        if run.due == "forget":
-            rejected += _clear(warehouse, "rejected_rows", [run.run_id])
     warehouse.database.after_removal()
     retired = [*small, *removed]
     return Pruned(
@@ -155,6 +157,18 @@ def _prune_runs(
         rejected=rejected,
         left=len(large) - len(removed),
     )
+
+
+def _forget_rejected(warehouse: Warehouse, model: str, before: str) -> int:
+    """Remove what runs rejected that were given up, and claimed before a moment."""
+    given_up = _given_up(warehouse, model, before)
+    return sum(_clear(warehouse, "rejected_rows", [run_id]) for run_id in given_up)
+
+
+@repeatable
+def _given_up(warehouse: Warehouse, model: str, before: str) -> Sequence[int]:
+    with warehouse.read() as connection:
+        return connection.scalars(_GIVEN_UP, {"model": model, "before": before}).all()
 
 
 def _forget_online(warehouse: Warehouse, model: str, before: str) -> int:
@@ -186,7 +200,7 @@ def _forget_some(warehouse: Warehouse, model: str, before: str) -> int:
 def _due(
     warehouse: Warehouse, model: str, keep: timedelta, expire: timedelta | None
 ) -> Sequence[Row[Any]]:
-    """What is to be done: hide a run, retire it, or forget what a failed one rejected."""
+    """What is to be done: hide a run, or retire it."""
     with warehouse.read() as connection:
         head = connection.execute(
             text("SELECT run_id, interval_end FROM serving_heads WHERE model = :model"),
