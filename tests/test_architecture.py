@@ -18,7 +18,15 @@ ROOMS = {
         *("errors", "interval", "model", "settings", "catalog", "redaction", "messages"),
         *("failpoints", "clock", "interruption"),
     },
-    "pure": {"contract", "scoring", "training", "gate", "circuit_breaker", "compiled_trees"}
+    "pure": {
+        "contract",
+        "columns",
+        "scoring",
+        "training",
+        "gate",
+        "circuit_breaker",
+        "compiled_trees",
+    }
     | {"drawing", "gate_page", "outcomes", "replay_page"},
     "stores": {
         *("warehouse", "sqlite", "postgres", "ledger", "staging", "publication", "registry"),

@@ -70,6 +70,30 @@ def test_casts_and_clock_times_are_not_taken_for_parameters(text):
     assert BatchModel(**_fields(features_query=sql)).features_query == sql
 
 
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("as_of >= :start::timestamptz", "as_of >= (:start)::timestamptz"),
+        ("':start of all' < x", r"'\:start of all' < x"),
+        ("-- not :now\n  x", "\n  x"),
+        ("/* neither :now */ x", "x"),
+        ("/*+ SeqScan(t) */ x", "/*+ SeqScan(t) */ x"),
+        ("'-- no comment' = x", "'-- no comment' = x"),
+        ('"odd -- name" = x', '"odd -- name" = x'),
+    ],
+)
+def test_a_query_is_taken_as_clients_of_the_database_take_it(written, read):
+    """A cast of a parameter is one; what stands in a text or a comment is none."""
+    sql = BatchModel(**_fields(features_query=f"{QUERY} AND {written}")).features_query
+    assert sql.split(" AND ", 2)[-1].strip() == read.strip()
+
+
+@pytest.mark.parametrize("end", ["; -- all of them", ";\n/* the end */\n", "  ;  ;"])
+def test_a_comment_behind_the_semicolon_goes_with_it(end):
+    """The query still stands inside another one."""
+    assert BatchModel(**_fields(features_query=QUERY + end)).features_query == QUERY
+
+
 def test_the_semicolon_at_the_end_of_a_query_goes():
     """So that the query can stand inside another one."""
     assert BatchModel(**_fields(features_query=f"\n {QUERY} ;\n")).features_query == QUERY

@@ -12,6 +12,7 @@ from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from batch_jobs.columns import inferred, outside_problem, texts, time_problems, times
 from batch_jobs.errors import ContractError
 from batch_jobs.interval import Interval
 from batch_jobs.model import BatchModel, Feature, Number
@@ -62,11 +63,10 @@ def check_features(model: BatchModel, frame: pd.DataFrame, interval: Interval) -
     frame = frame.reset_index(drop=True)
     problems = key_problems(frame["entity_id"])
     as_of = times(frame["as_of"])
-    outside = ~((as_of >= interval.start) & (as_of < interval.end)).fillna(value=False)
+    problems += time_problems("as_of", frame["as_of"], as_of)
+    outside = as_of.notna() & ~((as_of >= interval.start) & (as_of < interval.end))
     if outside.any():
-        problems.append(
-            f"as_of is outside {interval} in {_count(outside)} (e.g. {_samples(frame, outside)})"
-        )
+        problems.append(outside_problem("as_of", as_of, outside, str(interval)))
     if problems:
         raise ContractError(subject, problems)
     sound = _all_sound(model, frame, as_of)
@@ -74,7 +74,7 @@ def check_features(model: BatchModel, frame: pd.DataFrame, interval: Interval) -
         return Checked(sound, [])
     raw = {name: frame[name] for name in model.features}
     columns = {
-        name: _numbers(raw[name]) if isinstance(feature, Number) else _texts(raw[name])
+        name: _numbers(raw[name]) if isinstance(feature, Number) else texts(raw[name])
         for name, feature in model.features.items()
     }
     reasons = _reasons(model, raw, columns)
@@ -156,15 +156,13 @@ def check_labels(model: BatchModel, frame: pd.DataFrame) -> pd.DataFrame:
     _require_columns(subject, frame, ["entity_id", *moment, "label", "known_at"])
     moments = [name for name in ("as_of", "known_at") if name in frame]
     frame = frame.reset_index(drop=True)
-    frame = frame.assign(
-        label=_inferred(frame["label"]), **{name: times(frame[name]) for name in moments}
-    )
-    problems = key_problems(frame["entity_id"], frame.get("as_of"))
-    problems += [
-        f"{column} is null or unreadable in {_count(bad)} (e.g. {_samples(frame, bad)})"
-        for column in ("label", *moments)
-        if (bad := frame[column].isna()).any()
-    ]
+    read = {name: times(frame[name]) for name in moments}
+    problems = key_problems(frame["entity_id"], read.get("as_of"))
+    for name in moments:
+        problems += time_problems(name, frame[name], read[name])
+    frame = frame.assign(label=inferred(frame["label"]), **read)
+    if (bad := frame["label"].isna()).any():
+        problems.append(f"label is null in {_count(bad)} (e.g. {_samples(frame, bad)})")
     if problems:
         raise ContractError(subject, problems)
     return frame.astype({"entity_id": "str"})
@@ -180,21 +178,21 @@ def key_problems(keys: pd.Series[Any], moments: pd.Series[Any] | None = None) ->
     import pandas as pd
 
     frame = keys.to_frame("entity_id")
-    keys = _inferred(keys)
+    keys = inferred(keys)
     if moments is None and _are_plain(keys):
         return []
     if isinstance(keys.dtype, pd.StringDtype):
-        text, texts = keys.notna(), keys
+        text, told = keys.notna(), keys
     else:
         text = keys.map(lambda key: isinstance(key, str)).astype(bool)
-        texts = _texts(keys.where(text))
-    blank = texts.str.isspace() | (texts == "")
-    unstorable = texts.str.contains("\0", regex=False) | (text & texts.isna())
+        told = texts(keys.where(text))
+    blank = told.str.isspace() | (told == "")
+    unstorable = told.str.contains("\0", regex=False) | (text & told.isna())
     key_of_row = keys if moments is None else pd.concat([keys, moments], axis=1)
     found = {
         "entity_id is null or blank": keys.isna() | blank,
         "entity_id is not text": keys.notna() & ~text,
-        f"entity_id is longer than {MAX_KEY_LENGTH} characters": texts.str.len() > MAX_KEY_LENGTH,
+        f"entity_id is longer than {MAX_KEY_LENGTH} characters": told.str.len() > MAX_KEY_LENGTH,
         "entity_id is not storable text (NUL or half a surrogate pair)": unstorable,
         f"entity_id {'' if moments is None else 'and as_of '}is duplicated": (
             key_of_row.duplicated(keep=False) & keys.notna()
@@ -237,24 +235,6 @@ def _has_nul(texts: pa.LargeStringArray | pa.ChunkedArray) -> bool:
     return bool(pc.any(pc.match_substring(texts, "\0")).as_py())  # or another row of the buffer
 
 
-def times(column: pd.Series[Any]) -> pd.Series[Any]:
-    """A column of times as UTC timestamps; what cannot be read, or has no offset, is NaT."""
-    import pandas as pd
-    import pyarrow as pa
-
-    column = _inferred(column)
-    if isinstance(column.dtype, pd.DatetimeTZDtype):
-        utc: pd.Series[Any] = column.dt.tz_convert("UTC")
-        return utc
-    texts = _texts(column)
-    try:  # ten times as fast, and stricter
-        read: pd.Series[Any] = pa.array(texts).cast(pa.timestamp("us", "UTC")).to_pandas()
-    except pa.ArrowInvalid:
-        aware = texts.str.contains(r"(?:Z|[+-]\d\d:?\d\d|[T ]\d\d\S*[+-]\d\d)$", regex=True)
-        read = pd.to_datetime(texts.where(aware), utc=True, errors="coerce", format="ISO8601")
-    return read
-
-
 def records(rows: pd.DataFrame) -> list[dict[Hashable, Any]]:
     """Rows as Python's own values, with None for null; of columns of one name, the first."""
     once = rows.loc[:, ~rows.columns.duplicated()].astype("object")
@@ -274,22 +254,12 @@ def _require_columns(subject: str, frame: pd.DataFrame, wanted: list[str]) -> No
         raise ContractError(subject, problems)
 
 
-def _inferred(column: pd.Series[Any]) -> pd.Series[Any]:
-    """The column, as one of text or numbers if it is one of objects that all are that."""
-    if column.dtype != "object":
-        return column
-    try:
-        return column.infer_objects()
-    except UnicodeError:
-        return column
-
-
 def _numbers(raw: pd.Series[Any]) -> NDArray[np.float64]:
     """The values as float64; what is no number is NaN, and what is too large for one infinite."""
     import pandas as pd
     import pyarrow as pa
 
-    raw = _inferred(raw)
+    raw = inferred(raw)
     if raw.dtype.kind in "fiub":
         return raw.to_numpy("float64")
     if isinstance(raw.dtype, pd.StringDtype):
@@ -315,23 +285,6 @@ def _capped(value: Any) -> Any:
     except OverflowError:
         return math.inf if value > 0 else -math.inf
     return value
-
-
-def _texts(raw: pd.Series[Any]) -> pd.Series[str]:
-    """The values as text; what is not storable as text is null."""
-    try:
-        return raw.astype("str")
-    except UnicodeError:
-        return raw.map(_text, na_action="ignore").astype("str")
-
-
-def _text(value: Any) -> str | None:
-    try:
-        text = value.decode() if isinstance(value, bytes) else str(value)
-        text.encode()
-    except UnicodeError:
-        return None
-    return text
 
 
 def _reasons(

@@ -21,6 +21,12 @@ from pydantic import (
 RESERVED_COLUMNS = ("entity_id", "as_of", "label", "known_at")
 # What SQLAlchemy's text() takes for a bound parameter: no cast `::` and no escaped `\\:`.
 PARAMETER_PATTERN = re.compile(r"(?<![:\w\\]):(\w+)(?!:)")
+# Texts, names and comments, in which nothing is a parameter; a comment with a plus is a hint.
+_QUOTED = r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|/\*\+.*?\*/"""
+_COMMENT = r"--[^\n]*|/\*.*?\*/"
+QUOTED_PATTERN = re.compile(f"(?P<quoted>{_QUOTED})|(?P<comment>{_COMMENT})", re.DOTALL)
+# PostgreSQL's cast right behind a parameter, which SQLAlchemy would not see.
+CAST_PATTERN = re.compile(r"(?<![:\w\\]):(start|end)(?=::)")
 NAME_PATTERN = re.compile(r"^[a-z][a-z0-9_]{0,62}$")
 CENTURY = timedelta(days=36_525)
 LONGEST_CRON = 200  # Airflow stores it in words, in a column of 1,000 characters
@@ -116,6 +122,7 @@ class Gate(_Frozen):
 
 
 def _query(sql: str) -> str:
+    sql = CAST_PATTERN.sub(r"(:\1)", QUOTED_PATTERN.sub(_without_parameters, sql))
     used = PARAMETER_PATTERN.findall(sql)
     missing = [f":{name}" for name in ("start", "end") if name not in used]
     unknown = [f":{name}" for name in dict.fromkeys(used) if name not in ("start", "end")]
@@ -124,9 +131,14 @@ def _query(sql: str) -> str:
     if unknown:
         raise ValueError(
             f"the query has the unknown parameter {' and '.join(unknown)}; only :start and :end "
-            f"are given (in a text, write \\: for a colon)"
+            f"are given"
         )
     return sql.strip().rstrip("; \n")
+
+
+def _without_parameters(found: re.Match[str]) -> str:
+    """A text whose colons stay colons; of a comment, nothing but the space that it keeps apart."""
+    return " " if found["comment"] else PARAMETER_PATTERN.sub(r"\\:\1", found["quoted"])
 
 
 def _cron(text: str) -> str:

@@ -319,7 +319,7 @@ def _runs(warehouse: Warehouse, name: str) -> pd.DataFrame:
 def _read(warehouse: Warehouse, query: str, name: str) -> pd.DataFrame:
     import pandas as pd
 
-    from batch_jobs.contract import times
+    from batch_jobs.columns import times
 
     rows = pd.concat(list(warehouse.stream(query, {"model": name}, 100_000)), ignore_index=True)
     return rows.assign(**{name: times(rows[name]) for name in ("interval_start", "interval_end")})

@@ -18,8 +18,9 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from batch_jobs import staging
+from batch_jobs.columns import times
 from batch_jobs.connections import text
-from batch_jobs.contract import check_features, records, times
+from batch_jobs.contract import check_features, records
 from batch_jobs.errors import ContractError
 from batch_jobs.failpoints import failpoint
 from batch_jobs.interval import Interval

@@ -1,0 +1,113 @@
+"""Read columns as sources hold them: texts and times, and what is wrong with what is no time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from numpy.typing import NDArray
+
+SAMPLES, MANY = 3, 100
+# The second of a time with an offset: what `:start` looks like, and sorts like, as text.
+CURE = (
+    "on PostgreSQL select it AT TIME ZONE 'UTC' (of its own zone), on SQLite as "
+    "strftime('%Y-%m-%dT%H:%M:%S+00:00', …)"
+)
+
+
+def inferred(column: pd.Series[Any]) -> pd.Series[Any]:
+    """The column, as one of text or numbers if it is one of objects that all are that."""
+    if column.dtype != "object":
+        return column
+    try:
+        return column.infer_objects()
+    except UnicodeError:
+        return column
+
+
+def texts(raw: pd.Series[Any]) -> pd.Series[str]:
+    """The values as text; what is not storable as text is null."""
+    try:
+        return raw.astype("str")
+    except UnicodeError:
+        return raw.map(_text, na_action="ignore").astype("str")
+
+
+def _text(value: Any) -> str | None:
+    try:
+        text = value.decode() if isinstance(value, bytes) else str(value)
+        text.encode()
+    except UnicodeError:
+        return None
+    return text
+
+
+def times(column: pd.Series[Any]) -> pd.Series[Any]:
+    """A column of times as UTC timestamps; what cannot be read, or has no offset, is NaT."""
+    import pandas as pd
+    import pyarrow as pa
+
+    column = inferred(column)
+    if isinstance(column.dtype, pd.DatetimeTZDtype):
+        utc: pd.Series[Any] = column.dt.tz_convert("UTC")
+        return utc
+    told = texts(column)
+    try:  # ten times as fast, and stricter
+        read: pd.Series[Any] = pa.array(told).cast(pa.timestamp("us", "UTC")).to_pandas()
+    except pa.ArrowInvalid:
+        aware = told.str.contains(r"(?:Z|[+-]\d\d:?\d\d|[T ]\d\d\S*[+-]\d\d)$", regex=True)
+        read = pd.to_datetime(told.where(aware), utc=True, errors="coerce", format="ISO8601")
+    return read
+
+
+def time_problems(name: str, raw: pd.Series[Any], read: pd.Series[Any]) -> list[str]:
+    """What is wrong with a column of times, each problem with a count, samples and the cure.
+
+    Args:
+        name: of the column.
+        raw: as it was read from the source.
+        read: the same as of `times`.
+    """
+    import pandas as pd
+
+    unread = read.isna().to_numpy()
+    if not unread.any():
+        return []
+    null = raw.isna().to_numpy() & unread
+    rest = unread & ~null
+    told = texts(inferred(raw)).where(rest & ~_are_numbers(raw))
+    as_time = pd.to_datetime(told, errors="coerce", format="ISO8601", utc=True)
+    naive = rest & as_time.notna().to_numpy()
+    found = {
+        f"{name} is null": (null, ""),
+        f"{name} has no time zone": (naive, f"; {CURE}"),
+        f"{name} is no time": (rest & ~naive, f"; {CURE}, with 'unixepoch' for seconds since 1970"),
+    }
+    return [
+        f"{what} in {int(bad.sum()):,} of {len(bad):,} rows{_shown(raw[bad])}{cure}"
+        for what, (bad, cure) in found.items()
+        if bad.any()
+    ]
+
+
+def _are_numbers(raw: pd.Series[Any]) -> NDArray[np.bool_]:
+    import numpy as np
+
+    if raw.dtype != "object":
+        return np.full(len(raw), raw.dtype.kind in "fiu")
+    return raw.map(lambda value: isinstance(value, int | float)).to_numpy("bool")
+
+
+def outside_problem(name: str, read: pd.Series[Any], bad: pd.Series[bool], within: str) -> str:
+    """The problem of times that do not lie where they should."""
+    shown = read[bad].drop_duplicates().head(SAMPLES)
+    samples = ", ".join(f"{moment:%Y-%m-%dT%H:%M:%SZ}" for moment in shown)
+    return f"{name} is outside {within} in {int(bad.sum()):,} of {len(bad):,} rows (e.g. {samples})"
+
+
+def _shown(raw: pd.Series[Any]) -> str:
+    values = dict.fromkeys(map(str, raw.dropna().head(MANY)))
+    shown = ", ".join(map(repr, list(values)[:SAMPLES]))
+    return f" (e.g. {shown})" if shown else ""
