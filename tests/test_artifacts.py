@@ -291,11 +291,13 @@ def test_a_manifest_that_is_none_is_written_again(store, tmp_path, manifest):
     assert json.loads(path.read_text()) == {"sha256": version_of().sha256}
 
 
-def test_a_version_is_named_by_its_moment_and_its_bytes():
-    """So that two trainings of one minute differ if their results do."""
+def test_a_version_is_named_by_its_moment_its_bytes_and_what_it_is_asked():
+    """So that two trainings of one minute differ if their results or their queries do."""
     moment = datetime(2024, 2, 29, 3, 5, tzinfo=UTC)
-    assert name_version(moment, b"") == "20240229T0305-e3b0c442"
-    assert name_version(moment, GOOD) != name_version(moment, GOOD + b"\0")
+    assert name_version(moment, GOOD, {}).startswith("20240229T0305-")
+    assert name_version(moment, GOOD, {}) == name_version(moment, GOOD, {})
+    assert name_version(moment, GOOD, {}) != name_version(moment, GOOD + b"\0", {})
+    assert name_version(moment, GOOD, {}) != name_version(moment, GOOD, {"mode": "merge"})
 
 
 def test_the_files_are_not_for_everybody(store, tmp_path):

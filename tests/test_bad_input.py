@@ -185,7 +185,7 @@ def test_features_that_are_renamed_or_reordered_are_refused(shop, challenger, se
         ),
         (
             SETTLED_LATE.format(19),
-            "19 labelled rows to judge on, at least 20 are needed; the champion stays",
+            "19 labelled rows to judge on, at least 20 are needed; nothing is promoted",
         ),
     ],
     ids=[

@@ -105,13 +105,13 @@ def test_a_population_is_labelled_at_each_snapshot():
     ],
 )
 def test_too_few_rows_stop_the_training(count, gate, expected):
-    """The message says how many there are and how many it takes; the champion stays."""
+    """The message says how many there are and how many it takes; nothing is promoted."""
     with pytest.raises(TrainingDataError, match=expected):
         split_by_time(_model(gate=gate), *_rows(count), NOW)
 
 
 def test_a_single_class_stops_the_training_of_a_classifier():
-    """The message names the class; the champion stays."""
+    """The message names the class; nothing is promoted."""
     rows = _labelled(10).assign(label="kept")
     with pytest.raises(TrainingDataError, match="all 10 rows to learn from have the label 'kept'"):
         fit(_model(), rows)

@@ -226,6 +226,8 @@ def libraries() -> dict[str, str]:
     }
 
 
-def name_version(as_of: datetime, artifact: bytes) -> str:
-    """A version's name: when its data ended, and the start of its hash."""
-    return f"{as_of:%Y%m%dT%H%M}-{hashlib.sha256(artifact).hexdigest()[:8]}"
+def name_version(as_of: datetime, artifact: bytes, contract: Mapping[str, Any]) -> str:
+    """A version's name: when its data ended, and the start of the hash of all that it is."""
+    told = hashlib.sha256(artifact)
+    told.update(json.dumps(contract).encode())
+    return f"{as_of:%Y%m%dT%H%M}-{told.hexdigest()[:8]}"

@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 
 SAMPLES = 3
 MAX_KEY_LENGTH = 200
+CURE_OF_DUPLICATES = (
+    "; a key belongs to one moment: put the moment into it, or for the same entity again and again "
+    'write mode="replace"'
+)
 Rejected = tuple[str, str, dict[Hashable, Any]]
 
 

@@ -20,10 +20,11 @@ from batch_jobs.errors import (
     ArtifactError,
     ConfigurationError,
     IntervalError,
+    ModelFileError,
     NoChampionError,
     UnavailableError,
 )
-from batch_jobs.interval import Interval, due_between, require_aware
+from batch_jobs.interval import Interval, due_between, floor_to_grid, require_aware
 from batch_jobs.loading import as_trained, load_version
 from batch_jobs.model import BatchModel
 from batch_jobs.redaction import first_line
@@ -88,8 +89,8 @@ def train(settings: Settings, name: str, as_of: datetime) -> ModelVersion:
     log.info("hold-out: %s", ", ".join(f"{key} {value:.4f}" for key, value in metrics.items()))
     for reason in report.reasons:
         log.info("gate: %s: %s", "promote" if report.promote else "keep the champion", reason)
-    artifact = serialize(fitted.estimator)
-    version = name_version(as_of, artifact)
+    artifact = _serialized(model, fitted)
+    version = name_version(as_of, artifact, registry.contract_of(model))
     manifest = {
         **_manifest(model, version, as_of, split, artifact),
         "categories": dict(fitted.categories),
@@ -118,6 +119,19 @@ def train(settings: Settings, name: str, as_of: datetime) -> ModelVersion:
     )
     log.info("registered %s %s", model.name, version)
     return registered
+
+
+def _serialized(model: BatchModel, fitted: Fitted) -> bytes:
+    try:
+        return serialize(fitted.estimator)
+    except MemoryError:
+        raise
+    except Exception as error:  # what cannot be pickled raises what it likes
+        problem = (
+            f"estimator: it cannot be stored: {first_line(error)}; name its functions at the top "
+            f"of a module, instead of a lambda"
+        )
+        raise ModelFileError(f"model file {model.name}.py", [problem]) from error
 
 
 def candidate(
@@ -305,6 +319,8 @@ def read_split(warehouse: Warehouse, model: BatchModel, as_of: datetime) -> Spli
         log.info("reading features and labels of %s", interval)
         rows = read_whole(warehouse, model.features_query, interval)
         checked = contract.check_features(model, rows, interval)
+        if model.mode == "merge":
+            _require_own_intervals(warehouse, model, rows)
         if checked.rejected:
             log.warning(
                 "%s rows do not fit the contract and are left out, e.g. %s: %s",
@@ -323,6 +339,31 @@ def read_split(warehouse: Warehouse, model: BatchModel, as_of: datetime) -> Spli
         ),
         as_of,
     )
+
+
+def _require_own_intervals(warehouse: Warehouse, model: BatchModel, rows: pd.DataFrame) -> None:
+    """Find out that each form of time that the source holds is found by its own interval.
+
+    Raises:
+        ContractError: the query compares texts, and one that it should return sorts elsewhere.
+    """
+    from batch_jobs.columns import texts, times
+    from batch_jobs.streaming import counted, not_found
+
+    if rows["as_of"].dtype.kind == "M":  # the database itself compares times as times
+        return
+    if problem := counted(warehouse, model):
+        raise problem
+    told = texts(rows["as_of"])
+    forms = told.str.replace(r"\d", "9", regex=True)
+    for of_form in rows.groupby(forms).groups.values():
+        for place in {of_form[0], of_form[len(of_form) // 2], of_form[-1]}:
+            moment = times(told.loc[[place]]).iloc[0].to_pydatetime()
+            start = floor_to_grid(model.schedule, moment)
+            own = next(due_between(model.schedule, start, moment + model.history))
+            found = read_whole(warehouse, model.features_query, own)["entity_id"]
+            if rows.loc[place, "entity_id"] not in set(found):
+                raise not_found(model, told.loc[place], own)
 
 
 def _intervals(model: BatchModel, start: datetime, as_of: datetime) -> Iterator[Interval]:

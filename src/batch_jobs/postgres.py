@@ -74,6 +74,7 @@ class PostgreSQL(RunTables):
     name = "postgresql"
     for_update = "FOR UPDATE"
     free_for_update = "FOR UPDATE SKIP LOCKED"
+    numbers: str | None = None
     rows_at_once = 1_000_000  # a writer keeps no other one waiting
 
     def __init__(self, url: URL) -> None:

@@ -26,6 +26,7 @@ from batch_jobs.connections import text
 from batch_jobs.errors import (
     BatchJobsError,
     CircuitBreakerError,
+    ContractError,
     FencedError,
     IncompleteError,
     InputError,
@@ -186,6 +187,8 @@ def publish(settings: Settings, run_id: int) -> Run:
     Raises:
         CircuitBreakerError: the run looks too wrong to be seen; it is failed.
         IncompleteError: the run is not complete; it is failed.
+        ContractError: the source has rows of the interval, and its query does not find them; the
+            run is failed.
         FencedError: a newer attempt has claimed the interval.
     """
     warehouse = Warehouse.existing(settings.warehouse)
@@ -195,7 +198,10 @@ def publish(settings: Settings, run_id: int) -> Run:
         return Predictors(settings).trained(warehouse, model, run.model_version)
 
     def judge(run: Run, staged: Staged) -> None:
-        _judge(warehouse, trained(run), run, staged)
+        if run.mode == "merge" and not staged.counts.read:
+            _require_none_missed(warehouse, trained(run), run)
+        model = load_model(run.model, settings.models)
+        _judge(warehouse, model, run, staged, partial(trained, run))
 
     try:
         run = publication.publish(warehouse, run_id, judge)
@@ -206,7 +212,7 @@ def publish(settings: Settings, run_id: int) -> Run:
         problem = duplicates(warehouse, trained(run), run.interval)
         staging.fail(warehouse, run_id, str(problem))
         raise problem from error
-    except (IncompleteError, CircuitBreakerError) as error:
+    except (IncompleteError, CircuitBreakerError, ContractError) as error:
         staging.fail(warehouse, run_id, str(error))
         raise
     log.info("published %s %s as run %d", run.model, run.interval, run.run_id)
@@ -397,14 +403,28 @@ def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
     return {**row, **{name: stored_time(loaded_time(row[name])) for name in times}}
 
 
-def _judge(warehouse: Warehouse, model: BatchModel, run: Run, staged: Staged) -> None:
+def _require_none_missed(warehouse: Warehouse, model: BatchModel, run: Run) -> None:
+    """Of an interval without rows, find out that it really has none."""
+    from batch_jobs.streaming import missed
+
+    if problem := missed(warehouse, model, run.interval):
+        raise problem
+
+
+def _judge(
+    warehouse: Warehouse,
+    model: BatchModel,
+    run: Run,
+    staged: Staged,
+    trained: Callable[[], BatchModel],
+) -> None:
     """Let the circuit breaker look at what is staged, beside what was published before."""
     limits, counts, scores = model.limits, staged.counts, staged.scores
     found = [
         circuit_breaker.too_many_rejected(limits, counts.read, counts.rejected),
         circuit_breaker.constant_scores(limits, counts.scored, scores),
     ]
-    if model.mode == "replace":
+    if run.mode == "replace":
         earlier = ledger.rows_read_before(warehouse, run, POPULATIONS)
         found.append(circuit_breaker.odd_population(limits, counts.read, earlier))
     elif counts.read:
@@ -413,7 +433,7 @@ def _judge(warehouse: Warehouse, model: BatchModel, run: Run, staged: Staged) ->
             most = circuit_breaker.fullest(volumes, run.interval.end - run.interval.start)
             found.append(circuit_breaker.surge(limits, counts.read, most))
     else:
-        found.append(_silence(warehouse, model, run))
+        found.append(_silence(warehouse, model, run, trained))
     problems = [problem for problem in found if problem]
     if not problems:
         return
@@ -429,7 +449,9 @@ def _judge(warehouse: Warehouse, model: BatchModel, run: Run, staged: Staged) ->
     )
 
 
-def _silence(warehouse: Warehouse, model: BatchModel, run: Run) -> str | None:
+def _silence(
+    warehouse: Warehouse, model: BatchModel, run: Run, trained: Callable[[], BatchModel]
+) -> str | None:
     """What is wrong with an interval without rows, if the source seems to be dead."""
     end, period = run.interval.end, period_at(model.schedule, run.interval.start)
     for recent in (LAST_NIGHTS, RECENT):
@@ -445,7 +467,7 @@ def _silence(warehouse: Warehouse, model: BatchModel, run: Run) -> str | None:
     if problem is None:
         return None
     # The source knows better than the ledger, which lacks what was not published.
-    newest = _newest_row(warehouse, model, Interval(last, max(clock.now(), end)))
+    newest = _newest_row(warehouse, trained(), Interval(last, max(clock.now(), end)))
     if newest is None:
         return problem
     return None if newest >= end else judge(newest, end, period)

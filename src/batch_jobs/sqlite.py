@@ -48,6 +48,8 @@ class SQLite:
     name = "sqlite"
     for_update = free_for_update = ""  # BEGIN IMMEDIATE has locked everything already
     shared_rows = "predictions"
+    # What is true of a value that is no text, which PostgreSQL lets no column of text hold.
+    numbers: str | None = "typeof({}) IN ('integer', 'real')"
     rows_at_once = 12_500  # of keys in random order: a third of a second in a table of millions
 
     def __init__(self, url: URL) -> None:

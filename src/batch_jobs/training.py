@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from batch_jobs.errors import ModelFileError, TrainingDataError
 from batch_jobs.model import BatchModel
+from batch_jobs.redaction import first_line
 from batch_jobs.scoring import Fitted, are_alike, as_inputs, categories_of, class_text
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 GOLDEN_ROWS = 20
 RELIABILITY_BINS = 10
 CLASSES_SHOWN = 5
+LARGEST_ERROR = 1e100  # whose square, summed over many rows, is finite
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,7 @@ def split_by_time(
     cut = as_of - model.holdout
     recent = features["as_of"] >= cut
     rows = features.merge(known, on=key, how="inner", validate="many_to_one")
+    rows = rows.assign(label=_sound_labels(model, rows))
     _require_open_outcomes(model, rows)
     fit = rows[(rows["as_of"] < cut) & (rows["known_at"] <= cut)]
     judge = rows[rows["as_of"] >= cut]
@@ -68,9 +72,38 @@ def split_by_time(
         if len(side) < wanted:
             raise TrainingDataError(
                 f"{model.name} as of {as_of:%Y-%m-%dT%H:%M:%SZ}: {len(side):,} labelled rows "
-                f"{name}, at least {wanted:,} are needed; the champion stays"
+                f"{name}, at least {wanted:,} are needed; nothing is promoted"
+                f"{_why_so_few(model, features.merge(labels[[*key, 'known_at']], on=key), as_of)}"
             )
     return Split(cut, fit, judge, len(judge) / max(int(recent.sum()), 1), as_of)
+
+
+def _why_so_few(model: BatchModel, rows: pd.DataFrame, as_of: datetime) -> str:
+    """What would give more labelled rows, as far as the rows of all labels tell."""
+    import pandas as pd
+
+    if rows.empty:
+        return (
+            "; no row of features_query has a label with its key: do both queries give the same "
+            "entity_id, and does :start bound the same time in both?"
+        )
+    late = pd.Timedelta((rows["known_at"] - rows["as_of"]).median()).to_pytimedelta()
+    told = f"; labels become known {_days(late)} after their row (median)"
+    if late >= model.holdout:
+        return (
+            f"{told}, and the hold-out is the last {_days(model.holdout)}: let holdout be longer "
+            f"than that, and history longer still"
+        )
+    newest = rows["as_of"].max() + late
+    if newest < as_of - model.holdout:
+        return f"{told}, and the newest row is old: try --as-of {newest:%Y-%m-%dT%H:%MZ}"
+    return told
+
+
+def _days(span: timedelta) -> str:
+    """A span in days, or in hours if it is short."""
+    hours = span.total_seconds() / 3600
+    return f"{hours / 24:.0f} days" if hours >= 48 else f"{hours:.1f} hours"
 
 
 def _require_open_outcomes(model: BatchModel, rows: pd.DataFrame) -> None:
@@ -79,7 +112,7 @@ def _require_open_outcomes(model: BatchModel, rows: pd.DataFrame) -> None:
         raise TrainingDataError(
             f"{model.name}: {len(early):,} of {len(rows):,} labels were known when their row came "
             f"up for scoring, e.g. that of {early.iloc[0]}: leave such rows out of features_query, "
-            f"or let known_at be the moment at which the outcome became known; the champion stays"
+            f"or let known_at be the moment at which the outcome became known; nothing is promoted"
         )
 
 
@@ -98,7 +131,12 @@ def fit(model: BatchModel, rows: pd.DataFrame) -> Fitted:
     elif model.positive is not None:
         raise _misfit(model, f"positive: {type(estimator).__name__} is no classifier; leave it out")
     categories = categories_of(rows, model.features)
-    fitted = estimator.fit(as_inputs(rows, model.features, categories), rows["label"])
+    try:
+        fitted = estimator.fit(as_inputs(rows, model.features, categories), rows["label"])
+    except MemoryError:
+        raise
+    except Exception as error:  # the estimator is the user's code
+        raise _misfit(model, f"estimator: its fit fails with {first_line(error)}") from error
     if is_classifier(fitted) and not hasattr(fitted, "predict_proba"):
         name = type(estimator).__name__
         raise _misfit(
@@ -109,12 +147,47 @@ def fit(model: BatchModel, rows: pd.DataFrame) -> Fitted:
     return Fitted.of(fitted, model.features, categories, model.positive)
 
 
+def _sound_labels(model: BatchModel, rows: pd.DataFrame) -> pd.Series[Any]:
+    """The labels, as numbers for a regression.
+
+    Raises:
+        TrainingDataError: labels are no numbers, or not all of one kind, so that a classifier would
+            take some for other classes than they are.
+    """
+    import numpy as np
+    import pandas as pd
+    from sklearn.base import is_classifier
+
+    labels = rows["label"]
+    if is_classifier(model.estimator()):
+        kinds = {type(label).__name__ for label in labels.unique()}
+        wild = labels.map(lambda label: isinstance(label, float) and not math.isfinite(label))
+        if len(kinds) > 1:
+            examples = labels[~labels.map(lambda label: type(label).__name__).duplicated()]
+            raise TrainingDataError(
+                f"labels_query of {model.name}: labels are of several types, e.g. "
+                f"{', '.join(f'{label!r} ({type(label).__name__})' for label in examples)}; CAST "
+                f"them to one"
+            )
+    else:
+        numbers = pd.to_numeric(labels, errors="coerce")
+        wild = ~np.isfinite(numbers.to_numpy("float64"))
+        labels = numbers
+    if wild.any():
+        shown = ", ".join(map(repr, rows["label"][wild].drop_duplicates().head(3)))
+        raise TrainingDataError(
+            f"labels_query of {model.name}: label is no finite number in {int(wild.sum()):,} of "
+            f"{len(rows):,} rows (e.g. {shown}); leave such rows out, or CAST them"
+        )
+    return labels
+
+
 def _require_classes(model: BatchModel, rows: pd.DataFrame) -> None:
     classes = sorted({class_text(label) for label in rows["label"].unique()})
     if len(classes) < 2:
         raise TrainingDataError(
             f"{model.name}: all {len(rows):,} rows to learn from have the label "
-            f"{rows['label'].tolist()[0]!r}; a classifier needs two classes; the champion stays"
+            f"{rows['label'].tolist()[0]!r}; a classifier needs two classes; nothing is promoted"
         )
     if model.positive is not None and (len(classes) > 2 or model.positive not in classes):
         shown = ", ".join(map(repr, classes[:CLASSES_SHOWN]))
@@ -234,10 +307,15 @@ def measure(
     if wild:
         raise TrainingDataError(
             f"the estimator answered nan or inf for {wild:,} of {len(answer):,} rows to judge on; "
-            f"the champion stays"
+            f"nothing is promoted"
         )
     if classes is None:
         errors = answer[:, 0] - np.asarray(labels, "float64")
+        if len(errors) and not np.abs(errors).max() < LARGEST_ERROR:
+            raise TrainingDataError(
+                f"an error of {np.abs(errors).max():.3g} has no finite square: let the label be in "
+                f"a larger unit, or its logarithm; nothing is promoted"
+            )
         return Judgement(
             errors**2,
             {"mae": float(np.abs(errors).mean()), "rmse": float(np.sqrt((errors**2).mean()))},
@@ -246,7 +324,7 @@ def measure(
     if len(found) < 2:
         raise TrainingDataError(
             f"all {len(labels):,} rows to judge on have the label {found.tolist()[0]!r}; "
-            f"two classes are needed; the champion stays"
+            f"two classes are needed; nothing is promoted"
         )
     of_class = {label: column for column, label in enumerate(classes)}
     column = np.array([of_class.get(class_text(label), -1) for label in found])[place]
