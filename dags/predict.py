@@ -19,7 +19,7 @@ choose others, all that are due between the two, and *Score again* repeats what 
 from airflow.providers.standard.operators.python import PythonOperator
 from airflow.sdk import DAG, CronDataIntervalTimetable, TriggerRule
 
-from utils import tasks
+from utils import forms, tasks
 
 for model in tasks.models():
     with (
@@ -29,7 +29,7 @@ for model in tasks.models():
             description=f"Score and publish {model.name}",
             schedule=CronDataIntervalTimetable(model.schedule, timezone="UTC"),
             dagrun_timeout=model.timeout,
-            params=tasks.SPAN_PARAMS,
+            params=forms.SPAN_PARAMS,
             **tasks.dag_settings(model, __doc__),
         ),
     ):

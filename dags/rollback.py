@@ -14,7 +14,7 @@ with the version. If it had, readers see some intervals of either version: mend 
 from airflow.providers.standard.operators.python import PythonOperator
 from airflow.sdk import DAG
 
-from utils import tasks
+from utils import forms, tasks
 
 for model in tasks.models():
     with (
@@ -25,7 +25,7 @@ for model in tasks.models():
             schedule=None,
             is_paused_upon_creation=False,  # nothing starts it but a person
             dagrun_timeout=model.train_timeout,
-            params=tasks.ROLLBACK_PARAMS,
+            params=forms.ROLLBACK_PARAMS,
             **tasks.dag_settings(model, __doc__),
         ),
     ):

@@ -11,9 +11,12 @@ what was wrong and what would be right; the command in the log of `train` can be
 shell. Mend the cause, then clear the failed task. `promote` *skipped* is no failure: its log has
 the reason of the gate or of the person. `evidence` *skipped* means that the model is fresh enough.
 
-**By hand.** *Trigger* trains as of now. `approve` waits under *Required Actions* for *Approve* or
+**By hand.** *Trigger* trains as of its logical date, which the form fills in with now; a data
+interval that you give as of its end. `approve` waits under *Required Actions* for *Approve* or
 *Reject*; once its time is over the champion stays.
 """
+
+from functools import partial
 
 from airflow.providers.standard.operators.python import PythonOperator
 from airflow.sdk import DAG, chain
@@ -28,14 +31,14 @@ for model in tasks.models():
             description=f"Train, judge and promote {model.name}",
             schedule=tasks.train_schedule(model),
             dagrun_timeout=tasks.train_timeout(model),
+            user_defined_macros={"as_of": partial(tasks.as_of, model.train_schedule)},
             **tasks.dag_settings(model, __doc__),
         ),
     ):
         train = tasks.CommandOperator(
             task_id="train",
             execution_timeout=model.train_timeout if model.gate.approval else None,
-            bash_command=f"batch-jobs train {model.name} --as-of "
-            "{{ (dag_run.data_interval_end or dag_run.run_after).isoformat() }}",
+            bash_command=f"batch-jobs train {model.name} --as-of {{{{ as_of(dag_run) }}}}",
         )
         promote = PythonOperator(
             task_id="promote",

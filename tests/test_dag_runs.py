@@ -4,11 +4,13 @@ import os
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from airflow.dag_processing.dagbag import DagBag
 from airflow.utils.db import initdb
 from sqlalchemy import text
+from uuid6 import uuid7
 
 from batch_jobs import Interval, ledger, lifecycle, serving
 from batch_jobs.errors import IncompleteError
@@ -18,6 +20,7 @@ from batch_jobs.warehouse import Warehouse
 from tests.asking import state, submit
 from tests.conftest import ROOT
 from tests.example_models._tables import STEP, make_tables
+from utils import forms, tasks
 
 # Airflow's in-process API server warns of what its own dependencies do.
 pytestmark = pytest.mark.filterwarnings("default")
@@ -108,6 +111,17 @@ def test_training_promotes_the_first_version_and_announces_it(settings):
     ]
 
 
+def test_a_training_by_hand_is_as_of_the_moment_that_the_form_names(settings, now, capfd):
+    """It is filled in with now, whose interval ended last Monday; other entries are refused."""
+    assert run("train_orders", logical_date=now - timedelta(hours=3))[0] == "success"
+    assert rows(settings, "SELECT as_of FROM model_versions") == [
+        ((now - timedelta(hours=3)).isoformat(),)
+    ]
+    assert run("train_orders", {"as_of": "2026-01-01"})[0] == "failed"
+    assert "unknown parameter 'as_of'; there are: none" in capfd.readouterr().out
+    assert rows(settings, "SELECT * FROM alerts") == []
+
+
 def test_a_challenger_that_is_worse_is_not_promoted(promoted, now):
     """The task is skipped, so that no asset event says that there is a new champion."""
     turn_old_labels(promoted, now)
@@ -153,9 +167,11 @@ def test_a_rollback_leaves_nothing_of_the_later_version(promoted, now, capfd):
     for conf, words in (
         ({"version": "v0", "reason": "typo"}, "orders has no version 'v0'"),
         ({"version": first}, "give the version that shall serve again, and the reason"),
+        ({"version": first, "reasons": "typo"}, "unknown parameter 'reasons'"),
     ):
         assert run("rollback_orders", conf)[0] == "failed"
         assert words in capfd.readouterr().out
+    assert rows(promoted, "SELECT * FROM alerts") == []
 
 
 def test_before_the_first_training_there_is_nothing_to_score_with(settings, capfd):
@@ -194,15 +210,33 @@ def test_a_published_interval_is_left_alone(promoted, now):
 
 def test_the_form_can_force_an_interval_to_be_scored_again(promoted, now):
     """The new run supersedes the old one, and readers see the same rows."""
-    conf = span(Interval(now - 3 * STEP, now))
+    conf = span(Interval(now - 2 * STEP, now))
     run("predict_orders", conf)
     before = rows(promoted, "SELECT entity_id, score, label FROM current_predictions")
     assert run("predict_orders", conf | {"force": True}) == ("success", DONE)
     assert rows(promoted, "SELECT entity_id, score, label FROM current_predictions") == before
     assert rows(promoted, "SELECT state FROM prediction_runs ORDER BY run_id") == [
-        ("superseded",),
-        ("published",),
+        *([("superseded",)] * 2),
+        *([("published",)] * 2),
     ]
+
+
+@pytest.mark.parametrize("by", ["form", "data interval"])
+def test_a_span_that_is_asked_for_is_all_that_is_due_in_it(promoted, now, by):
+    """As a backfill would: by the form, or by Airflow's *Data interval: specify manually*."""
+    wanted, long = Interval(now - 6 * STEP, now), now + timedelta(days=1)
+    asked = span(wanted) if by == "form" else {}
+    own = {} if by == "form" else {"data_interval_start": wanted.start}
+    own |= {} if by == "form" else {"data_interval_end": wanted.end}
+    params = {name: param.value for name, param in forms.SPAN_PARAMS.items()} | asked
+    dag_run = SimpleNamespace(run_type="manual", logical_date=long, run_after=long, conf=asked)
+    [item] = tasks.plan("orders", SimpleNamespace(id=uuid7()), dag_run, params, **own)
+    claimed = "SELECT run_id, interval_start FROM prediction_runs ORDER BY run_id"
+    starts = [
+        (run_id, (now - n * STEP).isoformat())
+        for run_id, n in zip(item["run_ids"], range(6, 0, -1), strict=True)
+    ]
+    assert rows(promoted, claimed) == starts
 
 
 def test_after_an_outage_the_missed_intervals_are_published_oldest_first(promoted, now):
@@ -322,32 +356,36 @@ def test_an_empty_interval_is_a_recorded_successful_run(promoted, now):
             {"interval_start": "2026-01-02T00:00:00Z", "interval_end": "2026-01-01T00:10:00Z"},
             "must end after it starts",
         ),
+        ({"intervall_start": "2026-01-02T00:00:00Z"}, "unknown parameter 'intervall_start'"),
+        ({"accept": "I looked"}, "accept needs interval_start and interval_end"),
     ],
 )
 def test_an_impossible_interval_fails_with_one_clear_error(promoted, capfd, conf, said):
-    """Nothing is claimed, and nothing is retried: it would fail again."""
+    """Nothing is claimed, and nothing is retried: it would fail again.
+
+    Who asked for it finds it in the log; nobody else is told.
+    """
     state, tasks = run("predict_orders", conf)
     assert (state, tasks["plan"]) == ("failed", "failed")
     assert said in capfd.readouterr().out
     assert rows(promoted, "SELECT * FROM fences") == []
+    assert rows(promoted, "SELECT * FROM alerts") == []
 
 
 def test_parts_of_an_interval_are_scored_by_mapped_tasks(promoted, now, monkeypatch):
     """The parts together are the interval, whatever their number."""
-    monkeypatch.setattr("tests.example_models.orders.model", _in_parts(3))
-    interval = Interval(now - 6 * STEP, now)
+    from tests.example_models.orders import model
+
+    hourly = model.model_copy(update={"parts": 3, "schedule": "0 * * * *"})
+    monkeypatch.setattr("tests.example_models.orders.model", hourly)
+    hour = now.replace(minute=0)
+    interval = Interval(hour - 6 * STEP, hour)
     assert run("predict_orders", span(interval)) == ("success", DONE)
     assert rows(promoted, "SELECT part, rows_scored FROM run_parts") == [(0, 2), (1, 2), (2, 2)]
     published = ledger.published_run(Warehouse(promoted.warehouse), "orders", interval)
     assert rows(promoted, "SELECT run_id, count(*) FROM current_predictions GROUP BY 1") == [
         (published.run_id, 6)
     ]
-
-
-def _in_parts(parts):
-    from tests.example_models.orders import model
-
-    return model.model_copy(update={"parts": parts})
 
 
 def test_airflows_connection_wins_over_the_environment(promoted, now, monkeypatch, tmp_path):

@@ -15,6 +15,7 @@ from airflow.sdk.exceptions import AirflowFailException, ParamValidationError
 from airflow.serialization.serialized_objects import DagSerialization
 
 from tests.conftest import ROOT
+from utils import tasks
 from utils.slack_alert import fail_alert, record_error, recovery_alert
 
 DAG_FILES = sorted((ROOT / "dags").glob("*.py"))
@@ -197,7 +198,7 @@ def test_a_rollback_is_started_by_hand_only(bag):
     dag = bag.dags["rollback_iris"]
     assert (type(dag.timetable).__name__, dag.is_paused_upon_creation) == ("NullTimetable", False)
     assert set(dag.params) == {"version", "reason"}
-    for name, wrong in (("version", "../x"), ("version", ""), ("reason", "")):
+    for name, wrong in (("version", "../x"), ("version", ""), ("reason", ""), ("reason", " ")):
         with pytest.raises(ParamValidationError):
             dag.params.get_param(name).resolve(wrong)
 
@@ -232,9 +233,8 @@ def test_a_model_can_ask_a_person_and_be_trained_when_it_drifts(monkeypatch):
 def test_the_training_command_holds_no_user_input(bag):
     """What a person types into the trigger form never reaches a shell."""
     train = bag.dags["train_flight_delay"].task_dict["train"]
-    assert train.bash_command.startswith("batch-jobs train flight_delay --as-of {{ (dag_run.")
-    assert "params" not in train.bash_command
-    assert "conf" not in train.bash_command
+    assert train.bash_command == "batch-jobs train flight_delay --as-of {{ as_of(dag_run) }}"
+    assert bag.dags["train_flight_delay"].user_defined_macros["as_of"].func is tasks.as_of
 
 
 def test_a_promotion_announces_the_champion_that_predictions_read(bag):
@@ -252,6 +252,8 @@ def test_a_promotion_announces_the_champion_that_predictions_read(bag):
         ("interval_start", "2026-11-22T15:00:00"),
         ("interval_end", 20261122),
         ("force", "yes"),
+        ("accept", ""),
+        ("accept", " "),
     ],
 )
 def test_the_trigger_form_refuses_what_is_no_interval(bag, name, value):

@@ -15,7 +15,7 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowTaskTimeout
 from sqlalchemy import text
 
 from batch_jobs import outbox, slack_webhook
-from batch_jobs.errors import ContractError
+from batch_jobs.errors import ContractError, FormError
 from batch_jobs.warehouse import Warehouse
 from tests.conftest import ROOT
 from tests.slack_endpoint import CANARY, slack_endpoint
@@ -710,3 +710,19 @@ def test_the_errors_of_a_run_before_it_was_cleared_are_not_told_again(slack, clo
     [told] = slack.texts
     assert "task *score[2]*" in told
     assert "is old" not in told
+
+
+def test_nobody_is_told_of_a_persons_own_mistake(slack, deployment):
+    """Who filled in the form wrongly finds that in the log; what else failed is told."""
+    own = AirflowFailException("give both")
+    own.__cause__ = FormError("give both")
+    record_error(task_context(own))
+    fail_alert(dag_context())
+    assert slack.texts == []
+
+    other = task_context(ValueError("bad rows"))
+    other["ti"] = SimpleNamespace(**{**vars(other["ti"]), "task_id": "answer", "map_index": -1})
+    other["task_instance"] = other["ti"]
+    record_error(other)
+    fail_alert(dag_context())
+    assert "`ValueError: bad rows`" in lines(slack)

@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar
 from urllib.parse import quote, urlsplit
 from uuid import uuid4
 
-from batch_jobs.errors import BatchJobsError
+from batch_jobs.errors import BatchJobsError, FormError
 from batch_jobs.interval import parse_time
 from batch_jobs.redaction import first_line, redact
 
@@ -49,6 +49,8 @@ log = logging.getLogger(__name__)
 SLACK_CONNECTION_ID = "slack_webhook"
 MARKED_FAILED = "marked failed by hand"
 UNKNOWN = "unknown"
+# Of whoever triggered the run, who finds it in the log.
+OWN_MISTAKE = f"{FormError.__name__}: "
 # A callback has 20 seconds: a task's to note its error, a DAG's to compose, to look and to send.
 NOTING_SECONDS = 14.0
 COMPOSING_SECONDS = 8.0
@@ -167,6 +169,9 @@ def record_failure(context: Context) -> None:
         elif task is not None:
             error = outbox.recall_error(warehouse, task)
         cause, failed = _describe(told, error)
+        if failed.is_exception and failed.what.startswith(OWN_MISTAKE):
+            log.info("nobody is told of %s: %s", run, failed.what)
+            return
         readers = _readers(warehouse, failed.model, now)
         outbox.record_failure(
             warehouse,

@@ -12,7 +12,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import timedelta
@@ -28,7 +28,6 @@ from airflow.sdk import (
     Connection,
     Context,
     CronDataIntervalTimetable,
-    Param,
 )
 from airflow.sdk.definitions._internal.contextmanager import DagContext
 from airflow.sdk.exceptions import (
@@ -44,8 +43,8 @@ from batch_jobs.errors import (
     ArtifactError,
     BatchJobsError,
     FencedError,
+    FormError,
     InputError,
-    IntervalError,
     ModelFileError,
     NoChampionError,
     UnavailableError,
@@ -53,12 +52,12 @@ from batch_jobs.errors import (
 from batch_jobs.interval import Interval, newest_due
 from batch_jobs.model import BatchModel
 from batch_jobs.settings import Settings, let_threads_sleep, model_packages
+from utils import forms
 from utils.slack_alert import fail_alert, flush_alerts, record_error, recovery_alert
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from batch_jobs.planning import Champion
 
 log = logging.getLogger(__name__)
 Done = TypeVar("Done")
@@ -66,57 +65,6 @@ Done = TypeVar("Done")
 WAREHOUSE_CONNECTION_ID = "warehouse"
 # How Airflow's connection types are spelled in a SQLAlchemy URL.
 DRIVERS = {"postgres": "postgresql+psycopg", "postgresql": "postgresql+psycopg"}
-# JSON schema's own date-time format is not enforced, so the pattern is.
-_TIME: dict[str, Any] = {
-    "type": ["null", "string"],
-    "format": "date-time",
-    "pattern": r"^\d{4}-\d\d-\d\dT\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:\d\d)$",
-}
-SPAN_PARAMS = {
-    "interval_start": Param(
-        None,
-        **_TIME,
-        title="Interval start",
-        description="Score this interval instead of the newest due one; needs an end too.",
-    ),
-    "interval_end": Param(
-        None,
-        **_TIME,
-        title="Interval end",
-        description="Not included; must lie in the past.",
-    ),
-    "force": Param(
-        default=False,
-        type="boolean",
-        title="Score again",
-        description="Score the interval even if it is published already.",
-    ),
-    "accept": Param(
-        None,
-        type=["null", "string"],
-        title="Accept because",
-        description="Publish the interval whatever the circuit breaker says, for this reason.",
-    ),
-}
-
-# Without a default, Airflow could not call the DAG's callbacks.
-ROLLBACK_PARAMS = {
-    "version": Param(
-        None,
-        type=["null", "string"],
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
-        title="Version",
-        description="The version that shall serve again, as the table model_versions names it.",
-    ),
-    "reason": Param(
-        None,
-        type=["null", "string"],
-        minLength=1,
-        maxLength=1000,
-        title="Reason",
-        description="Why; it is recorded.",
-    ),
-}
 
 
 class StandIn(BatchModel):
@@ -254,6 +202,12 @@ def airflow_settings() -> Settings:
     return Settings.from_environ(os.environ, warehouse=_connection_url())
 
 
+def as_of(schedule: str, dag_run: Any) -> str:
+    """The moment as of which a run trains, for its command; see `forms.as_of`."""
+    with translated():
+        return forms.as_of(schedule, dag_run).isoformat()
+
+
 class CommandOperator(BashOperator):
     """Run `batch-jobs` in a process of its own, whose memory goes back to the system.
 
@@ -329,14 +283,18 @@ def rollback(
     model: str, params: dict[str, Any], ti: Any, outlet_events: Any, dag_run: Any, **_: Any
 ) -> dict[str, Any]:
     """Make an earlier version the champion again, and score again what the later one had scored."""
-    from batch_jobs import serving
+    from batch_jobs import lifecycle, serving
 
     _die_with_supervisor()
     with translated():
+        settings = airflow_settings()
+        forms.require_known(dag_run, forms.ROLLBACK_PARAMS)
         if not params["version"] or not params["reason"]:
-            raise ArtifactError("give the version that shall serve again, and the reason")
+            raise FormError("give the version that shall serve again, and the reason")
+        with forms.own_mistakes(ArtifactError):
+            lifecycle.require_served(settings, model, params["version"])
         answer, runs = serving.rollback(
-            airflow_settings(),
+            settings,
             model,
             params["version"],
             actor=f"airflow {dag_run.run_id}",
@@ -361,37 +319,36 @@ def plan(
     """Claim the interval of this DAG run, and missed ones before it; one item for each part.
 
     A run without an interval of its own (triggered by hand) takes the newest one that was due when
-    it was triggered. A backfill and a run with an interval in its parameters heal no gaps.
+    it was triggered. A backfill, and a run that somebody wants of certain intervals, heal no gaps.
     """
     flush_alerts()
     with translated():
         from batch_jobs import serving
 
         settings, token = airflow_settings(), str(ti.id)
-        declared = load_model(model, settings.models)
-        wanted = _wanted(params)
-        champion: Champion = "current"
-        if dag_run.run_type == "backfill" and data_interval_start and data_interval_end:
-            wanted, champion = Interval(data_interval_start, data_interval_end), "then"
+        schedule = load_model(model, settings.models).schedule
+        start, end = data_interval_start, data_interval_end
+        with forms.own_mistakes():
+            own = Interval(start, end) if start and end else None
+        wanted = forms.intervals(schedule, dag_run, params, own)
         if wanted is not None:
-            runs = [
-                serving.plan(
-                    settings,
-                    model,
-                    wanted,
-                    token,
-                    champion=champion,
-                    force=params["force"] or bool(params["accept"]),
-                    accept=params["accept"],
-                )
-            ]
+            runs = serving.plan_each(
+                settings,
+                model,
+                wanted,
+                token,
+                champion="then" if dag_run.run_type == "backfill" else "current",
+                force=params["force"] or bool(params["accept"]),
+                accept=params["accept"],
+            )
         else:
-            newest = newest_due(declared.schedule, data_interval_end or dag_run.run_after)
+            newest = newest_due(schedule, end or dag_run.run_after)
             runs = serving.plan_due(settings, model, newest, token)
+        parts = load_model(model, settings.models).parts
     run_ids = [run.run_id for run in runs if not run.is_done]
     if not run_ids:
         raise AirflowSkipException(f"{runs[-1].interval} is already published; nothing to do")
-    return [{"model": model, "part": part, "run_ids": run_ids} for part in range(declared.parts)]
+    return [{"model": model, "part": part, "run_ids": run_ids} for part in range(parts)]
 
 
 def score(model: str, part: int, run_ids: Sequence[int], ti: Any, **_: Any) -> dict[str, int]:
@@ -447,16 +404,6 @@ def prune(model: str, **_: Any) -> dict[str, int]:
     with translated():
         [pruned] = serving.prune(airflow_settings(), model)
     return {"runs": pruned.retired, "rows": pruned.rows}
-
-
-def _wanted(params: Mapping[str, Any]) -> Interval | None:
-    """The interval asked for in the trigger form, if one was."""
-    start, end = params["interval_start"], params["interval_end"]
-    if start is None and end is None:
-        return None
-    if start is None or end is None:
-        raise IntervalError("give both interval_start and interval_end, or neither")
-    return Interval.parse(start, end)
 
 
 @contextmanager

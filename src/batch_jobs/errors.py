@@ -6,6 +6,7 @@
     │   ├── ModelFileError               a model file does not define a valid BatchModel
     │   ├── UnknownModelError            no model file has that name
     │   ├── IntervalError                a time or interval is naive, reversed or in the future
+    │   ├── FormError                    what a person entered to trigger a DAG makes no sense
     │   ├── ContractError                rows do not fit what the model declares
     │   ├── TrainingDataError            too few, or too uniform, labelled rows to learn from
     │   ├── NoChampionError              the model has no promoted version yet
@@ -80,6 +81,10 @@ class UnknownModelError(InputError):
 
 class IntervalError(InputError):
     """A time or an interval is naive, reversed or in the future."""
+
+
+class FormError(InputError):
+    """What a person entered to trigger a DAG makes no sense; nothing was started."""
 
 
 class ContractError(_Problems):

@@ -246,17 +246,10 @@ def rollback(settings: Settings, name: str, to: str, *, actor: str, reason: str)
     """
     model = load_model(name, settings.models)
     warehouse = Warehouse.existing(settings.warehouse)
-    wanted = registry.find_version(warehouse, name, to)
+    wanted = require_served(settings, name, to)
     serving = registry.champion(warehouse, name)
     if serving is not None and serving.version == to:
         return Promotion(wanted, "unchanged", to, "it is the champion already")
-    served = registry.have_served(warehouse, name)
-    if to not in served:
-        raise ArtifactError(
-            f"{name} {to} never served; roll back to a version that did "
-            f"({', '.join(served[1:]) or 'there is none'}), or promote it: `batch-jobs promote "
-            f"{name} {to} --reason …`"
-        )
     load_version(settings, model, wanted)
     registry.promote(
         warehouse,
@@ -267,6 +260,24 @@ def rollback(settings: Settings, name: str, to: str, *, actor: str, reason: str)
         reason=reason,
     )
     return Promotion(wanted, "promoted", to, reason)
+
+
+def require_served(settings: Settings, name: str, version: str) -> ModelVersion:
+    """A version that has been the champion.
+
+    Raises:
+        ArtifactError: no such version, or it never served.
+    """
+    warehouse = Warehouse.existing(settings.warehouse)
+    found = registry.find_version(warehouse, name, version)
+    served = registry.have_served(warehouse, name)
+    if version not in served:
+        raise ArtifactError(
+            f"{name} {version} never served; roll back to a version that did "
+            f"({', '.join(served[1:]) or 'there is none'}), or promote it: `batch-jobs promote "
+            f"{name} {version} --reason …`"
+        )
+    return found
 
 
 def _newest(warehouse: Warehouse, name: str, as_of: datetime | None = None) -> ModelVersion:

@@ -19,6 +19,7 @@ from typing import Any
 from sqlalchemy import Connection, bindparam
 
 from batch_jobs.connections import text
+from batch_jobs.errors import FormError
 from batch_jobs.messages import Incident, Served
 from batch_jobs.redaction import first_line
 from batch_jobs.warehouse import Warehouse, loaded_time, stored_time
@@ -279,6 +280,8 @@ def recall_error(warehouse: Warehouse, task: TaskTry) -> str | None:
 def first_failed(warehouse: Warehouse, task: TaskTry, since: datetime | None) -> TaskTry | None:
     """The task of the same run that failed first, of those that left an exception.
 
+    What was a person's own mistake comes last, as it is nobody else's business.
+
     Args:
         warehouse: where the errors are kept.
         task: a task of the run.
@@ -289,9 +292,13 @@ def first_failed(warehouse: Warehouse, task: TaskTry, since: datetime | None) ->
             text("""
                 SELECT dag_id, run_id, task_id, map_index, try_number FROM task_errors
                 WHERE dag_id = :dag_id AND run_id = :run_id AND recorded_at >= :since
-                ORDER BY recorded_at LIMIT 1
+                ORDER BY CASE WHEN error LIKE :own THEN 1 ELSE 0 END, recorded_at LIMIT 1
             """),
-            {**vars(task), "since": stored_time(since or datetime.min.replace(tzinfo=UTC))},
+            {
+                **vars(task),
+                "since": stored_time(since or datetime.min.replace(tzinfo=UTC)),
+                "own": f"{FormError.__name__}: %",
+            },
         ).one_or_none()
     return None if row is None else TaskTry(*row)
 

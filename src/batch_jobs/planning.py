@@ -104,6 +104,31 @@ class Planner:
         log.info("claimed %s %s as run %d for %s", name, interval, run.run_id, chosen.version)
         return run
 
+    def claim_each(
+        self,
+        intervals: Sequence[Interval],
+        *,
+        champion: Champion = "current",
+        force: bool = False,
+        accept: str | None = None,
+    ) -> list[Run]:
+        """Claim intervals as `claim` does; what a newer attempt has claimed is left to it.
+
+        Raises:
+            InputError: see `claim`.
+            FencedError: a newer attempt has claimed every one of them.
+        """
+        runs = []
+        for interval in intervals:
+            try:
+                runs.append(self.claim(interval, champion=champion, force=force, accept=accept))
+            except FencedError as error:
+                log.info("left to a newer attempt: %s", error)
+                fenced = error
+        if not runs:
+            raise fenced
+        return runs
+
     def plan_due(self, newest: Interval) -> list[Run]:
         """Claim the newest interval, and before it the missed ones and those that got late rows.
 

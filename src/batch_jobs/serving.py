@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -85,6 +85,26 @@ def plan(  # noqa: PLR0913 - as many as its command has options
     """
     planner = Planner(settings, name, token, parts=parts)
     return planner.claim(interval, champion=champion, force=force, accept=accept)
+
+
+def plan_each(
+    settings: Settings,
+    name: str,
+    intervals: Sequence[Interval],
+    token: str,
+    *,
+    champion: Champion = "current",
+    force: bool = False,
+    accept: str | None = None,
+) -> list[Run]:
+    """Claim several intervals, oldest first; see `Planner.claim_each`.
+
+    Raises:
+        InputError: unknown model, future interval, no champion, or a query that does not compile.
+        FencedError: a newer attempt has claimed every one of them.
+    """
+    planner = Planner(settings, name, token)
+    return planner.claim_each(intervals, champion=champion, force=force, accept=accept)
 
 
 def plan_due(settings: Settings, name: str, newest: Interval, token: str) -> list[Run]:
