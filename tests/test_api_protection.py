@@ -96,6 +96,9 @@ def test_a_warehouse_that_is_down_is_told_as_such(tmp_path, database, monkeypatc
                 assert detail(answer, 503)
                 assert answer.headers["retry-after"] == "2"
             assert client.get("/healthz").status_code == 200
+            monkeypatch.setattr("prediction_api.database.CONNECT_SECONDS", 60)
+            monkeypatch.setattr("prediction_api.probes.AT_ONCE_SECONDS", 0.1)
+            assert "prediction_api_warehouse_up 0.0" in client.get("/metrics").text
 
 
 def test_the_metrics_count_routes_and_not_what_was_asked(settings):

@@ -305,3 +305,23 @@ def test_a_warehouse_that_comes_back_is_read_again(tmp_path):
                 (tmp_path / name).unlink(missing_ok=True)
             (tmp_path / f"{number}.db").rename(tmp_path / "w.db")
             assert client.get("/models/orders/predictions/a").json()["score"] == number / 10
+
+
+def test_the_metrics_tell_no_freshness_of_before_the_warehouse_was_away(tmp_path):
+    """An old figure would be taken for a fresh one; another gauge tells why there is none."""
+    made = Warehouse(f"sqlite:///{tmp_path}/w.db")
+    made.ensure_schema()
+    publish(made, tick(0), {"a": 0.1})
+    with serving(settings_of(str(made))) as client:
+        up, age = "prediction_api_warehouse_up 1.0", 'prediction_api_age_seconds{model="orders"}'
+        assert all(part in client.get("/metrics").text for part in (up, age))
+        with made.write() as connection:
+            view = "SELECT sql FROM sqlite_master WHERE name = 'serving_status'"
+            definition = connection.exec_driver_sql(view).scalar_one()
+            connection.exec_driver_sql("DROP VIEW serving_status")
+        told = client.get("/metrics").text
+        assert "prediction_api_warehouse_up 0.0" in told
+        assert age not in told
+        with made.write() as connection:
+            connection.exec_driver_sql(definition)
+        assert all(part in client.get("/metrics").text for part in (up, age))

@@ -33,6 +33,11 @@ class Metrics:
             buckets=BUCKETS,
             registry=self._registry,
         )
+        self._warehouse = Gauge(
+            "prediction_api_warehouse_up",
+            "1 if the warehouse told just now how fresh the models are.",
+            registry=self._registry,
+        )
         self._age = Gauge(
             "prediction_api_age_seconds",
             "Time since fresh_until, up to which every due interval is published.",
@@ -64,9 +69,12 @@ class Metrics:
         requests.inc()
         took.observe(seconds)
 
-    def freshness(self, models: Iterable[tuple[str, float, bool | None]]) -> None:
-        """Note age and staleness of each model."""
-        for name, age, stale in models:
+    def freshness(self, models: Iterable[tuple[str, float, bool | None]] | None) -> None:
+        """Note age and staleness of each model; None if the warehouse does not tell."""
+        self._warehouse.set(models is not None)
+        self._age.clear()
+        self._stale.clear()
+        for name, age, stale in models or ():
             self._age.labels(name).set(age)
             if stale is not None:
                 self._stale.labels(name).set(stale)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -13,6 +14,7 @@ from prediction_api.routing import GuardedRoute
 from prediction_api.schemas import Health, Readiness
 from prediction_api.state import state_of
 
+AT_ONCE_SECONDS = 1.0
 OPEN: dict[str, Any] = {"security": []}  # who probes has no key
 router = APIRouter(tags=["operations"])
 guarded = APIRouter(tags=["operations"], route_class=GuardedRoute)
@@ -32,11 +34,16 @@ async def readyz(request: Request) -> Readiness:
 
 @guarded.get("/metrics", response_class=Response, responses=documented())
 async def metrics(request: Request) -> Response:
-    """The server's numbers, for Prometheus; freshness as of now, if the warehouse answers."""
+    """The server's numbers, for Prometheus; freshness as of now, if the warehouse answers at once.
+
+    If it does not, `prediction_api_warehouse_up` is 0, and no figure of before is told.
+    """
     state = state_of(request)
     try:
-        found = await statuses(state)
-    except UnavailableError:
-        found = []
-    state.metrics.freshness((one.model, one.age_seconds, one.stale) for one in found)
+        async with asyncio.timeout(AT_ONCE_SECONDS):
+            found = await statuses(state)
+    except (UnavailableError, TimeoutError):
+        state.metrics.freshness(None)
+    else:
+        state.metrics.freshness((one.model, one.age_seconds, one.stale) for one in found)
     return Response(state.metrics.rendered(), media_type=CONTENT_TYPE_LATEST)
