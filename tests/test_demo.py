@@ -1,10 +1,14 @@
 """What the demo tells a person; that it works is shown end to end."""
 
 import json
+from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import pytest
 
+from batch_jobs.settings import Settings
 from utils import demo
+from utils.local import LocalAirflow
 
 
 @pytest.mark.parametrize(
@@ -46,3 +50,88 @@ def test_progress_is_plain_lines_where_there_is_no_terminal(capsys):
     with screen.step("Loading") as tell:
         tell("half")
     assert capsys.readouterr().out == "... Loading\n    half\nok  Loading  0 s\n"
+
+
+def test_a_demo_that_can_write_nothing_says_why_in_one_line(tmp_path, monkeypatch, capsys):
+    """A full disk says nothing else: what dies of it could not write why."""
+    monkeypatch.setattr(demo, "_stop_on_signals", lambda: None)
+    monkeypatch.setattr(
+        demo, "LocalAirflow", partial(LocalAirflow, home=tmp_path / "x" / "airflow")
+    )
+    monkeypatch.setenv("BATCH_JOBS_WAREHOUSE", f"sqlite:///{tmp_path}/w.db")
+    monkeypatch.setenv("BATCH_JOBS_MODEL_STORE", str(tmp_path))
+    (tmp_path / "x").touch()
+    assert demo.main(["--once"]) == 1
+    [line] = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"./run demo: Not a directory: {tmp_path / 'x'} (")
+
+
+class Airflow:
+    """Answers for an Airflow whose DAGs run at once: the next states of its runs."""
+
+    def __init__(self, *runs):
+        self.runs, self.asked = list(runs), []
+
+    def api(self, method, path, body=None):
+        """What the REST API says."""
+        self.asked.append((method, path))
+        if method == "POST":
+            self.runs.append(run_of("triggered", "success", timedelta(seconds=1)))
+            return self.runs[-1]
+        if path.endswith("taskInstances"):
+            return {"task_instances": []}
+        if "order_by" in path:
+            return {"dag_runs": self.runs[-1:]}
+        return next((run for run in self.runs if path.endswith(run["dag_run_id"])), None)
+
+    def require_alive(self):
+        """It lives."""
+
+
+def run_of(name, state, age):
+    """A run that began so long after the demo did."""
+    began = datetime.now(UTC) + age
+    return {
+        "dag_id": demo.TRAIN,
+        "dag_run_id": name,
+        "state": state,
+        "start_date": began.isoformat(),
+        "run_after": began.isoformat(),
+    }
+
+
+@pytest.fixture
+def made(tmp_path):
+    """Make a demo on an empty warehouse, beside an Airflow that has certain runs."""
+
+    def make(*runs):
+        airflow = Airflow(*runs)
+        settings = Settings(f"sqlite:///{tmp_path}/w.db", str(tmp_path))
+        found = demo.Demo(airflow, settings, demo.Screen())
+        found._warehouse.ensure_schema()
+        airflow.home = airflow.logs = tmp_path
+        return found, airflow
+
+    return make
+
+
+def test_a_training_that_failed_before_does_not_end_the_demo(made):
+    """Another one is started; one that fails now is the demo's own."""
+    left, airflow = made(run_of("before", "failed", -timedelta(hours=1)))
+    with pytest.raises(demo.DemoError, match="ended without a champion"):
+        left.train()
+    assert [run["dag_run_id"] for run in airflow.runs] == ["before", "triggered"]
+    own, airflow = made(run_of("now", "failed", timedelta(minutes=1)))
+    with pytest.raises(demo.DemoError, match=r"train_flight_delay failed \(now\)"):
+        own.train()
+
+
+def test_predictions_that_failed_before_do_not_end_the_demo(made):
+    """Airflow does not run an interval again by itself."""
+    due = demo.newest_due("*/10 * * * *", datetime.now(UTC) - timedelta(minutes=30))
+    left, airflow = made(run_of("before", "failed", -timedelta(seconds=1)))
+    assert left._published(due, lambda _: None) is None
+    assert [run["dag_run_id"] for run in airflow.runs] == ["before", "triggered"]
+    own, _ = made(run_of("now", "failed", timedelta(minutes=1)))
+    with pytest.raises(demo.DemoError, match=r"failed \(now\)"):
+        own._published(due, lambda _: None)

@@ -1,6 +1,8 @@
 """Airflow on this machine: private secrets, one owner, clear refusals, nothing left behind."""
 
 import os
+import re
+import resource
 import signal
 import socket
 import stat
@@ -225,6 +227,38 @@ def test_what_a_killed_owner_left_behind_is_ended_by_the_next(make_airflow, star
     left = start_stubborn(airflow.environment())
     airflow.start()
     assert alive(left) == []
+
+
+@pytest.mark.parametrize(
+    "door", [["utils.local", "render"], ["utils.api"], ["batch_jobs", "init"]], ids=" ".join
+)
+def test_a_disk_that_takes_nothing_is_told_in_one_line(tmp_path, door):
+    """Whatever was to be written; there is no traceback to read through."""
+    done = subprocess.run(
+        [sys.executable, "-m", *door],
+        env=os.environ
+        | {
+            "AIRFLOW_HOME": str(tmp_path / "airflow"),
+            "BATCH_JOBS_WAREHOUSE": f"sqlite:///{tmp_path}/warehouse.db",
+            "BATCH_JOBS_MODEL_STORE": str(tmp_path / "models"),
+        },
+        cwd=local.ROOT,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode in {1, 2}
+    [line] = done.stderr.splitlines()
+    assert re.match(r"(run|error): .*(File too large|I/O error)", line)
+
+
+def test_what_keeps_anything_from_being_written_is_found(tmp_path):
+    """Also where the folder is yet to be made; nothing is left of the trial."""
+    assert local.obstacle(tmp_path / "a" / "b") is None
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").touch()
+    assert local.obstacle(tmp_path / "file" / "b") == f"Not a directory: {tmp_path / 'file'}"
 
 
 def test_signals_cannot_interrupt_the_stop():

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
+from sqlalchemy.exc import SQLAlchemyError
 
 from batch_jobs import lifecycle, registry
 from batch_jobs.errors import BatchJobsError
@@ -21,7 +22,7 @@ from batch_jobs.settings import Settings, let_threads_sleep
 from batch_jobs.warehouse import Warehouse
 from prediction_api.__main__ import serve
 from prediction_api.config import Config
-from utils.local import ROOT, LocalAirflowError, require_free
+from utils.local import ROOT, LocalAirflowError, one_line, require_free
 
 MODEL = "iris"
 EXAMPLE = """\
@@ -131,6 +132,9 @@ def main(arguments: Sequence[str]) -> None:
     except BatchJobsError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(error.exit_code)
+    except (OSError, SQLAlchemyError) as error:
+        sys.stderr.write(f"error: {one_line(error)}\n")
+        sys.exit(1)
     sys.stdout.write(EXAMPLE.format(url=f"http://{config.host}:{config.port}"))
     sys.stdout.flush()
     serve(config)

@@ -24,6 +24,7 @@ from rich.table import Table
 from rich.text import Text
 from sqlalchemy import Row, text
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
 
 from batch_jobs import registry
 from batch_jobs.catalog import load_model
@@ -32,7 +33,15 @@ from batch_jobs.interval import Interval, due_between, floor_to_grid, newest_due
 from batch_jobs.settings import Settings
 from batch_jobs.warehouse import Warehouse, bounds, stored_time
 from utils.api import LocalApi
-from utils.local import ADMIN, DEFAULT_PORT, LocalAirflow, LocalAirflowError, require_free
+from utils.local import (
+    ADMIN,
+    DEFAULT_PORT,
+    LocalAirflow,
+    LocalAirflowError,
+    obstacle,
+    one_line,
+    require_free,
+)
 
 MODEL = "flight_delay"
 TRAIN, PREDICT = f"train_{MODEL}", f"predict_{MODEL}"
@@ -101,6 +110,7 @@ class Demo:
         self._warehouse = Warehouse(settings.warehouse)
         self._file = Path(make_url(settings.warehouse).database or "").absolute()
         self._model = load_model(MODEL, settings.models)
+        self._began = datetime.now(UTC)
 
     def load(self) -> None:
         """Fill the source tables, unless they are filled already."""
@@ -132,10 +142,13 @@ class Demo:
         self._unpause(TRAIN)
         if first:
             with self._screen.step("Training: Airflow runs the DAG " + TRAIN) as tell:
-                if newest is not None and newest["state"] in ("success", "failed"):
-                    self._finish(self._trigger(TRAIN, {}), tell)
+                run = newest or self._until("a training", lambda: self._newest_run(TRAIN))
+                if self._is_left_over(run):
+                    self._until(f"the end of {run['dag_run_id']}", partial(self._ended, run, tell))
+                    if registry.champion(self._warehouse, MODEL) is None:
+                        self._finish(self._trigger(TRAIN, {}), tell)
                 else:
-                    self._finish(self._until("a training", lambda: self._newest_run(TRAIN)), tell)
+                    self._finish(run, tell)
         champion = registry.champion(self._warehouse, MODEL)
         if champion is None:
             version = registry.newest_version(self._warehouse, MODEL)
@@ -259,7 +272,8 @@ Stays up and publishes every ten minutes; Ctrl-C stops it.""")
                 told = new.run_id
             with suppress(httpx.TimeoutException):
                 for run in filter(None, map(self._newest_run, (TRAIN, PREDICT))):
-                    if run["state"] == "failed" and run["dag_run_id"] not in warned:
+                    told_of = run["dag_run_id"] in warned or self._is_left_over(run)
+                    if run["state"] == "failed" and not told_of:
                         warned.add(run["dag_run_id"])
                         self._screen.say(self._autopsy(run))
             time.sleep(3)
@@ -285,7 +299,9 @@ Stays up and publishes every ten minutes; Ctrl-C stops it.""")
         if not rows and newest is not None and _time(newest["run_after"]) >= due.end:
             tell(self._states(newest))
             if newest["state"] == "failed":
-                raise DemoError(self._autopsy(newest))
+                if not self._is_left_over(newest):
+                    raise DemoError(self._autopsy(newest))
+                self._trigger(PREDICT, {})
         return rows[0] if rows else None
 
     def _newest_with_flights(self, before: datetime) -> Interval:
@@ -335,15 +351,20 @@ Stays up and publishes every ten minutes; Ctrl-C stops it.""")
         runs: list[Answer] = self._airflow.api("GET", path)["dag_runs"]
         return runs[0] if runs else None
 
+    def _is_left_over(self, run: Answer) -> bool:
+        """Whether a DAG run was begun by a demo before this one, which may have crashed."""
+        return bool(run["start_date"]) and _time(run["start_date"]) < self._began
+
+    def _ended(self, run: Answer, tell: Callable[[str], None]) -> Answer | None:
+        """A DAG run once it has ended."""
+        tell(self._states(run))
+        now: Answer = self._airflow.api("GET", _path(run))
+        return now if now["state"] in ("success", "failed") else None
+
     def _finish(self, run: Answer, tell: Callable[[str], None]) -> None:
         """Wait for the end of a DAG run."""
-
-        def ended() -> Answer | None:
-            tell(self._states(run))
-            now: Answer = self._airflow.api("GET", _path(run))
-            return now if now["state"] in ("success", "failed") else None
-
-        if self._until(f"the end of {run['dag_id']}", ended)["state"] == "failed":
+        ended = self._until(f"the end of {run['dag_id']}", partial(self._ended, run, tell))
+        if ended["state"] == "failed":
             raise DemoError(self._autopsy(run))
 
     def _tasks(self, run: Answer) -> list[Answer]:
@@ -433,6 +454,12 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(words)
 
 
+def _with_obstacle(said: str, folder: Path) -> str:
+    """What went wrong, behind why nothing can be written, if nothing can: that explains it all."""
+    found = obstacle(folder)
+    return said if found is None else f"{found} ({said})"
+
+
 def main(words: Sequence[str] | None = None) -> int:
     """Run the demo; 0 if it ended well or was stopped while up, 130 if it was stopped before."""
     arguments, screen = _arguments(words), Screen()
@@ -464,10 +491,14 @@ def main(words: Sequence[str] | None = None) -> int:
         screen.say("Stopped.")
         return 0 if up else 130
     except (BatchJobsError, DemoError, LocalAirflowError) as error:
-        screen.say(f"./run demo: {error}")
+        screen.say(f"./run demo: {_with_obstacle(str(error), airflow.home.parent)}")
         return error.exit_code
+    except (OSError, SQLAlchemyError) as error:
+        screen.say(f"./run demo: {_with_obstacle(one_line(error), airflow.home.parent)}")
+        return 1
     except httpx.HTTPError as error:
-        screen.say(f"./run demo: Airflow's API server did not answer: {error}; see {airflow.logs}")
+        said = f"Airflow's API server did not answer: {error}; see {airflow.logs}"
+        screen.say(f"./run demo: {_with_obstacle(said, airflow.home.parent)}")
         return 1
     return 0
 

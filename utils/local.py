@@ -26,17 +26,21 @@ from datetime import UTC, datetime
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryFile
 from types import TracebackType
 from typing import IO, Any, Self
 
 import httpx
 import psutil
 
+from batch_jobs.redaction import first_line
+
 ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_PORT = 8080
 ADMIN = "admin"
 MARKER = "BATCH_JOBS_LOCAL_AIRFLOW"
 BUSY_SECONDS = 60
+ROOM = 64 * 1024  # what a disk that is not full has
 COMPONENTS = {
     "api-server": ("api-server",),
     "scheduler": ("scheduler", "--skip-serve-logs"),
@@ -55,6 +59,23 @@ class RefusedError(LocalAirflowError):
     """Nothing was started: the port or the folder is in use, or an argument is wrong."""
 
     exit_code = 2
+
+
+def obstacle(folder: Path) -> str | None:
+    """Why nothing can be written to a folder, or to what it would be made in; None if it can."""
+    while not folder.exists():
+        folder = folder.parent
+    try:
+        with TemporaryFile(dir=folder) as probe:
+            probe.write(bytes(ROOM))
+    except OSError as error:
+        return f"{error.strerror}: {folder}"
+    return None
+
+
+def one_line(error: Exception) -> str:
+    """What the system or a database refused."""
+    return first_line(getattr(error, "orig", None) or error)
 
 
 def make_secrets(home: Path) -> dict[str, str]:
@@ -488,6 +509,9 @@ def main(arguments: list[str]) -> int:
     except LocalAirflowError as error:
         print(f"run: {error}", file=sys.stderr)  # noqa: T201
         return error.exit_code
+    except OSError as error:
+        print(f"run: {one_line(error)}", file=sys.stderr)  # noqa: T201
+        return 1
     return 0
 
 

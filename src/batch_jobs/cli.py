@@ -89,6 +89,8 @@ def main() -> None:
         # Its own text shows the statement and the values bound to it.
         cause = error.orig if isinstance(error, DBAPIError) else None
         _fail(first_line(cause or error), BatchJobsError.exit_code)
+    except OSError as error:  # a disk that is full or read-only
+        _fail(first_line(error), BatchJobsError.exit_code)
 
 
 def _fail(line: str, exit_code: int) -> NoReturn:
