@@ -77,6 +77,14 @@ def test_what_is_written_to_a_bucket_is_read_from_it(bucket, store):
     assert bucket.objects() == ["models/orders/v1/manifest.json", ARTIFACT]
 
 
+def test_what_is_removed_from_a_bucket_is_gone(bucket, store):
+    """All of it, also what is there in part; and what is not there at all is gone already."""
+    store.write("orders", "v2", GOOD, MANIFEST)
+    store.remove("orders", "v2")
+    store.remove("orders", "v2")
+    assert bucket.objects() == ["models/orders/v1/manifest.json", ARTIFACT]
+
+
 @on_sqlite
 def test_a_model_is_trained_promoted_and_served_from_a_bucket(shop, bucket, tmp_path):
     """Nothing of it lies in a folder but the copy of what was loaded."""

@@ -101,6 +101,7 @@ class ModelStore:
         """
         subject = f"the artifact of {version.model} {version.version}"
         where = (*_folder(version.model, version.version), ARTIFACT)
+        version.require_kept()
         if not SHA256_PATTERN.fullmatch(version.sha256):
             raise ArtifactError(f"{subject} has no sha256 in the warehouse, but {version.sha256!r}")
         kept = self._copies.find(version.sha256) if self._copies else None
@@ -120,6 +121,17 @@ class ModelStore:
         if self._copies and kept is None:
             self._copies.keep(version.sha256, content)
         return content
+
+    def remove(self, model: str, version: str) -> None:
+        """Remove all files of a version; what was begun and not ended is completed by the next try.
+
+        Raises:
+            ConfigurationError: too many may write the store.
+            StoreUnavailableError: it does not answer.
+            OSError: nobody may remove anything there.
+        """
+        # The manifest first, for what has none was never wholly written.
+        self._files.remove(*_folder(model, version), [MANIFEST, ARTIFACT, PAGE])
 
     def page(self, model: str, version: str) -> str | None:
         """Where the gate's report on a version is drawn; None if it is not, or cannot be asked."""

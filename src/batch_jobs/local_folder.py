@@ -10,7 +10,8 @@ import os
 import shutil
 import stat
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from batch_jobs.errors import ArtifactError, ConfigurationError
@@ -87,6 +88,22 @@ class LocalFolder:
             raise self._unwritable(error) from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+    def remove(self, model: str, version: str, names: Sequence[str]) -> None:  # noqa: ARG002
+        """Remove a version's folder, at one moment as far as its name goes.
+
+        Raises:
+            ArtifactError: a link leads elsewhere.
+            ConfigurationError: too many may write a folder on the way.
+            OSError: it cannot be removed.
+        """
+        folder = self._inside(model, version)
+        aside = folder.with_name(f".old-{version}")
+        with suppress(FileNotFoundError):
+            shutil.rmtree(aside)  # which an earlier try has left
+        with suppress(FileNotFoundError):
+            folder.rename(aside)
+            shutil.rmtree(aside)
 
     def _inside(self, *names: str) -> Path:
         """The path of these names below the root, if it is what it seems to be."""

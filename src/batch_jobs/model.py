@@ -227,6 +227,8 @@ class BatchModel(_Frozen):
         expire: in `merge` mode, the age at which rows leave `current_predictions` though nothing
             newer has come for their keys, counted likewise by their interval; then `keep` begins.
             By default they stay for ever, and so does every run that has one of them.
+        keep_versions: how many trained versions stay in the model store, the newest ones; and how
+            many of those that served last. What has served or scored within `keep` stays, too.
         owner: who answers for the model, shown in Airflow's UI.
         tags: further tags in Airflow's UI.
         timeout: longest time one prediction run may take.
@@ -256,6 +258,7 @@ class BatchModel(_Frozen):
     rescore_late: bool = True
     keep: Span = timedelta(days=90)
     expire: Span | None = None
+    keep_versions: int = Field(default=10, ge=2)
     owner: Owner = "data-science"
     tags: tuple[Tag, ...] = ()
     timeout: Span = timedelta(minutes=30)

@@ -34,6 +34,20 @@ class ModelVersion:
     manifest: Mapping[str, Any]
     metrics: Mapping[str, float]
     gate: Mapping[str, Any]
+    removed_at: datetime | None = None
+
+    def require_kept(self) -> None:
+        """Find out whether it can be loaded at all.
+
+        Raises:
+            ArtifactError: retention has removed its artifact.
+        """
+        if self.removed_at is not None:
+            raise ArtifactError(
+                f"the artifact of {self.model} {self.version} was removed by retention on "
+                f"{self.removed_at:%Y-%m-%d} (see `keep_versions` of the model file); take another "
+                f"version, or train again"
+            )
 
 
 # What a version is asked and by what it answers; the rest of a model file says how it is served.
@@ -93,7 +107,8 @@ def register(warehouse: Warehouse, version: ModelVersion) -> ModelVersion:
                   manifest, metrics, gate)
                 VALUES (:model, :version, :as_of, :now, :sha256, :size, :manifest, :metrics, :gate)
                 ON CONFLICT (model, version) DO UPDATE SET created_at = excluded.created_at,
-                  metrics = excluded.metrics, gate = excluded.gate
+                  metrics = excluded.metrics, gate = excluded.gate,
+                  artifact_removed_at = NULL, artifact_gone = 0
                 WHERE model_versions.sha256 = excluded.sha256"""),
             {
                 "model": version.model,
@@ -218,10 +233,11 @@ def promote(
     """Make the version the champion, if the champion is still the expected one.
 
     Raises:
-        ArtifactError: another version was promoted in between.
+        ArtifactError: another version was promoted in between, or the artifact was removed.
     """
     with warehouse.write() as connection:
         warehouse.database.lock_model(connection, version.model)
+        _version(connection, version.model, version.version).require_kept()
         current = _champion_name(connection, version.model)
         if current == version.version:
             return  # by this very call, whose answer was lost
@@ -250,6 +266,88 @@ def promote(
                 "metrics": json.dumps(dict(version.metrics)),
                 "now": stored_time(clock.now()),
             },
+        )
+
+
+@repeatable
+def mark_removed(warehouse: Warehouse, model: str, before: datetime, newest: int) -> int:
+    """Mark the artifacts of versions that nobody goes back to as removed; how many were marked.
+
+    Kept are the newest versions, by training and by what they have seen; those that served last;
+    and whatever has served or scored since a moment, or does so now.
+
+    Args:
+        warehouse: where they are registered.
+        model: whose.
+        before: that moment.
+        newest: how many of the newest, and of those that served last, to keep.
+    """
+    values = {
+        "model": model,
+        "before": stored_time(before),
+        "newest": newest,
+        "now": stored_time(clock.now()),
+    }
+    with warehouse.read() as connection:  # mostly there are none: take no write lock
+        some = f"SELECT 1 FROM model_versions WHERE {_OBSOLETE} LIMIT 1"  # noqa: S608
+        if connection.scalar(text(some), values) is None:
+            return 0
+    with warehouse.write() as connection:
+        warehouse.database.lock_model(connection, model)  # nobody promotes one of them meanwhile
+        return connection.execute(
+            text(f"UPDATE model_versions SET artifact_removed_at = :now WHERE {_OBSOLETE}"),  # noqa: S608
+            values,
+        ).rowcount
+
+
+_OBSOLETE = """
+    model = :model AND artifact_removed_at IS NULL AND version NOT IN (
+      SELECT version FROM (
+        SELECT version, row_number() OVER (ORDER BY created_at DESC) AS trained,
+               row_number() OVER (ORDER BY as_of DESC, created_at DESC) AS seen
+        FROM model_versions WHERE model = :model) AS v
+      WHERE trained <= :newest OR seen <= :newest
+      UNION ALL
+      SELECT version FROM (
+        SELECT version, row_number() OVER (ORDER BY max(promotion_id) DESC) AS served
+        FROM promotions WHERE model = :model GROUP BY version) AS v
+      WHERE served <= :newest
+      UNION ALL
+      SELECT version FROM (
+        SELECT version, lead(promoted_at) OVER (ORDER BY promotion_id) AS until
+        FROM promotions WHERE model = :model) AS v
+      WHERE until IS NULL OR until >= :before
+      UNION ALL
+      SELECT model_version FROM prediction_runs
+      WHERE model = :model AND (state = 'staging' OR published_at >= :before)
+      UNION ALL
+      SELECT model_version FROM requests WHERE model = :model AND state = 'scoring'
+        AND model_version IS NOT NULL)"""
+
+
+@repeatable
+def marked_removed(warehouse: Warehouse, model: str) -> list[str]:
+    """The versions whose artifacts are marked as removed, and may be in the store still."""
+    with warehouse.read() as connection:
+        return list(
+            connection.scalars(
+                text("""
+                    SELECT version FROM model_versions WHERE model = :model
+                    AND artifact_removed_at IS NOT NULL AND artifact_gone = 0 ORDER BY version"""),
+                {"model": model},
+            )
+        )
+
+
+@repeatable
+def note_gone(warehouse: Warehouse, model: str, version: str) -> None:
+    """Note that the store has nothing left of a version that was marked as removed."""
+    with warehouse.write() as connection:
+        connection.execute(
+            text("""
+                UPDATE model_versions SET artifact_gone = 1 WHERE model = :model
+                AND version = :version AND artifact_removed_at IS NOT NULL"""),
+            {"model": model, "version": version},
         )
 
 
@@ -286,6 +384,7 @@ def _from_row(row: Row[Any]) -> ModelVersion:
         manifest=_from_json(row, "manifest"),
         metrics=_from_json(row, "metrics"),
         gate=_from_json(row, "gate"),
+        removed_at=row.artifact_removed_at and loaded_time(row.artifact_removed_at),
     )
 
 

@@ -76,6 +76,21 @@ class RemoteFolder:
         for name, content in files.items():
             self._write(content, model, version, name)
 
+    def remove(self, model: str, version: str, names: Sequence[str]) -> None:
+        """Remove the files of a version, one after the other; those that are not there are not.
+
+        Raises:
+            ConfigurationError: nobody knows how to open the URL.
+            PermissionError: who may write need not be allowed to delete.
+            StoreUnavailableError: it did not answer.
+        """
+        for name in names:
+            with suppress(FileNotFoundError):
+                self._call("rm_file", (model, version, name), patience=ANSWER_SECONDS)
+        if not self._is_object_store:
+            with suppress(BatchJobsError, OSError):  # somebody may keep something else there
+                self._call("rmdir", (model, version), patience=ANSWER_SECONDS)
+
     def _ask(self, verb: str, *names: str, patience: int) -> Any:
         try:
             return self._call(verb, names, patience=patience)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from batch_jobs import (
     retention,
     staging,
 )
+from batch_jobs.artifacts import ModelStore
 from batch_jobs.catalog import load_model, model_names
 from batch_jobs.connections import text
 from batch_jobs.errors import (
@@ -380,7 +382,8 @@ def gaps(settings: Settings, name: str) -> list[Interval]:
 def prune(settings: Settings, name: str | None = None) -> list[Pruned]:
     """Remove what readers have not seen for longer than a model keeps it; of one model or of all.
 
-    The rows that readers see stay, but for those that are older than the model's `expire`.
+    And the artifacts of versions that nobody goes back to. The rows that readers see stay, but for
+    those that are older than the model's `expire`.
 
     Raises:
         InputError: unknown model, or no warehouse; of several models whose files are broken, once
@@ -389,6 +392,7 @@ def prune(settings: Settings, name: str | None = None) -> list[Pruned]:
     """
     names = model_names(settings.models) if name is None else [name]
     warehouse = Warehouse.existing(settings.warehouse)
+    store = ModelStore(settings.model_store, settings.model_cache)
     pruned, broken = [], []
     for each in names:
         try:
@@ -396,7 +400,11 @@ def prune(settings: Settings, name: str | None = None) -> list[Pruned]:
         except ModelFileError as error:
             broken.append(error)
             continue
-        pruned.append(retention.prune(warehouse, model.name, model.keep, model.expire))
+        rows = retention.prune(warehouse, model.name, model.keep, model.expire)
+        artifacts = retention.remove_artifacts(
+            warehouse, store, model.name, model.keep, model.keep_versions
+        )
+        pruned.append(replace(rows, artifacts=artifacts))
         log.info("%s: %s", model.name, pruned[-1])
     if broken:
         raise InputError("; ".join(map(str, broken))) from broken[0]

@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 P = ParamSpec("P")
 Answer = TypeVar("Answer")
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 # How long a transaction is repeated that fails for a passing reason, from its first failure on.
 PATIENCE_SECONDS = 45
 Database = SQLite | PostgreSQL

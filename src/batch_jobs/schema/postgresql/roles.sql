@@ -57,7 +57,8 @@ GRANT INSERT ON serving.request_rows TO batch_jobs_requester;
 GRANT USAGE, CREATE ON SCHEMA serving TO batch_jobs_writer;
 GRANT SELECT ON ALL TABLES IN SCHEMA serving TO batch_jobs_writer;
 GRANT INSERT ON serving.promotions TO batch_jobs_writer;
-GRANT INSERT, UPDATE (created_at, metrics, gate) ON serving.model_versions TO batch_jobs_writer;
+GRANT INSERT, UPDATE (created_at, metrics, gate, artifact_removed_at, artifact_gone)
+ON serving.model_versions TO batch_jobs_writer;
 GRANT INSERT, UPDATE ON
   serving.fences, serving.prediction_runs, serving.run_parts, serving.serving_heads
 TO batch_jobs_writer;
