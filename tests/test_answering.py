@@ -172,14 +172,14 @@ def _fail_on_poison(monkeypatch):
     monkeypatch.setattr(Fitted, "answers", answers)
 
 
-def test_a_request_that_the_model_cannot_answer_has_failed(shop, monkeypatch):
-    """With the first line of the error, and no secret; the next request is answered."""
+def test_a_row_at_which_the_estimator_raises_is_rejected(shop, monkeypatch):
+    """With the first line of the error, and no secret; the rows beside it are answered."""
     _fail_on_poison(monkeypatch)
     asked = submit(shop, "orders", [*[GOOD] * 7, ("b", {"amount": 666, "country": None})])
     other = submit(shop, "orders", [GOOD])
-    failed, done = _answer(shop)
-    assert (failed.state, failed.error) == ("failed", "RuntimeError: password=***")
-    assert state(shop, asked) == ("failed", 8, 7, 0)
+    one, done = _answer(shop)
+    assert (one.state, state(shop, asked)) == ("done", ("done", 8, 7, 1))
+    assert rejects(shop, asked) == {8: "the estimator raised RuntimeError: password=***"}
     assert (done.request_id, done.state) == (other, "done")
     assert _answer(shop) == []
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+from decimal import Decimal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -108,7 +109,10 @@ FILES = {
     "lists": (as_parquet(amount=[[1.0]], country=TEXTS), "'amount': columns hold numbers"),
     "structs": (as_parquet(amount=[{"a": 1}], country=TEXTS), "'amount': columns hold"),
     "times": (as_parquet(amount=[OPENED], country=TEXTS), "'amount': columns hold"),
-    "bytes": (as_parquet(amount=NUMBERS, country=[b"kr"]), "'country': columns hold"),
+    "keys that are floats": (
+        as_parquet(entity_id=[101.0], amount=NUMBERS, country=TEXTS),
+        "entity_id: keys are text or whole numbers",
+    ),
     "too many rows": (as_parquet(amount=NUMBERS * 1001, country=TEXTS * 1001), "1,000 rows"),
     "a bomb of one text": (lying(amount=NUMBERS, country=["x" * 50_000_000]), "unpack to more"),
     "a bomb of one word": (
@@ -143,6 +147,24 @@ def test_odd_numbers_of_a_parquet_file_reject_their_rows(client):
     assert [row["row"] for row in told["rejected"]] == [2, 3, 4, 5]
 
 
+@pytest.mark.parametrize(
+    ("amount", "country"),
+    [
+        (pa.array([Decimal("12.50")]), pa.array(["kr"])),
+        (pa.array([Decimal(12)], pa.decimal256(40, 0)), pa.array(["kr"], pa.string_view())),
+        (pa.array([12], pa.uint8()), pa.array([b"kr"])),
+        (pa.array([12.5], pa.float32()), pa.array(["kr"]).dictionary_encode()),
+        (pa.array([True]), pa.array(["kr"], pa.large_string())),
+    ],
+    ids=["decimal", "wide decimal and view", "bytes", "dictionary", "truth value"],
+)
+def test_a_parquet_file_is_taken_as_warehouses_write_it(client, amount, country):
+    """Money as decimals, text as views or without its mark: what it means is what counts."""
+    file = as_parquet(entity_id=pa.array([7]), amount=amount, country=country)
+    told = ended(client, post(client, file, PARQUET))
+    assert (told["rejected"], [row["entity_id"] for row in told["results"]]) == ([], ["7"])
+
+
 ROW = {"amount": 1, "country": "kr"}
 BODIES = {
     "no object": [ROW],
@@ -154,7 +176,8 @@ BODIES = {
     "a feature that is missing": {"rows": [{"amount": 1}]},
     "a nested value": {"rows": [{**ROW, "amount": [1]}]},
     "half a surrogate pair": {"rows": [{**ROW, "country": "\ud800"}]},
-    "a key that is a number": {"rows": [{**ROW, "entity_id": 1}]},
+    "a key that is a fraction": {"rows": [{**ROW, "entity_id": 1.5}]},
+    "a key that is a truth value": {"rows": [{**ROW, "entity_id": True}]},
     "a key with a NUL": {"rows": [{**ROW, "entity_id": "a\0"}]},
 }
 

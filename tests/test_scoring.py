@@ -1,23 +1,28 @@
 """A row's score depends on the row and the version alone, and means what the contract says."""
 
+import gc
+import weakref
 from itertools import pairwise
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from catboost import CatBoostClassifier
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lightgbm import LGBMClassifier
 from sklearn.base import clone
 from sklearn.compose import make_column_transformer
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestRegressor
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
+from xgboost import XGBClassifier
 
 from batch_jobs import Category, Number
 from batch_jobs.errors import ContractError
-from batch_jobs.scoring import Fitted, as_inputs, categories_of
+from batch_jobs.scoring import Fitted, answered, as_inputs, categories_of
 
 FEATURES = {"amount": Number(), "country": Category()}
 CHANCE = np.random.default_rng(0)
@@ -160,3 +165,122 @@ def test_an_estimator_that_loses_a_row_is_found_out():
     short = _fitted(Short(), ROWS, TWO, {"amount": Number()})
     with pytest.raises(ContractError, match="estimator: answered 39 rows where it was given 40"):
         short.answers(short.inputs(ROWS))
+
+
+def _strict():
+    """scikit-learn's default raises at a category that it does not know."""
+    columns = make_column_transformer((OneHotEncoder(), ["country"]), remainder="passthrough")
+    return make_pipeline(columns, LogisticRegression())
+
+
+class Counting:
+    """What is asked of a version, counted."""
+
+    def __init__(self, fitted):
+        self.fitted, self.calls = fitted, 0
+
+    def __call__(self, rows):
+        """The answers to some rows."""
+        self.calls += 1
+        return self.fitted.answers(self.fitted.inputs(rows))
+
+
+def test_rows_at_which_the_estimator_raises_are_found_by_halving():
+    """Each with the estimator's own words; the others are answered as without them."""
+    fitted = _fitted(_strict(), ROWS, TWO)
+    odd = ROWS.assign(country=ROWS["country"].where(~ROWS.index.isin([7, 30]), "violet"))
+    ask = Counting(fitted)
+    answer, refused = answered(ask, odd)
+    assert list(refused) == [7, 30]
+    assert all("unknown categories ['violet']" in error for error in refused.values())
+    rest = odd.drop(index=[7, 30])
+    assert answer == pytest.approx(fitted.answers(fitted.inputs(rest)), abs=1e-14)
+    assert ask.calls < 4 * 6  # each of the two takes twice as many calls as forty can be halved
+
+
+def test_an_estimator_that_raises_at_most_rows_is_at_fault_itself():
+    """Nobody waits until each of them has been tried."""
+    fitted = _fitted(_strict(), ROWS, TWO)
+    many = pd.concat([ROWS.assign(country="violet")] * 5, ignore_index=True)
+    ask = Counting(fitted)
+    with pytest.raises(ValueError, match="violet"):
+        answered(ask, many)
+    assert ask.calls < 2 * len(many)
+
+
+@pytest.mark.parametrize("error", [MemoryError, KeyboardInterrupt])
+def test_what_no_row_is_to_blame_for_is_raised_at_once(error):
+    """A machine without memory would only get less of it."""
+    calls = []
+
+    def ask(rows):
+        calls.append(len(rows))
+        raise error
+
+    with pytest.raises(error):
+        answered(ask, ROWS)
+    assert calls == [len(ROWS)]
+
+
+def test_a_row_alone_is_refused_and_not_raised():
+    """It is all there is, and another row may be answered."""
+    answer, refused = answered(
+        Counting(_fitted(_strict(), ROWS, TWO)), ROWS.assign(country="x")[:1]
+    )
+    assert (answer, list(refused)) == (None, [0])
+
+
+def test_no_fitted_model_is_kept_alive():
+    """Once nobody holds a version, its memory is free."""
+    fitted = _fitted(clone(ESTIMATORS["binary"]), ROWS, TWO)
+    estimator = weakref.ref(fitted.estimator)
+    fitted.scores_and_labels(fitted.answers(fitted.inputs(ROWS)))
+    del fitted
+    gc.collect()
+    assert estimator() is None
+
+
+OTHERS = {
+    "LightGBM": lambda: LGBMClassifier(n_estimators=5, min_child_samples=2, verbose=-1, n_jobs=1),
+    "XGBoost": lambda: XGBClassifier(n_estimators=5, enable_categorical=True, n_jobs=1),
+    "CatBoost": lambda: CatBoostClassifier(
+        iterations=5, cat_features=["country"], verbose=0, allow_writing_files=False, thread_count=1
+    ),
+    "pipeline": lambda: _encoded(LogisticRegression()),
+    "boosting": _boosted,
+}
+KNOWN = ROWS.assign(country=ROWS["country"].fillna("us"))
+
+
+@pytest.mark.parametrize("library", OTHERS)
+@pytest.mark.parametrize("company", ["whole", "alone", "turned", "one country", "a stranger"])
+def test_whoever_shares_a_chunk_no_library_answers_otherwise(library, company):
+    """Categories are those of training: not those of a chunk, which has one of them or none."""
+    fitted = _fitted(OTHERS[library](), KNOWN, TWO)
+    whole = fitted.answers(fitted.inputs(KNOWN))
+    pieces = {
+        "whole": [KNOWN],
+        "alone": [KNOWN[place : place + 1] for place in range(len(KNOWN))],
+        "turned": [KNOWN[::-1]],
+        "one country": [KNOWN[KNOWN["country"] == country] for country in ("kr", "us")],
+        "a stranger": [pd.concat([KNOWN, KNOWN[:1].assign(country="zz", entity_id="zz")])],
+    }[company]
+    found = {}
+    for piece in pieces:
+        answer, refused = answered(lambda rows: fitted.answers(fitted.inputs(rows)), piece)
+        keys = [key for place, key in enumerate(piece["entity_id"]) if place not in refused]
+        found |= dict(zip(keys, answer.tolist(), strict=True))
+    wanted = dict(zip(KNOWN["entity_id"], whole.tolist(), strict=True))
+    assert {key: found[key] for key in wanted} == {
+        key: pytest.approx(value, abs=1e-12) for key, value in wanted.items()
+    }
+
+
+@pytest.mark.parametrize("library", ["LightGBM", "XGBoost", "boosting"])
+def test_an_interval_whose_category_is_null_throughout_is_scored(library):
+    """As each of its rows would be among others."""
+    fitted = _fitted(OTHERS[library](), ROWS, TWO)
+    nothing = ROWS.assign(country=pd.Series([None] * len(ROWS), dtype="str"))
+    among = pd.concat([nothing, KNOWN], ignore_index=True)
+    whole = fitted.answers(fitted.inputs(among))[: len(ROWS)]
+    assert fitted.answers(fitted.inputs(nothing)) == pytest.approx(whole, abs=1e-12)

@@ -21,6 +21,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from batch_jobs import claims, clock, registry
 from batch_jobs.catalog import load_model, model_names
 from batch_jobs.claims import Answered, Claimed
+from batch_jobs.columns import text_of
 from batch_jobs.errors import ConfigurationError, FencedError, UnavailableError
 from batch_jobs.failpoints import failpoint
 from batch_jobs.interval import Interval
@@ -296,6 +297,8 @@ def _frame(model: BatchModel, rows: dict[str, dict[str, Any]]) -> pd.DataFrame:
     for name, kind in model.features.items():
         values = [row[name] for row in rows.values()]
         if not isinstance(kind, Number):
-            values = [value if value is None else str(value) for value in values]
+            values = [
+                value if isinstance(value, str | None) else text_of(value) for value in values
+            ]
         columns[name] = pd.Series(values, dtype="object")
     return pd.DataFrame(columns)

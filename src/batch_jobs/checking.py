@@ -217,15 +217,17 @@ def _require_later_labels(
     span: Interval,
     whole: pd.DataFrame | None,
 ) -> None:
+    import pandas as pd
+
     from batch_jobs import contract
-    from batch_jobs.columns import times
+    from batch_jobs.columns import texts, times
 
     labels = contract.check_labels(model, _read(warehouse, model.labels_query, span))
     report.say(f"{len(labels):,} labels")
     if whole is None or labels.empty:
         return
     key = ["entity_id", "as_of"] if "as_of" in labels else ["entity_id"]
-    rows = whole[["entity_id", "as_of"]].assign(as_of=times(whole["as_of"]))
+    rows = pd.DataFrame({"entity_id": texts(whole["entity_id"]), "as_of": times(whole["as_of"])})
     both = rows.merge(labels, on=key, how="inner", suffixes=("", "_label"))
     early = both[both["known_at"] <= both["as_of"]]
     if len(early):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -10,6 +12,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SAMPLES, MANY = 3, 100
+EXACT = 2**53  # up to which a float holds each whole number
 # The second of a time with an offset: what `:start` looks like, and sorts like, as text.
 CURE = (
     "on PostgreSQL select it AT TIME ZONE 'UTC' (of its own zone), on SQLite as "
@@ -28,14 +31,37 @@ def inferred(column: pd.Series[Any]) -> pd.Series[Any]:
 
 
 def texts(raw: pd.Series[Any]) -> pd.Series[str]:
-    """The values as text; what is not storable as text is null."""
-    try:
-        return raw.astype("str")
-    except UnicodeError:
-        return raw.map(_text, na_action="ignore").astype("str")
+    """The values as text, each the same whatever type it is held as; null where it is none.
+
+    A whole number is its digits (94105, also where it is held as 94105.0 or numeric), another one
+    the shortest that is it (12.5 for 12.50), a truth value `true` or `false`, an id (UUID)
+    lower-case with hyphens. What cannot be stored as text is none, nor is a float so large that it
+    may have lost digits.
+    """
+    import numpy as np
+
+    kind = raw.dtype.kind
+    if kind == "f":
+        whole = raw.where(raw.mod(1) == 0).where(raw.abs() <= EXACT)
+        digits = whole.astype("Int64").astype("str").where(whole.notna())
+        return digits.fillna(raw.where(raw.mod(1) > 0).astype("str"))
+    if kind == "b":
+        return raw.map({True: "true", False: "false"}).astype("str")
+    if kind == "O" and isinstance(raw.dtype, np.dtype):
+        return raw.map(text_of, na_action="ignore").astype("str")
+    return raw.astype("str")
 
 
-def _text(value: Any) -> str | None:
+def text_of(value: Any) -> str | None:
+    """One value as text; see `texts`."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, Decimal) and value.is_finite():
+        value = int(value) if value == int(value) else float(value)
+    if isinstance(value, float):
+        if not value.is_integer():
+            return repr(value) if math.isfinite(value) else None
+        return str(int(value)) if abs(value) <= EXACT else None
     try:
         text = value.decode() if isinstance(value, bytes) else str(value)
         text.encode()
@@ -53,13 +79,21 @@ def times(column: pd.Series[Any]) -> pd.Series[Any]:
     if isinstance(column.dtype, pd.DatetimeTZDtype):
         utc: pd.Series[Any] = column.dt.tz_convert("UTC")
         return utc
-    told = texts(column)
+    told = _as_told(column)
     try:  # ten times as fast, and stricter
         read: pd.Series[Any] = pa.array(told).cast(pa.timestamp("us", "UTC")).to_pandas()
     except pa.ArrowInvalid:
         aware = told.str.contains(r"(?:Z|[+-]\d\d:?\d\d|[T ]\d\d\S*[+-]\d\d)$", regex=True)
         read = pd.to_datetime(told.where(aware), utc=True, errors="coerce", format="ISO8601")
     return read
+
+
+def _as_told(column: pd.Series[Any]) -> pd.Series[str]:
+    """The values as Python writes them; null where that cannot be stored."""
+    try:
+        return column.astype("str")
+    except UnicodeError:
+        return column.map(text_of, na_action="ignore").astype("str")
 
 
 def time_problems(name: str, raw: pd.Series[Any], read: pd.Series[Any]) -> list[str]:
@@ -77,7 +111,7 @@ def time_problems(name: str, raw: pd.Series[Any], read: pd.Series[Any]) -> list[
         return []
     null = raw.isna().to_numpy() & unread
     rest = unread & ~null
-    told = texts(inferred(raw)).where(rest & ~_are_numbers(raw))
+    told = _as_told(inferred(raw)).where(rest & ~_are_numbers(raw))
     as_time = pd.to_datetime(told, errors="coerce", format="ISO8601", utc=True)
     naive = rest & as_time.notna().to_numpy()
     found = {

@@ -8,9 +8,10 @@ columns are checked at once; only what is wrong with a row is worded row by row.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 from batch_jobs.columns import inferred, outside_problem, texts, time_problems, times
 from batch_jobs.errors import ContractError
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     Column = NDArray[np.float64] | pd.Series[Any]  # numbers, or text
 
-SAMPLES = 3
+SAMPLES, ALLOWED_SHOWN = 3, 5
 MAX_KEY_LENGTH = 200
 CURE_OF_DUPLICATES = (
     "; a key belongs to one moment: put the moment into it, or for the same entity again and again "
@@ -82,7 +83,7 @@ def check_features(model: BatchModel, frame: pd.DataFrame, interval: Interval) -
         for name, feature in model.features.items()
     }
     reasons = _reasons(model, raw, columns)
-    keys = frame["entity_id"].astype("str")
+    keys = texts(frame["entity_id"])
     found = {"entity_id": keys, "as_of": as_of, **columns}
     rows = pd.DataFrame({name: getattr(column, "array", column) for name, column in found.items()})
     if not reasons:
@@ -169,7 +170,7 @@ def check_labels(model: BatchModel, frame: pd.DataFrame) -> pd.DataFrame:
         problems.append(f"label is null in {_count(bad)} (e.g. {_samples(frame, bad)})")
     if problems:
         raise ContractError(subject, problems)
-    return frame.astype({"entity_id": "str"})
+    return frame.assign(entity_id=texts(frame["entity_id"]))
 
 
 def key_problems(keys: pd.Series[Any], moments: pd.Series[Any] | None = None) -> list[str]:
@@ -185,21 +186,18 @@ def key_problems(keys: pd.Series[Any], moments: pd.Series[Any] | None = None) ->
     keys = inferred(keys)
     if moments is None and _are_plain(keys):
         return []
-    if isinstance(keys.dtype, pd.StringDtype):
-        text, told = keys.notna(), keys
-    else:
-        text = keys.map(lambda key: isinstance(key, str)).astype(bool)
-        told = texts(keys.where(text))
+    text = _may_be_keys(keys)
+    told = texts(keys.where(text))
     blank = told.str.isspace() | (told == "")
     unstorable = told.str.contains("\0", regex=False) | (text & told.isna())
-    key_of_row = keys if moments is None else pd.concat([keys, moments], axis=1)
+    key_of_row = told if moments is None else pd.concat([told, moments], axis=1)
     found = {
         "entity_id is null or blank": keys.isna() | blank,
-        "entity_id is not text": keys.notna() & ~text,
+        "entity_id is neither text nor a whole number nor a UUID": keys.notna() & ~text,
         f"entity_id is longer than {MAX_KEY_LENGTH} characters": told.str.len() > MAX_KEY_LENGTH,
         "entity_id is not storable text (NUL or half a surrogate pair)": unstorable,
         f"entity_id {'' if moments is None else 'and as_of '}is duplicated": (
-            key_of_row.duplicated(keep=False) & keys.notna()
+            key_of_row.duplicated(keep=False) & told.notna()
         ),
     }
     return [
@@ -207,6 +205,18 @@ def key_problems(keys: pd.Series[Any], moments: pd.Series[Any] | None = None) ->
         for what, bad in found.items()
         if bad.any()
     ]
+
+
+def _may_be_keys(keys: pd.Series[Any]) -> pd.Series[bool]:
+    """Which values say for certain whose they are; a float may have lost digits."""
+    import pandas as pd
+
+    if keys.dtype == "object":
+        return keys.map(
+            lambda key: isinstance(key, str | int | UUID) and not isinstance(key, bool)
+        ).astype(bool)
+    certain = isinstance(keys.dtype, pd.StringDtype) or keys.dtype.kind in "iu"
+    return keys.notna() if certain else pd.Series(data=False, index=keys.index)
 
 
 def _are_plain(keys: pd.Series[Any]) -> bool:
@@ -337,7 +347,14 @@ def _failures(
         import pandas as pd
 
         allowed = pd.Series(column).isin(feature.one_of).to_numpy()
-        yield f"isin({feature.one_of})", ~(null | allowed)
+        yield _one_of(feature.one_of), ~(null | allowed)
+
+
+def _one_of(allowed: Sequence[str]) -> str:
+    """Of many values a few, since each rejection repeats it."""
+    few = ", ".join(map(repr, allowed[:ALLOWED_SHOWN]))
+    more = len(allowed) - ALLOWED_SHOWN
+    return f"isin({few}{f' and {more:,} more' if more > 0 else ''})"
 
 
 def _values(column: Column) -> list[Any]:

@@ -191,10 +191,10 @@ class BatchModel(_Frozen):
 
     Attributes:
         description: one sentence for people, shown in Airflow's UI.
-        features_query: SQL with `:start` and `:end`; returns `entity_id` (text, unique), `as_of`
-            (when the row could be scored) and the features, for rows whose `as_of` lies in
-            `[start, end)`. Uses nothing that was not known at `as_of`, and is additive: a long
-            interval returns exactly the union of its parts.
+        features_query: SQL with `:start` and `:end`; returns `entity_id` (unique: text, a whole
+            number or a UUID), `as_of` (when the row could be scored) and the features, for rows
+            whose `as_of` lies in `[start, end)`. Uses nothing that was not known at
+            `as_of`, and is additive: a long interval returns exactly the union of its parts.
         labels_query: SQL with `:start` and `:end` over the same `as_of`; returns `entity_id`,
             `label` and `known_at` (when the outcome became known), and in `replace` mode `as_of`.
         features: name and kind of every feature, in the order the estimator sees them.

@@ -292,7 +292,8 @@ def _cuts(
         return connection.scalars(
             text(f"""
                 SELECT min(entity_id) FROM (
-                  SELECT entity_id, ntile(:parts) OVER (ORDER BY entity_id) AS part
+                  SELECT CAST(entity_id AS text) AS entity_id,
+                    ntile(:parts) OVER (ORDER BY CAST(entity_id AS text)) AS part
                   FROM (\n{features_query}\n) AS f) AS ranked
                 WHERE part > 1 GROUP BY part ORDER BY part"""),  # noqa: S608
             {**bounds(interval), "parts": parts},
@@ -317,10 +318,11 @@ def _late_moments(
                 WHERE f.entity_id IS NOT NULL
                   AND NOT EXISTS (SELECT 1 FROM current_rows AS k JOIN prediction_runs AS r
                                   ON {known}
-                                  WHERE k.model = :model AND k.entity_id = f.entity_id)
+                                  WHERE k.model = :model
+                                  AND k.entity_id = CAST(f.entity_id AS text))
                   AND NOT EXISTS (SELECT 1 FROM rejected_rows AS k JOIN prediction_runs AS r
                                   ON {known} AND r.state = 'published'
-                                  WHERE k.entity_id = f.entity_id)"""),  # noqa: S608
+                                  WHERE k.entity_id = CAST(f.entity_id AS text))"""),  # noqa: S608
             {**bounds(span), "model": model},
         ).all()
         return [loaded_time(moment) for moment in stored if moment is not None]

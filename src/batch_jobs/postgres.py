@@ -356,8 +356,18 @@ def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
     kind = column.type
     if isinstance(kind, pa.OpaqueType):
         stored = pa.chunked_array([chunk.storage for chunk in column.chunks], kind.storage_type)
-        return stored.cast(pa.float64()) if kind.type_name == "numeric" else stored
+        return _numbers(stored) if kind.type_name == "numeric" else stored
     return column
+
+
+def _numbers(told: pa.ChunkedArray) -> pa.ChunkedArray:
+    """What `numeric` says: whole numbers, which a key or a category may be, or floats."""
+    import pyarrow as pa
+
+    try:
+        return told.cast(pa.int64())
+    except pa.ArrowInvalid:
+        return told.cast(pa.float64())
 
 
 @contextmanager

@@ -6,12 +6,14 @@ that it has learnt, whichever of them the rows at hand happen to have.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from batch_jobs.columns import text_of
 from batch_jobs.errors import ContractError
 from batch_jobs.model import Category, Feature
+from batch_jobs.redaction import first_line
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Categories = Mapping[str, Sequence[str]]
+FEW_REFUSED = 20  # rows, however few there are
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,7 +122,9 @@ class Fitted:
 
 def class_text(label: Any) -> str:
     """A class as text, as it is published and named."""
-    return str(label)
+    plain = label.item() if hasattr(label, "item") else label
+    text = text_of(plain)
+    return str(plain) if text is None else text
 
 
 def categories_of(rows: pd.DataFrame, features: Mapping[str, Feature]) -> dict[str, list[str]]:
@@ -163,6 +168,50 @@ def _as_category(column: pd.Series[Any], known: Sequence[str] | None) -> pd.Seri
     codes = place.fill_null(-1).to_numpy()
     # Not validated, which takes as long as all the rest.
     return pd.Series(pd.Categorical.from_codes(codes, dtype=kind, validate=False), column.index)
+
+
+def answered(
+    ask: Callable[[pd.DataFrame], NDArray[np.float64]], rows: pd.DataFrame
+) -> tuple[NDArray[np.float64] | None, dict[int, str]]:
+    """The answers to rows, and what the estimator raises at single ones of them.
+
+    Rows at which it raises are found by halving, so that a few among many cost little. If it raises
+    at more than a quarter of them, it is not the rows that are at fault.
+
+    Args:
+        ask: gives an answer to each of some rows, or raises.
+        rows: at least one.
+
+    Returns:
+        Answers to the rows that have one, in their order (None if none has), and by the place of
+        each other row the first line of the error.
+
+    Raises:
+        Exception: what the estimator raised, if it does so too often; never of one row alone.
+    """
+    import numpy as np
+
+    refused: dict[int, str] = {}
+    found: list[NDArray[np.float64]] = []
+    most = max(len(rows) // 4, FEW_REFUSED)
+
+    def halve(first: int, last: int) -> None:
+        try:
+            found.append(ask(rows.iloc[first:last]))
+        except (MemoryError, ContractError):
+            raise
+        except Exception as error:
+            if last - first > 1:
+                middle = (first + last) // 2
+                halve(first, middle)
+                halve(middle, last)
+                return
+            refused[first] = first_line(error)
+            if len(refused) > most:
+                raise
+
+    halve(0, len(rows))
+    return (np.concatenate(found) if found else None), refused
 
 
 def are_alike(answers: NDArray[np.float64], wanted: NDArray[np.float64]) -> NDArray[np.bool_]:

@@ -28,7 +28,7 @@ from batch_jobs.interval import Interval
 from batch_jobs.ledger import Counts, Part, Run
 from batch_jobs.model import BatchModel
 from batch_jobs.redaction import first_line
-from batch_jobs.scoring import Fitted
+from batch_jobs.scoring import Fitted, answered
 from batch_jobs.warehouse import Warehouse, bounds, repeatable, stored_time
 
 if TYPE_CHECKING:
@@ -307,16 +307,22 @@ def _read(warehouse: Warehouse, model: BatchModel, run: Run, part: Part) -> Gene
     query, values = model.features_query, dict(bounds(run.interval))
     wanted = {}
     if part.key_from is not None:
-        wanted["key_from"] = (part.key_from, "entity_id >= :key_from")
+        wanted["key_from"] = (part.key_from, "CAST(entity_id AS text) >= :key_from")
     if part.key_to is not None:
         # A key that is NULL belongs to the first range: it must be read to be refused.
         null = " OR entity_id IS NULL" if part.key_from is None else ""
-        wanted["key_to"] = (part.key_to, f"(entity_id < :key_to{null})")
+        wanted["key_to"] = (part.key_to, f"(CAST(entity_id AS text) < :key_to{null})")
     if wanted:
         condition = " AND ".join(sql for _, sql in wanted.values())
         query = f"SELECT * FROM (\n{query}\n) AS f WHERE {condition}"  # noqa: S608
         values |= {name: key for name, (key, _) in wanted.items()}
     yield from warehouse.stream(query, values, model.chunk_rows)
+
+
+def _no_rows() -> pa.Table:
+    import pyarrow as pa
+
+    return pa.table({"entity_id": [], "score": [], "label": []})
 
 
 def predict_chunk(
@@ -338,9 +344,20 @@ def predict_chunk(
     checked = check_features(model, chunk, interval)
     rows, rejected = checked.rows, list(checked.rejected)
     if rows.empty or predictor is None:
-        nothing = pa.table({"entity_id": [], "score": [], "label": []})
-        return Predicted(Counts(len(chunk), 0, len(rejected)), nothing, rejected, None)
-    scores, labels = predictor.fitted.scores_and_labels(predictor.answers(rows))
+        return Predicted(Counts(len(chunk), 0, len(rejected)), _no_rows(), rejected, None)
+    answer, refused = answered(predictor.answers, rows)
+    if refused:
+        bad = rows.iloc[list(refused)]
+        rejected += [
+            (key, f"the estimator raised {error}", row)
+            for key, error, row in zip(
+                bad["entity_id"], refused.values(), records(bad), strict=True
+            )
+        ]
+        rows = rows.drop(index=bad.index)
+    if answer is None:
+        return Predicted(Counts(len(chunk), 0, len(rejected)), _no_rows(), rejected, None)
+    scores, labels = predictor.fitted.scores_and_labels(answer)
     table = pa.table(
         {
             "entity_id": pa.array(rows["entity_id"], pa.string()),

@@ -14,7 +14,7 @@ from batch_jobs.errors import BatchJobsError
 from batch_jobs.loading import load_version
 from batch_jobs.model import BatchModel, Number
 from batch_jobs.redaction import first_line
-from batch_jobs.scoring import Fitted
+from batch_jobs.scoring import Fitted, answered
 from batch_jobs.settings import Settings
 from batch_jobs.warehouse import Warehouse
 from prediction_api.database import Database, Statement
@@ -60,25 +60,25 @@ class Champion:
 
     def answer(self, rows: Sequence[Values]) -> list[Scored | None]:
         """What the model says of rows of features, in declared order; as it does in batch."""
-        try:
-            return self._answer(rows)
-        except Exception as error:  # noqa: BLE001 - the estimator is the user's code
-            if len(rows) == 1:
-                log.warning("%s %s: %s", self.model, self.version, first_line(error))
-                return [None]
-        return [answer for row in rows for answer in self.answer([row])]
-
-    def _answer(self, rows: Sequence[Values]) -> list[Scored | None]:
         fitted = self.fitted
-        answer = fitted.answers(fitted.inputs(self._frame(rows)))
-        scores, labels = fitted.scores_and_labels(answer)
-        sound = fitted.are_sound(scores)
-        return [
-            Scored(score, label) if good else None
-            for score, label, good in zip(
-                scores.tolist(), labels.to_pylist(), sound.tolist(), strict=True
+        try:
+            answer, refused = answered(
+                lambda some: fitted.answers(fitted.inputs(some)), self._frame(rows)
             )
-        ]
+        except Exception as error:  # noqa: BLE001 - the estimator is the user's code
+            answer, refused = None, dict.fromkeys(range(len(rows)), first_line(error))
+        found: list[Scored | None] = [None] * len(rows)
+        if refused:
+            log.warning("%s %s: %s", self.model, self.version, next(iter(refused.values())))
+        if answer is None:
+            return found
+        scores, labels = fitted.scores_and_labels(answer)
+        places = (place for place in range(len(rows)) if place not in refused)
+        for place, score, label, good in zip(
+            places, scores.tolist(), labels.to_pylist(), fitted.are_sound(scores), strict=True
+        ):
+            found[place] = Scored(score, label) if good else None
+        return found
 
     def _frame(self, rows: Sequence[Values]) -> pd.DataFrame:
         """The rows with the types that the contract's check gives them."""

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, NotRequired
 from fastapi import Path, Query
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
@@ -20,6 +21,7 @@ from pydantic import (
 )
 from typing_extensions import TypedDict
 
+from batch_jobs.columns import text_of
 from batch_jobs.contract import MAX_KEY_LENGTH
 from batch_jobs.model import NAME_PATTERN, BatchModel, Feature, Number
 from batch_jobs.requests import LARGEST_ID
@@ -169,10 +171,15 @@ def _type(kind: Feature) -> Any:
     if isinstance(kind, Number):
         found = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=kind.ge, le=kind.le)]
     elif kind.one_of is not None:
-        found = Literal[kind.one_of]
+        found = Annotated[Literal[kind.one_of], BeforeValidator(_text)]
     else:
-        found = Annotated[str, Field(strict=True, max_length=LONGEST_TEXT)]
+        found = Annotated[str, Field(strict=True, max_length=LONGEST_TEXT), BeforeValidator(_text)]
     return found | None if kind.nullable else found
+
+
+def _text(value: Any) -> Any:
+    """A number or truth value as the text that the warehouse's would be."""
+    return text_of(value) if isinstance(value, bool | int | float) else value
 
 
 def rows_of(model: BatchModel) -> Any:
@@ -183,7 +190,7 @@ def rows_of(model: BatchModel) -> Any:
     title = "".join(part.title() for part in model.name.split("_"))
     key = Annotated[str, Field(max_length=MAX_KEY_LENGTH, pattern=r"^[^\x00]*$")]
     types = {name: Annotated[Value, _told(kind)] for name, kind in model.features.items()}
-    fields: Any = {"entity_id": NotRequired[key | None], **types}
+    fields: Any = {"entity_id": NotRequired[key | StrictInt | None], **types}
     plain: Any = TypedDict(f"{title}Row", fields)  # type: ignore[misc] # known at run time
     row: Any = with_config(ConfigDict(extra="forbid"))(plain)
     rows: Any = Annotated[list[row], Field(min_length=1)]

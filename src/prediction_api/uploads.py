@@ -13,10 +13,12 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from batch_jobs.columns import text_of
 from batch_jobs.contract import MAX_KEY_LENGTH
 from batch_jobs.model import BatchModel, Feature, Number
 from batch_jobs.requests import Row
@@ -34,6 +36,7 @@ KEY = "entity_id"
 MOST_COLUMNS = 1000
 MOST_NAMED = 20
 INFLATED = 10  # how many times as large as a body may be what Parquet packs into it
+TRUTH = {"true": 1.0, "false": 0.0}  # as Parquet and the warehouse have them
 NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
 
 
@@ -96,7 +99,7 @@ class Reader:
         _require_few(len(rows), self._most)
         for row in rows:
             key = row.pop(KEY, None)
-            yield Row(key, row)
+            yield Row(None if key is None else text_of(key), row)
 
 
 def _require_keys(rows: Sequence[Row]) -> None:
@@ -153,6 +156,8 @@ def _cell(kind: Feature, cell: str) -> str | float | None:
     if isinstance(kind, Number) and NUMBER.fullmatch(cell):
         number = float(cell)
         return number if math.isfinite(number) else cell
+    if isinstance(kind, Number) and cell.lower() in TRUTH:
+        return TRUTH[cell.lower()]
     return cell
 
 
@@ -177,6 +182,8 @@ def _unpacked(model: BatchModel, body: bytes, most: Most) -> Iterator[Row]:
     groups = [told.row_group(number) for number in range(told.num_row_groups)]
     _require_few(max(told.num_rows, sum(group.num_rows for group in groups)), most)
     _require_columns(model, file.schema_arrow.names)
+    if KEY in file.schema_arrow.names and not _may_be_key(file.schema_arrow.field(KEY).type):
+        raise ProblemError(422, f"{KEY}: keys are text or whole numbers; write the column as one")
     odd = [field.name for field in file.schema_arrow if not _plain(field.type)]
     if odd:
         raise ProblemError(
@@ -191,7 +198,7 @@ def _unpacked(model: BatchModel, body: bytes, most: Most) -> Iterator[Row]:
         for values in batch.to_pylist():
             row = {name: _value(value) for name, value in values.items()}
             key = row.pop(KEY, None)
-            yield Row(None if key is None else str(key), row)
+            yield Row(None if key is None else text_of(key), row)
 
 
 def _plain(kind: pa.DataType) -> bool:
@@ -200,14 +207,27 @@ def _plain(kind: pa.DataType) -> bool:
     if of.is_dictionary(kind):
         kind = kind.value_type
     tests: tuple[Callable[[pa.DataType], bool], ...] = (
-        *(of.is_integer, of.is_floating, of.is_boolean, of.is_null),
-        *(of.is_string, of.is_large_string),
+        *(of.is_integer, of.is_floating, of.is_decimal, of.is_boolean, of.is_null),
+        *(of.is_string, of.is_large_string, of.is_string_view),
+        *(of.is_binary, of.is_large_binary),  # text without the mark of UTF-8
     )
     return any(test(kind) for test in tests)
 
 
+def _may_be_key(kind: pa.DataType) -> bool:
+    import pyarrow.types as of
+
+    if of.is_dictionary(kind):
+        kind = kind.value_type
+    return not of.is_floating(kind) and not (of.is_decimal(kind) and kind.scale > 0)
+
+
 def _value(value: Any) -> Any:
     """A value as JSON has it; NaN is how frames say that there is none."""
+    if isinstance(value, Decimal):
+        return int(value) if value == int(value) else float(value)
+    if isinstance(value, bytes):
+        return text_of(value)
     if not isinstance(value, float) or math.isfinite(value):
         return value
     return None if math.isnan(value) else str(value)
