@@ -44,6 +44,7 @@ ROOMS = {
             "slack_webhook",
             "requests",
             "claims",
+            "leases",
         ),
     },
     "doors": {

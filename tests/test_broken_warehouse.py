@@ -80,7 +80,7 @@ def test_a_full_disk_under_postgresql_costs_nobody_a_row(deployment):
         deployment.predict("population", 1)
     assert caught.value.orig.sqlstate == "53100"
     assert is_as_before(deployment, "population")
-    assert deployment.states("population", 1) == ["staging"]
+    assert deployment.states("population", 1) == ["failed"]
     Path(f"{files[0]}.kept").replace(files[0])
     assert deployment.predict("population", 1).state == "published"
     assert is_published_once(deployment, "population", ("failed", "published"))

@@ -12,7 +12,7 @@ from airflow.utils.db import initdb
 from sqlalchemy import text
 from uuid6 import uuid7
 
-from batch_jobs import Interval, ledger, lifecycle, serving
+from batch_jobs import Interval, ledger, lifecycle, serving, staging
 from batch_jobs.errors import IncompleteError
 from batch_jobs.settings import Settings
 from batch_jobs.streaming import predict_chunk
@@ -20,6 +20,7 @@ from batch_jobs.warehouse import Warehouse
 from tests.asking import state, submit
 from tests.conftest import ROOT
 from tests.example_models._tables import STEP, make_tables
+from tests.mishaps import once
 from utils import forms, tasks
 
 # Airflow's in-process API server warns of what its own dependencies do.
@@ -266,6 +267,39 @@ def test_a_gap_that_cannot_be_filled_holds_back_only_itself(promoted, now):
         ((now - 2 * STEP).isoformat(), "failed"),
         ((now - STEP).isoformat(), "published"),
     ]
+
+
+def test_an_interval_that_others_take_over_skips_nothing(promoted, now):
+    """By hand, while the run scores: its own intervals are published, and it is a success."""
+    serving.predict(promoted, "orders", Interval(now - 4 * STEP, now - 3 * STEP))
+
+    def by_hand():
+        serving.predict(promoted, "orders", Interval(now - 2 * STEP, now - STEP), accept="seen")
+
+    with once("score.opened", by_hand):
+        assert run("predict_orders", logical_date=now) == ("success", DONE)
+    assert rows(promoted, "SELECT fresh_until FROM serving_status") == [(now.isoformat(),)]
+
+
+def test_an_interval_that_others_take_over_and_lose_is_no_success(promoted, now, capfd):
+    """Its own intervals are published all the same, and the run says whose the other one was."""
+    serving.predict(promoted, "orders", Interval(now - 4 * STEP, now - 3 * STEP))
+
+    def by_hand():
+        token = serving.new_token()
+        theirs = serving.plan(promoted, "orders", Interval(now - 2 * STEP, now - STEP), token)
+        staging.fail(Warehouse(promoted.warehouse), theirs.run_id, "given up")
+
+    with once("score.opened", by_hand):
+        state, tasks = run("predict_orders", logical_date=now)
+    failed = {"publish": "failed", "prune": "upstream_failed"}
+    assert (state, tasks) == ("failed", DONE | failed)
+    assert "which has failed: given up" in capfd.readouterr().out
+    assert (
+        rows(promoted, "SELECT interval_start FROM prediction_runs WHERE state = 'failed'")
+        == [((now - 2 * STEP).isoformat(),)] * 2
+    )
+    assert len(rows(promoted, "SELECT * FROM current_predictions")) == 3
 
 
 def test_after_a_publication_what_is_too_old_is_removed(promoted, now):

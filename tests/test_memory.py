@@ -111,7 +111,7 @@ def test_a_job_that_runs_out_of_memory_loses_nothing(deployment, attempt, many):
     ended = attempt(*limited, settings=many(50_000, 50_000)).result()
     assert ended.code != 0, ended
     assert _served(deployment) == (2_000, 0)
-    assert deployment.states("many", 1) == ["staging"]
+    assert deployment.states("many", 1)[0] in {"staging", "failed"}  # killed, or told in time
     serving.predict(many(3_000, 1_000), "many", tick(1))
     assert _served(deployment) == (3_000, 1)
     assert deployment.states("many", 1) == ["failed", "published"]

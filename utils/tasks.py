@@ -1,7 +1,8 @@
 """What the DAGs are made of: models as Airflow sees them, and the callables of their tasks.
 
 A callable reads Airflow's context, calls one verb of `batch_jobs` and translates its errors: what
-repeating cannot mend fails without a retry, a fenced-off attempt is skipped.
+repeating cannot mend fails without a retry. An interval that a newer attempt has claimed is that
+one's to publish, and no run is a success before it has.
 """
 
 from __future__ import annotations
@@ -48,15 +49,19 @@ from batch_jobs.errors import (
     ModelFileError,
     NoChampionError,
     UnavailableError,
+    WarehouseUnavailableError,
 )
 from batch_jobs.interval import Interval, newest_due
 from batch_jobs.model import BatchModel
+from batch_jobs.redaction import first_line
 from batch_jobs.settings import Settings, let_threads_sleep, model_packages
 from utils import forms
 from utils.slack_alert import fail_alert, flush_alerts, record_error, recovery_alert
 
 if TYPE_CHECKING:
     from datetime import datetime
+
+    from batch_jobs.ledger import Run
 
 
 log = logging.getLogger(__name__)
@@ -318,11 +323,13 @@ def plan(
 ) -> list[dict[str, Any]]:
     """Claim the interval of this DAG run, and missed ones before it; one item for each part.
 
+    Skipped if there is nothing to claim: all is published, or a newer attempt's.
+
     A run without an interval of its own (triggered by hand) takes the newest one that was due when
     it was triggered. A backfill, and a run that somebody wants of certain intervals, heal no gaps.
     """
     flush_alerts()
-    with translated():
+    with translated(), _left_to_newer():
         from batch_jobs import serving
 
         settings, token = airflow_settings(), str(ti.id)
@@ -347,12 +354,16 @@ def plan(
         parts = load_model(model, settings.models).parts
     run_ids = [run.run_id for run in runs if not run.is_done]
     if not run_ids:
-        raise AirflowSkipException(f"{runs[-1].interval} is already published; nothing to do")
+        done = runs[-1].interval if runs else "what no newer attempt has claimed"
+        raise AirflowSkipException(f"{done} is already published; nothing to do")
     return [{"model": model, "part": part, "run_ids": run_ids} for part in range(parts)]
 
 
 def score(model: str, part: int, run_ids: Sequence[int], ti: Any, **_: Any) -> dict[str, int]:
-    """Stage one part of every claimed run, oldest interval first."""
+    """Stage one part of every claimed run, oldest interval first.
+
+    What a newer attempt has taken over is left to it; `publish` looks what that came to.
+    """
     from batch_jobs import serving
     from batch_jobs.ledger import Counts
     from batch_jobs.loading import Predictors
@@ -364,17 +375,33 @@ def score(model: str, part: int, run_ids: Sequence[int], ti: Any, **_: Any) -> d
     def score_run(run_id: int) -> Counts:
         return serving.score(settings, model, run_id, part, token, predictors=predictors)
 
-    return asdict(sum(_on_each(run_ids, score_run), Counts()))
+    with serving.attempt(settings, run_ids):
+        done = _on_each(run_ids, score_run)
+    return asdict(sum(done.values(), Counts()))
 
 
 def publish(parts: Sequence[dict[str, Any]], **_: Any) -> dict[str, int]:
-    """Publish every claimed run, oldest interval first, each in one transaction."""
+    """Publish every claimed run, oldest interval first, each in one transaction.
+
+    A success if every interval is published; what a newer attempt has taken over is waited for, in
+    the end and not for long.
+    """
     from batch_jobs import serving
 
     _die_with_supervisor()
-    settings = airflow_settings()
-    published = _on_each(parts[0]["run_ids"], lambda run_id: serving.publish(settings, run_id))
-    return {"published": len(published), "newest_run_id": published[-1].run_id}
+    settings, run_ids = airflow_settings(), parts[0]["run_ids"]
+
+    def publish_run(run_id: int) -> Run:
+        return serving.publish(settings, run_id)
+
+    def await_newer(run_id: int) -> Run:
+        return serving.await_newer(settings, run_id)
+
+    with serving.attempt(settings, run_ids):
+        published = _on_each(run_ids, publish_run, await_newer)
+    newest = max(published.values(), key=lambda run: run.interval.end)
+    own = [run for run in published.values() if run.run_id in run_ids]
+    return {"published": len(own), "newest_run_id": newest.run_id}
 
 
 def answer(model: str, ti: Any, **_: Any) -> dict[str, int]:
@@ -408,10 +435,10 @@ def prune(model: str, **_: Any) -> dict[str, int]:
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Turn our errors into Airflow's: only what did not answer is retried, two are no failures."""
+    """Turn our errors into Airflow's: only what did not answer is retried, one is no failure."""
     try:
         yield
-    except (FencedError, NoChampionError) as error:
+    except NoChampionError as error:
         raise AirflowSkipException(str(error)) from error
     except UnavailableError:
         raise
@@ -419,23 +446,64 @@ def translated() -> Iterator[None]:
         raise AirflowFailException(str(error)) from error
 
 
-def _on_each(run_ids: Sequence[int], act: Callable[[int], Done]) -> list[Done]:
-    """Act on every run: one that fails keeps no later one from being published."""
-    done, errors = [], []
+@contextmanager
+def _left_to_newer() -> Iterator[None]:
+    """Skip what a newer attempt has claimed before this one could: nothing was begun."""
+    try:
+        yield
+    except FencedError as error:
+        raise AirflowSkipException(str(error)) from error
+
+
+def _on_each(
+    run_ids: Sequence[int],
+    act: Callable[[int], Done],
+    when_fenced: Callable[[int], Done] | None = None,
+) -> dict[int, Done]:
+    """Act on every run: one that fails keeps no later one from being published.
+
+    Args:
+        run_ids: of the runs, the oldest interval first.
+        act: what to do with one.
+        when_fenced: what to do, in the end, with one that a newer attempt has fenced off; by
+            default nothing, and it is missing in the answer.
+
+    Raises:
+        AirflowFailException: some have failed, and trying again will not help.
+        Exception: one that may pass.
+    """
+    done: dict[int, Done] = {}
+    fenced: list[int] = []
+    errors: list[Exception] = []
     for run_id in run_ids:
         try:
-            done.append(act(run_id))
-        except UnavailableError:
-            raise  # to be tried again; what is done stays done
-        except BatchJobsError as error:
-            log.error("run %d: %s", run_id, error)  # noqa: TRY400
+            done[run_id] = act(run_id)
+        except FencedError as error:
+            log.warning("run %d: %s", run_id, error)
+            fenced.append(run_id)
+        except Exception as error:
+            log.error("run %d: %s", run_id, first_line(error))  # noqa: TRY400
             errors.append(error)
-    failed = [error for error in errors if not isinstance(error, FencedError)]
-    if failed:
-        raise AirflowFailException("; ".join(map(str, failed))) from failed[0]
-    if errors:
-        raise AirflowSkipException("; ".join(map(str, errors)))
+            away = sum(isinstance(each, UnavailableError) for each in errors)
+            if isinstance(error, WarehouseUnavailableError) or away > 1:
+                raise  # nor will it answer for the others; what is done stays done
+    for run_id in fenced:
+        try:
+            if when_fenced is not None:
+                done[run_id] = when_fenced(run_id)
+        except FencedError as error:
+            errors.append(error)
+    _raise_one(errors)
     return done
+
+
+def _raise_one(errors: Sequence[Exception]) -> None:
+    """Raise what several runs have failed with: as one that may pass, if one of them may."""
+    for error in errors:
+        if isinstance(error, UnavailableError) or not isinstance(error, BatchJobsError):
+            raise error
+    if errors:
+        raise AirflowFailException("; ".join(map(str, errors))) from errors[0]
 
 
 # What the connection `warehouse` was when this process last asked for it, if it has.

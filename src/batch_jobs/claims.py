@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Row
@@ -17,6 +16,7 @@ from sqlalchemy import Connection, Row
 from batch_jobs import clock
 from batch_jobs.connections import text
 from batch_jobs.errors import FencedError
+from batch_jobs.leases import LEASE
 from batch_jobs.ledger import Counts, counts_of
 from batch_jobs.staging import REMOVED_AT_ONCE
 from batch_jobs.warehouse import Warehouse, repeatable, stored_time
@@ -24,8 +24,6 @@ from batch_jobs.warehouse import Warehouse, repeatable, stored_time
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# How long an attempt may say nothing, which it does with each chunk, before another takes over.
-LEASE = timedelta(minutes=5)
 # A request that so many attempts in a row were not heard of again with may be what kills them.
 MOST_ATTEMPTS = 3
 REQUESTS_AT_ONCE = 100

@@ -14,6 +14,7 @@
     │   └── WarehouseVersionError        the warehouse was made by a newer release
     ├── IncompleteError         exit 1   a run may not be published: counts do not add up
     ├── CircuitBreakerError     exit 1   a run is complete, but not what readers should see
+    ├── IntervalsError          exit 1   some intervals of several are not published
     ├── UnavailableError        exit 1   something did not answer: repeating may help
     │   ├── WarehouseUnavailableError    the database did not answer in time
     │   └── StoreUnavailableError        the model store did not answer, and there is no copy
@@ -24,7 +25,7 @@ Airflow retries an UnavailableError, and whatever is not in this tree; never an 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -125,6 +126,20 @@ class CircuitBreakerError(BatchJobsError):
         self.subject = subject
         self.problems = tuple(problems)
         super().__init__(f"{subject} is not published: {'; '.join(problems)}; {advice}")
+
+
+class IntervalsError(BatchJobsError):
+    """Some intervals of several could not be published; the others are."""
+
+    def __init__(self, failed: Mapping[Any, Exception]) -> None:
+        self.failed = dict(failed)
+        interval, error = next(iter(self.failed.items()))
+        codes = {getattr(each, "exit_code", self.exit_code) for each in self.failed.values()}
+        if len(codes) == 1:
+            self.exit_code = codes.pop()
+        super().__init__(
+            f"{len(self.failed)} intervals are not published, from {interval} on: {error}"
+        )
 
 
 class UnavailableError(BatchJobsError):

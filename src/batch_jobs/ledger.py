@@ -48,6 +48,7 @@ class Run:
     error: str | None = None
     counts: Counts | None = None
     published_at: datetime | None = None
+    claimed_at: datetime | None = None  # or when its attempt was last heard of
 
     @property
     def is_done(self) -> bool:
@@ -135,6 +136,20 @@ def seen_of_version(warehouse: Warehouse, model: str, version: str) -> list[Run]
 def find_run(warehouse: Warehouse, run_id: int) -> Run:
     """The run of that number; see `load_run`."""
     with warehouse.read() as connection:
+        return load_run(connection, run_id)
+
+
+@repeatable
+def newest_attempt(warehouse: Warehouse, model: str, interval: Interval) -> Run:
+    """The run of the attempt that has claimed exactly this interval last."""
+    with warehouse.read() as connection:
+        run_id = connection.scalar(
+            text("""
+                SELECT run_id FROM prediction_runs
+                WHERE model = :model AND interval_start = :start AND interval_end = :end
+                ORDER BY token DESC LIMIT 1"""),
+            span(model, interval),
+        )
         return load_run(connection, run_id)
 
 
@@ -257,7 +272,7 @@ def fresh_until(warehouse: Warehouse, model: str) -> datetime | None:
 
 @repeatable
 def being_staged(warehouse: Warehouse, model: str, since: datetime) -> set[Interval]:
-    """Intervals that another attempt has claimed after `since` and not yet finished."""
+    """Intervals whose attempt was heard of after `since` and has not yet finished."""
     with warehouse.read() as connection:
         rows = connection.execute(
             text("""
@@ -293,6 +308,7 @@ def load_run(connection: Connection, run_id: int) -> Run:
         error=row.error,
         counts=None if row.published_at is None else counts_of(row),
         published_at=None if row.published_at is None else loaded_time(row.published_at),
+        claimed_at=loaded_time(row.claimed_at),
     )
 
 

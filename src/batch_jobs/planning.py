@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from datetime import datetime, timedelta
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from datetime import datetime
 from functools import cached_property, partial
 from itertools import pairwise
 from operator import itemgetter
@@ -16,10 +17,12 @@ from batch_jobs.connections import text
 from batch_jobs.errors import FencedError
 from batch_jobs.failpoints import failpoint
 from batch_jobs.interval import Interval, due_between
+from batch_jobs.leases import FORGOTTEN_AFTER, LEASE, at_work
 from batch_jobs.ledger import Run
 from batch_jobs.lifecycle import require_champion
 from batch_jobs.loading import as_trained
 from batch_jobs.model import BatchModel
+from batch_jobs.redaction import first_line
 from batch_jobs.registry import ModelVersion
 from batch_jobs.settings import Settings
 from batch_jobs.staging import Claim
@@ -27,8 +30,6 @@ from batch_jobs.warehouse import Warehouse, bounds, loaded_time, repeatable
 
 log = logging.getLogger(__name__)
 
-# An attempt that claimed an interval longer ago than this is taken for dead.
-ABANDONED_AFTER = timedelta(hours=1)
 # Who scores: the champion of the time of the interval, or the one that serves now.
 Champion = Literal["then", "current"]
 
@@ -118,26 +119,24 @@ class Planner:
             InputError: see `claim`.
             FencedError: a newer attempt has claimed every one of them.
         """
-        runs = []
-        for interval in intervals:
-            try:
-                runs.append(self.claim(interval, champion=champion, force=force, accept=accept))
-            except FencedError as error:
-                log.info("left to a newer attempt: %s", error)
-                fenced = error
+        claim = partial(self.claim, champion=champion, force=force, accept=accept)
+        runs = self._claim_all([partial(claim, interval) for interval in intervals])
         if not runs:
-            raise fenced
+            raise FencedError(
+                f"{self.model.name}: a newer attempt has claimed {intervals[0]}"
+                + (" and all that follow" if len(intervals) > 1 else "")
+            )
         return runs
 
     def plan_due(self, newest: Interval) -> list[Run]:
         """Claim the newest interval, and before it the missed ones and those that got late rows.
 
         Both within the model's look-back and oldest first; what another attempt is scoring now is
-        left to it, and in replace mode the newest run makes up for all of them.
+        left to it, and in replace mode the newest run makes up for all of them. What a newer
+        attempt has claimed is left to that one, so there may be nothing to do.
 
         Raises:
             InputError: future interval, no champion, or a query that does not compile.
-            FencedError: a newer attempt has claimed the newest interval.
         """
         newest.require_past(clock.now())
         missed = self.missed(newest)
@@ -147,13 +146,30 @@ class Planner:
         if self.model.rescore_late:
             span = Interval(newest.start - self.model.look_back, newest.start)
             claims |= {run.interval: partial(self.claim_again, run) for run in self.late(span)}
-        runs = []
-        for _, claim in sorted(claims.items(), key=itemgetter(0)):
-            try:
-                runs.append(claim())
-            except FencedError as error:
-                log.info("left to a newer attempt: %s", error)
-        return [*runs, self.claim(newest)]
+        ordered = [claim for _, claim in sorted(claims.items(), key=itemgetter(0))]
+        return self._claim_all([*ordered, partial(self.claim, newest)])
+
+    def _claim_all(self, claims: Iterable[Callable[[], Run]]) -> list[Run]:
+        """Make claims one after the other, but for those that a newer attempt has made."""
+        runs: list[Run] = []
+        with at_work(self.warehouse) as claimed:
+            for claim in claims:
+                try:
+                    runs.append(claim())
+                except FencedError as error:
+                    log.info("left to a newer attempt: %s", error)
+                except BaseException as error:
+                    self._give_up(runs, error)
+                    raise
+                else:
+                    claimed.append(runs[-1].run_id)
+        return runs
+
+    def _give_up(self, runs: Sequence[Run], error: BaseException) -> None:
+        """Let another attempt claim at once what this one has claimed in vain."""
+        with suppress(Exception):  # else whoever comes when the lease has run out
+            for run in runs:
+                staging.fail(self.warehouse, run.run_id, f"not planned: {first_line(error)}")
 
     def missed(self, newest: Interval) -> list[Interval]:
         """Due intervals before the newest, within the look-back, that nobody published or does now.
@@ -217,7 +233,7 @@ class Planner:
 
     @cached_property
     def _busy(self) -> set[Interval]:
-        since = clock.now() - ABANDONED_AFTER
+        since = clock.now() - LEASE
         return ledger.being_staged(self.warehouse, self.model.name, since)
 
     def _serving(self) -> BatchModel:
@@ -236,7 +252,7 @@ class Planner:
             return
         _require_query(self.warehouse, trained, interval)
         if not self._prepared:
-            staging.sweep(self.warehouse, trained.name, clock.now() - ABANDONED_AFTER)
+            staging.sweep(self.warehouse, trained.name, clock.now() - FORGOTTEN_AFTER)
         self._prepared.add(trained.features_query)
 
     def _choose(self, champion: Champion, interval: Interval) -> ModelVersion:

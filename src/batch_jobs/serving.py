@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -32,17 +34,20 @@ from batch_jobs.errors import (
     FencedError,
     IncompleteError,
     InputError,
+    IntervalsError,
     ModelFileError,
     UnavailableError,
 )
 from batch_jobs.failpoints import failpoint
 from batch_jobs.interval import Interval, newest_due, period_at
+from batch_jobs.leases import BEAT, LEASE, at_work, renew
 from batch_jobs.ledger import Counts, Part, Run
 from batch_jobs.lifecycle import Promotion
 from batch_jobs.loading import Predictors
 from batch_jobs.model import BatchModel
 from batch_jobs.planning import Champion, Planner
 from batch_jobs.publication import Staged
+from batch_jobs.redaction import first_line, redact
 from batch_jobs.retention import Pruned
 from batch_jobs.settings import Settings
 from batch_jobs.warehouse import Warehouse, bounds, loaded_time, repeatable, stored_time
@@ -57,6 +62,7 @@ RECENT = timedelta(weeks=4)
 # What mostly tells already that it is as quiet as always, in a tenth of the time.
 LAST_NIGHTS = timedelta(days=2)
 POPULATIONS = 5
+MOST_IN_A_ROW = 10  # intervals that fail one after the other, before a backfill gives up
 Progress = Callable[[int], None]
 
 
@@ -114,7 +120,6 @@ def plan_due(settings: Settings, name: str, newest: Interval, token: str) -> lis
 
     Raises:
         InputError: unknown model, future interval, no champion, or a query that does not compile.
-        FencedError: a newer attempt has claimed the newest interval.
     """
     return Planner(settings, name, token).plan_due(newest)
 
@@ -139,31 +144,45 @@ def score(
         progress: called with the number of rows of each chunk.
         predictors: shared with other runs of the same attempt.
 
+    Whatever it raises but the following two, the run is failed with that reason, and the last good
+    predictions stay; another try of the part makes it good.
+
     Raises:
-        InputError: rows that do not fit the contract, or an artifact that does not load; the run
-            is failed and the last good predictions stay.
         FencedError: a newer attempt has claimed the interval, or a newer try the part.
+        UnavailableError: something did not answer; the run stays open for another try.
     """
     model = load_model(name, settings.models)
     warehouse = Warehouse.existing(settings.warehouse)
     try:
-        opened, found = _score_part(
-            warehouse, model, run_id, part, token, progress, predictors or Predictors(settings)
-        )
-        if found is None:
-            log.info("run %d part %d is staged already", run_id, part)
-            return opened.counts
-        failpoint("score.all_staged")
-        staging.close_part(warehouse, opened, token, *found)
-        failpoint("score.closed")
+        with at_work(warehouse, [run_id]):
+            opened, found = _score_part(
+                warehouse, model, run_id, part, token, progress, predictors or Predictors(settings)
+            )
+            if found is None:
+                log.info("run %d part %d is staged already", run_id, part)
+                return opened.counts
+            failpoint("score.all_staged")
+            staging.close_part(warehouse, opened, token, *found)
+            failpoint("score.closed")
     except (FencedError, IncompleteError, UnavailableError):
         raise
-    except BatchJobsError as error:
-        staging.fail_part(warehouse, run_id, part, token, str(error))
+    except BaseException as error:
+        _fail_part(warehouse, run_id, part, token, error)
         raise
     counts = found[0]
     log.info("run %d part %d: %s", run_id, part, counts)
     return counts
+
+
+def _fail_part(
+    warehouse: Warehouse, run_id: int, part: int, token: str, error: BaseException
+) -> None:
+    """Record why a part has failed its run, if that can be done: the error itself goes first."""
+    told = redact(str(error)) if isinstance(error, BatchJobsError) else first_line(error)
+    try:
+        staging.fail_part(warehouse, run_id, part, token, told)
+    except Exception as problem:  # noqa: BLE001 - memory or a disk may be full
+        log.warning("run %d is not marked as failed: %s", run_id, first_line(problem))
 
 
 @repeatable
@@ -187,9 +206,11 @@ def _score_part(
         return predictors.of(warehouse, model, run.model_version)
 
     run, opened = staging.open_part(warehouse, run_id, part, token)
-    if opened.staged or run.state != "staging":
+    if opened.staged or run.is_done:
         return opened, None
     failpoint("score.opened")
+    if run.claimed_at is None or clock.now() - run.claimed_at > BEAT:
+        renew(warehouse, [run_id])
     trained = predictors.trained(warehouse, model, run.model_version)
     try:
         if found := predictors.foreseen(run, opened):
@@ -226,7 +247,8 @@ def publish(settings: Settings, run_id: int) -> Run:
         _judge(warehouse, model, run, staged, partial(trained, run))
 
     try:
-        run = publication.publish(warehouse, run_id, judge)
+        with at_work(warehouse, [run_id]):
+            run = publication.publish(warehouse, run_id, judge)
     except IntegrityError as error:
         from batch_jobs.streaming import duplicates
 
@@ -239,6 +261,57 @@ def publish(settings: Settings, run_id: int) -> Run:
         raise
     log.info("published %s %s as run %d", run.model, run.interval, run.run_id)
     return run
+
+
+@contextmanager
+def attempt(settings: Settings, run_ids: Sequence[int]) -> Iterator[None]:
+    """Hold the leases of runs that a task has taken up, also while another one has its turn."""
+    warehouse = Warehouse.existing(settings.warehouse)
+    renew(warehouse, run_ids)
+    with at_work(warehouse, run_ids):
+        yield
+
+
+def await_newer(settings: Settings, run_id: int, patience: timedelta = LEASE) -> Run:
+    """The published run of the newer attempt that has fenced a run off, once there is one.
+
+    Args:
+        settings: where everything is.
+        run_id: the run that was fenced off.
+        patience: how long to wait for an attempt that is heard of.
+
+    Raises:
+        FencedError: the newer attempt has failed, is not heard of, or takes longer than that.
+    """
+    warehouse = Warehouse.existing(settings.warehouse)
+    fenced = ledger.find_run(warehouse, run_id)
+    until = time.monotonic() + patience.total_seconds()
+    told = False
+    while True:
+        newer = ledger.newest_attempt(warehouse, fenced.model, fenced.interval)
+        if newer.published_at is not None:
+            return newer
+        left = until - time.monotonic()
+        problem = _why_not(newer, is_late=left <= 0)
+        if problem:
+            raise FencedError(
+                f"run {run_id} of {fenced.model} {fenced.interval} was fenced off by the newer run "
+                f"{newer.run_id}, which {problem}"
+            )
+        if not told:
+            log.info("waiting for run %d, which has claimed %s", newer.run_id, newer.interval)
+            told = True
+        time.sleep(min(left, 1))
+
+
+def _why_not(newer: Run, *, is_late: bool) -> str | None:
+    """Why nothing is to be expected of a newer attempt any more, if so."""
+    if newer.state == "failed":
+        return f"has failed: {newer.error}"
+    heard = newer.claimed_at
+    if heard is None or clock.now() - heard > LEASE:
+        return f"was not heard of since {heard}; the next run publishes the interval"
+    return "goes on without having published yet" if is_late else None
 
 
 def predict(  # noqa: PLR0913 - as many as its command has options
@@ -314,18 +387,17 @@ def backfill(
     token = new_token()
     planner, predictors = Planner(settings, name, token), Predictors(settings)
     late = {run.interval: run for run in ([] if force else planner.late(span))}
-    runs = []
-    for interval in planner.due_within(span):
+
+    def publish_one(interval: Interval) -> Run:
         again = late.get(interval)
         run = (
             planner.claim_again(again)
             if again
             else planner.claim(interval, champion=champion, force=force, accept=accept)
         )
-        runs.append(score_and_publish(settings, run, token, predictors=predictors))
-        if progress:
-            progress(runs[-1])
-    return runs
+        return score_and_publish(settings, run, token, predictors=predictors)
+
+    return _on_each(planner.due_within(span), publish_one, progress)
 
 
 def rollback(
@@ -362,13 +434,51 @@ def rollback(
     left = registry.rolled_back_from(warehouse, name)
     token = new_token()
     planner, predictors = Planner(settings, name, token), Predictors(settings)
-    runs = []
-    for seen in ledger.seen_of_version(warehouse, name, left) if left else []:
-        run = planner.claim(seen.interval, force=True)
-        runs.append(score_and_publish(settings, run, token, predictors=predictors))
-        if progress:
-            progress(runs[-1])
-    return answer, runs
+    seen = ledger.seen_of_version(warehouse, name, left) if left else []
+
+    def score_again(interval: Interval) -> Run:
+        run = planner.claim(interval, force=True)
+        return score_and_publish(settings, run, token, predictors=predictors)
+
+    return answer, _on_each([run.interval for run in seen], score_again, progress)
+
+
+def _on_each(
+    intervals: Iterable[Interval],
+    publish_one: Callable[[Interval], Run],
+    progress: Callable[[Run], None] | None,
+) -> list[Run]:
+    """Publish one interval after the other: one that fails keeps back no later one.
+
+    Raises:
+        UnavailableError: at once; so is what is wrong with more than the rows of an interval.
+        BatchJobsError: after the last interval, if just that one was not published.
+        IntervalsError: after the last one, if several were not; or at once, if `MOST_IN_A_ROW` were
+            not, whose cause will hardly be in each of them.
+    """
+    runs, failed, in_a_row = [], {}, 0
+    for interval in intervals:
+        try:
+            runs.append(publish_one(interval))
+        except Exception as error:
+            if isinstance(error, UnavailableError | InputError) and not isinstance(
+                error, ContractError
+            ):
+                raise
+            log.warning("%s is not published: %s", interval, first_line(error))
+            failed[interval] = error
+            in_a_row += 1
+            if in_a_row == MOST_IN_A_ROW:
+                break
+        else:
+            in_a_row = 0
+            if progress:
+                progress(runs[-1])
+    if len(failed) == 1:
+        raise next(iter(failed.values()))
+    if failed:
+        raise IntervalsError(failed)
+    return runs
 
 
 def gaps(settings: Settings, name: str) -> list[Interval]:

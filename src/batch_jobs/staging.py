@@ -35,6 +35,7 @@ Reject = tuple[str, str, Mapping[Hashable, Any]]
 LARGE = 100_000
 REMOVED_AT_ONCE = 20_000
 REMOVED = "none"  # the rows_table of a run whose rows are gone
+SWEPT = "~"  # the token of a part whose rows are being removed: no try has a higher one
 
 
 @dataclass(frozen=True)
@@ -174,27 +175,30 @@ def _open_run(
 def open_part(warehouse: Warehouse, run_id: int, part: int, token: str) -> tuple[Run, Part]:
     """Take over one part of a run for staging; what an earlier try staged for it is removed.
 
-    A part that is already staged is returned as it is, for a repeated task to leave alone.
+    A part that is already staged is returned as it is, for a repeated task to leave alone. One that
+    has failed its run is tried again, and the run goes on if no other part has failed it.
 
     Raises:
         FencedError: a newer attempt has claimed the interval, or a newer try the part.
-        IncompleteError: the run has failed.
+        IncompleteError: the run has failed as a whole, or its rows are removed already.
     """
     with warehouse.write() as connection:
         row = _lock_part(warehouse, connection, run_id, part)
-        run = require_owner(warehouse, connection, run_id)
+        run = _require_open(warehouse, connection, run_id)
         opened = Part(run_id, part, row.key_from, row.key_to, bool(row.staged), counts_of(row))
-        if opened.staged or run.state != "staging":
+        if opened.staged or run.is_done:
             return run, opened
         if row.token is not None and row.token > token:
             raise FencedError(f"run {run_id} part {part}: a newer try is scoring this part")
         key = {"run_id": run_id, "part": part}
         connection.execute(
             text("""
-                UPDATE run_parts SET token = :token, chunks = 0
+                UPDATE run_parts SET token = :token, chunks = 0, error = NULL
                 WHERE run_id = :run_id AND part = :part"""),
             {**key, "token": token},
         )
+        if row.error is not None:
+            run = _go_on(warehouse, connection, run_id)
         # Nobody has staged anything for a part that nobody has opened.
         for table in (run.rows_table, "rejected_rows") if row.token is not None else ():
             connection.execute(
@@ -202,6 +206,19 @@ def open_part(warehouse: Warehouse, run_id: int, part: int, token: str) -> tuple
                 key,
             )
         return run, opened
+
+
+def _go_on(warehouse: Warehouse, connection: Connection, run_id: int) -> Run:
+    """Let a run that a part had failed be staged again, unless another part has failed it, too."""
+    _lock_run(warehouse, connection, run_id)
+    connection.execute(
+        text("""
+            UPDATE prediction_runs SET state = 'staging', error = NULL, claimed_at = :now
+            WHERE run_id = :run_id AND state = 'failed' AND NOT EXISTS
+              (SELECT 1 FROM run_parts WHERE run_id = :run_id AND error IS NOT NULL)"""),
+        {"run_id": run_id, "now": stored_time(clock.now())},
+    )
+    return load_run(connection, run_id)
 
 
 @repeatable
@@ -336,7 +353,7 @@ def has_doubled_reject(warehouse: Warehouse, run: Run) -> bool:
         FencedError: a newer attempt has claimed the interval.
     """
     with warehouse.read() as connection:
-        require_owner(warehouse, connection, run.run_id)  # else its rows may have been swept
+        _require_open(warehouse, connection, run.run_id)  # else its rows may have been swept
         found = connection.scalar(
             text(f"""
                 SELECT 1 FROM (SELECT entity_id, count(*) AS times FROM rejected_rows
@@ -358,9 +375,18 @@ def fail(warehouse: Warehouse, run_id: int, error: str) -> None:
 
 @repeatable
 def fail_part(warehouse: Warehouse, run_id: int, part: int, token: str, error: str) -> None:
-    """Give up the run of a part, unless a newer try is scoring the part and may fare better."""
+    """Give up the run of a part, unless a newer try is scoring the part and may fare better.
+
+    The other parts may go on: the next try of this one makes good what it has failed.
+    """
     with warehouse.write() as connection:
         if _lock_part(warehouse, connection, run_id, part).token == token:
+            _lock_run(warehouse, connection, run_id)
+            connection.execute(
+                text("""
+                    UPDATE run_parts SET error = :error WHERE run_id = :run_id AND part = :part"""),
+                {"run_id": run_id, "part": part, "error": error[:1000]},
+            )
             _fail(connection, run_id, error)
 
 
@@ -380,8 +406,8 @@ def sweep(warehouse: Warehouse, model: str, abandoned: datetime) -> int:
     Args:
         warehouse: where the rows are.
         model: whose.
-        abandoned: runs that were claimed before this moment and are staging still are taken for
-            dead, and failed.
+        abandoned: runs whose attempt was last heard of before this moment and which are staging
+            still are taken for dead, and failed.
     """
     with warehouse.read() as connection:
         leftovers = connection.execute(
@@ -412,9 +438,16 @@ def remove_rows(warehouse: Warehouse, run_id: int, rows_table: str) -> None:
     with warehouse.write() as connection:  # whoever is staging a chunk ends it first
         locked = warehouse.database.for_update
         connection.execute(
-            text(f"SELECT part FROM run_parts WHERE run_id = :run_id {locked}"),  # noqa: S608
+            text(f"SELECT part FROM run_parts WHERE run_id = :run_id ORDER BY part {locked}"),  # noqa: S608
             key,
         ).all()
+        state = text("SELECT state FROM prediction_runs WHERE run_id = :run_id")
+        if connection.scalar(state, key) == "staging":
+            return  # a new try of the part that had failed it has just begun
+        connection.execute(
+            text("UPDATE run_parts SET token = :swept WHERE run_id = :run_id"),
+            {**key, "swept": SWEPT},
+        )
     if not warehouse.database.drop_rows(rows_table):
         while remove_some(
             warehouse,
@@ -467,21 +500,48 @@ def require_owner(
     if lock and warehouse.database.for_update:  # what another did while this one waited
         run = load_run(connection, run_id)
     if run.state == "failed":
-        raise IncompleteError(
-            f"run {run_id} of {run.model} {run.interval} has failed: {run.error}; only a new "
-            f"attempt (clear the task `plan`, or `batch-jobs predict`) can score the interval"
-        )
+        raise _failed(run)
     return run
+
+
+def _failed(run: Run) -> IncompleteError:
+    return IncompleteError(
+        f"run {run.run_id} of {run.model} {run.interval} has failed: {run.error}; only a new "
+        f"attempt (clear the task `plan`, or `batch-jobs predict`) can score the interval"
+    )
+
+
+def _require_open(warehouse: Warehouse, connection: Connection, run_id: int) -> Run:
+    """The run, if its parts may be staged, be it that one of them has failed it."""
+    try:
+        return require_owner(warehouse, connection, run_id)
+    except IncompleteError:
+        parts = connection.execute(
+            text("SELECT token, error FROM run_parts WHERE run_id = :run_id"), {"run_id": run_id}
+        ).all()
+        is_swept = any(part.token == SWEPT for part in parts)
+        if is_swept or all(part.error is None for part in parts):
+            raise
+        return load_run(connection, run_id)
 
 
 def _require_part(
     warehouse: Warehouse, connection: Connection, part: Part, token: str
 ) -> tuple[Run, Row[Any]]:
     row = _lock_part(warehouse, connection, part.run_id, part.part)
-    run = require_owner(warehouse, connection, part.run_id)
+    run = _require_open(warehouse, connection, part.run_id)
     if row.token != token:
         raise FencedError(f"run {part.run_id} part {part.part}: a newer try is scoring this part")
     return run, row
+
+
+def _lock_run(warehouse: Warehouse, connection: Connection, run_id: int) -> None:
+    connection.execute(
+        text(f"""
+            SELECT 1 FROM prediction_runs WHERE run_id = :run_id
+            {warehouse.database.for_update}"""),  # noqa: S608
+        {"run_id": run_id},
+    ).all()
 
 
 def _lock_part(warehouse: Warehouse, connection: Connection, run_id: int, part: int) -> Row[Any]:

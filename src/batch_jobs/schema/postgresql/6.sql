@@ -11,3 +11,9 @@ BEGIN
     GRANT UPDATE (artifact_removed_at, artifact_gone) ON model_versions TO batch_jobs_writer;
   END IF;
 END$$;
+
+-- Why a part has failed its run: the next try of the part makes that good. From now on `claimed_at`
+-- of a run is when its attempt claimed the interval or was last heard of.
+ALTER TABLE run_parts ADD COLUMN error text;
+-- What was asked of the interval when its rows were refused, as a digest: the same is not asked again.
+ALTER TABLE prediction_runs ADD COLUMN refused text;
