@@ -726,3 +726,34 @@ def test_nobody_is_told_of_a_persons_own_mistake(slack, deployment):
     record_error(other)
     fail_alert(dag_context())
     assert "`ValueError: bad rows`" in lines(slack)
+
+
+def over_time(by, **run):
+    """What a DAG's callback gets of a run whose 30 minutes were found to be up so much too late."""
+    limit = timedelta(minutes=30)
+    run = {"run_type": "scheduled", "start_date": START, "end_date": START + limit + by, **run}
+    context = dag_context(reason="timed_out", **run)
+    context["dag"].dagrun_timeout = limit
+    context["ti"].try_number = 0
+    return context
+
+
+def test_a_run_that_was_stopped_with_airflow_is_no_alarm(slack, deployment):
+    """A planned stop: the next run publishes what this one left, and `works again` is not told."""
+    fail_alert(over_time(timedelta(hours=9)))
+    recovery_alert(succeed())
+    assert slack.texts == []
+    fail_alert(over_time(timedelta(seconds=5)))
+    assert "The run took longer than its dagrun_timeout." in lines(slack)
+    assert "try 0" not in slack.texts[0]
+
+
+@pytest.mark.parametrize(
+    "run", [{"dag_id": "train_flight_delay"}, {"run_type": "manual"}, {"run_type": "backfill"}]
+)
+def test_what_the_next_run_does_not_make_up_for_is_told_as_it_was(slack, deployment, run):
+    """It did not take too long; and who wants it still knows what to do."""
+    fail_alert(over_time(timedelta(hours=9), **run))
+    assert slack_alert._AWAY in lines(slack)
+    assert "dagrun_timeout" not in slack.texts[0]
+    assert "try 0" not in slack.texts[0]

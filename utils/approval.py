@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.standard.operators.hitl import HITLOperator
 
+from batch_jobs import clock
+from batch_jobs.interval import parse_time
 from utils.slack_alert import send_message
 from utils.tasks import airflow_settings, translated
 
@@ -54,6 +56,9 @@ class ApprovalOperator(HITLOperator):
         if not may_serve:
             log.info("nobody is asked about %s: `promote` tells why", version.version)
             return _answer(version.version)
+        self.response_timeout = self._time_left(context)
+        if self.response_timeout <= timedelta(0):
+            return _answer(None, None, self._silence())
         self.subject = f"May {self.model} {version.version} serve?"
         self.body = _body(version)
         # The answer itself names the version: a later one may be trained before it comes, and a
@@ -69,8 +74,6 @@ class ApprovalOperator(HITLOperator):
         event: dict[str, Any],
     ) -> dict[str, Any]:
         """What was chosen, and by whom."""
-        from batch_jobs.messages import length
-
         if "error" in event:
             self.process_trigger_event_error(event)
         [chosen] = event["chosen_options"]
@@ -79,11 +82,26 @@ class ApprovalOperator(HITLOperator):
             version = chosen.removeprefix(f"{APPROVE} ")
             log.info("%s approved %s", by, version)
             return _answer(version, by)
-        refused = (
-            f"{by} rejected it" if by else f"nobody approved it within {length(self.patience)}"
-        )
+        refused = f"{by} rejected it" if by else self._silence()
         log.info("the champion stays: %s", refused)
         return _answer(None, by, refused)
+
+    def _time_left(self, context: Context) -> timedelta:
+        """How much of the patience is left: a task that is tried again keeps its deadline.
+
+        A run that is cleared asks anew.
+        """
+        kept, key = context["task_state_store"], f"asked in #{context['dag_run'].clear_number}"
+        asked = kept.get(key)
+        if asked is None:
+            asked = clock.now().isoformat()
+            kept.set(key, asked, retention=2 * self.patience)
+        return parse_time(str(asked)) + self.patience - clock.now()
+
+    def _silence(self) -> str:
+        from batch_jobs.messages import length
+
+        return f"nobody approved it within {length(self.patience)}"
 
     def _tell_slack(self, context: Context, version: ModelVersion) -> None:
         from batch_jobs import messages

@@ -25,7 +25,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import wraps
 from threading import Thread
 from types import SimpleNamespace
@@ -67,6 +67,12 @@ _ERRORS = {
     MARKED_FAILED: "The task was marked failed by hand.",
     UNKNOWN: "Why cannot be told now, the warehouse does not answer; the log has the reason.",
 }
+# Airflow looks every few seconds whether a run's time is up, unless it is away.
+AWAY = timedelta(minutes=1)
+_AWAY = (
+    "Airflow was away when the run's time was up, so its tasks did not end; if it is still wanted, "
+    "clear it."
+)
 _KILLED = (
     "The task left no exception: it was killed (out of memory?), its worker was lost, "
     "or the DAG file could not be loaded there."
@@ -160,6 +166,9 @@ def record_failure(context: Context) -> None:
     from batch_jobs import messages, outbox
 
     run, exception = _run_key(context), context.get("exception")
+    if _was_away(context) and _is_made_up_for(context):
+        log.info("nobody is told of %s: %s The next run publishes what it left", run, _AWAY)
+        return
 
     def put(warehouse: Warehouse, now: datetime) -> None:
         told = _of_the_first(context, warehouse)
@@ -404,10 +413,25 @@ def _attempt(context: Context) -> tuple[int, int] | None:
     number, most = _get(ti, "try_number"), _get(ti, "max_tries")
     # A DAG's callback finds no max_tries in the task instance, but the task.
     retries = _get(context.get("task") or _get(ti, "task"), "retries")
-    if not isinstance(number, int):
+    if not isinstance(number, int) or number < 1:  # nothing was tried
         return None
     tries = [found + 1 for found in (most, retries) if isinstance(found, int)]
     return number, max(number, *tries) if tries else number
+
+
+def _was_away(context: Context) -> bool:
+    """Whether a run is over time because Airflow was stopped, and not because it took so long."""
+    run, limit = context.get("dag_run"), _get(context.get("dag"), "dagrun_timeout")
+    start, end = _get(run, "start_date"), _get(run, "end_date")
+    if context.get("reason") != "timed_out" or not (start and end and limit):
+        return False
+    return bool(end - start > limit + AWAY)
+
+
+def _is_made_up_for(context: Context) -> bool:
+    """Whether the next run does by itself what this one left."""
+    kind = _dag_id(context).partition("_")[0]
+    return kind == "predict" and _get(context.get("dag_run"), "run_type") == "scheduled"
 
 
 def _log_url(context: Context) -> str | None:
@@ -425,7 +449,9 @@ def _describe(context: Context, error: str | None) -> tuple[str, FailedRun]:
     from batch_jobs.messages import FailedRun
 
     task, reason, dag_id = _task_try(context), context.get("reason"), _dag_id(context)
-    if reason in _REASONS:
+    if _was_away(context):
+        cause, what = "away", _AWAY
+    elif reason in _REASONS:
         cause, what = str(reason), _REASONS[reason]
     elif error is not None:
         cause = error.partition(":")[0]
