@@ -83,6 +83,19 @@ def test_a_missing_or_unfit_python_is_one_line(clone, programs, scripts, found):
     assert not (clone / ".venv").exists()
 
 
+def test_an_installation_is_not_made_anew_with_what_it_removes(clone, programs):
+    """The Python of an activated .venv is the first one there is, and gone a moment later."""
+    environ = programs(python3='case "$2" in *exit*) exit 1;; esac; echo 3.9')
+    activated = clone / ".venv" / "bin"
+    activated.mkdir(parents=True)
+    shutil.copy2(clone.parent / "bin" / "python3", activated / "python3.13")
+    (activated / "python3.13").write_text("#!/bin/sh\n")
+    answer = run(clone / "run", "demo", env=environ | {"PATH": f"{activated}:{environ['PATH']}"})
+    assert answer.returncode == 2
+    assert "python3 is 3.9" in answer.stderr
+    assert activated.exists()
+
+
 def test_it_finds_its_clone_from_any_folder_through_a_link(clone, programs, tmp_path):
     """The clone is where the script is, not where the link or the caller is."""
     (tmp_path / "link").symlink_to(clone / "run")
