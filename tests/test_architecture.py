@@ -35,6 +35,7 @@ ROOMS = {
             "run_tables",
             "binary_rows",
             "retention",
+            "old_versions",
             "artifacts",
             "local_folder",
             "remote_folder",

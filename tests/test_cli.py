@@ -211,7 +211,7 @@ def test_prune_tells_what_it_removed(on_shop, shop):
             WHERE state = 'superseded'""")
         )
     counts = {"expired": 0, "retired": 1, "rows": 1, "rejected": 0, "left": 0, "online": 0}
-    counts["requests"] = 0
+    counts |= {"requests": 0, "artifacts": 0}
     nothing = dict.fromkeys(counts, 0)
     assert on_shop("prune", "orders", "--json").answer == [{"model": "orders", **counts}]
     assert on_shop("prune", "--json").answer == [

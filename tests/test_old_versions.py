@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from batch_jobs import clock, lifecycle, registry, retention, serving, staging
+from batch_jobs import clock, lifecycle, old_versions, registry, serving, staging
 from batch_jobs.artifacts import ModelStore
 from batch_jobs.errors import ArtifactError
 from batch_jobs.registry import ModelVersion
@@ -55,7 +55,7 @@ def _promote(warehouse, name, expected, action="promote"):
 
 def _remove(warehouse, store, day=30, keep=DAY, newest=2):
     with clock.set_to(MIDNIGHT + day * DAY):
-        return retention.remove_artifacts(warehouse, store, "orders", keep, newest)
+        return old_versions.remove(warehouse, store, "orders", keep, newest)
 
 
 def _left(tmp_path):

@@ -237,7 +237,6 @@ def promote(
     """
     with warehouse.write() as connection:
         warehouse.database.lock_model(connection, version.model)
-        _version(connection, version.model, version.version).require_kept()
         current = _champion_name(connection, version.model)
         if current == version.version:
             return  # by this very call, whose answer was lost
@@ -251,6 +250,7 @@ def promote(
                 f"{version.model}: {version.version} {came} {expected or 'no champion'}, but "
                 f"{current} serves now; {advice}"
             )
+        _require_kept(connection, version)
         connection.execute(
             text("""
                 INSERT INTO promotions
@@ -269,86 +269,14 @@ def promote(
         )
 
 
-@repeatable
-def mark_removed(warehouse: Warehouse, model: str, before: datetime, newest: int) -> int:
-    """Mark the artifacts of versions that nobody goes back to as removed; how many were marked.
-
-    Kept are the newest versions, by training and by what they have seen; those that served last;
-    and whatever has served or scored since a moment, or does so now.
-
-    Args:
-        warehouse: where they are registered.
-        model: whose.
-        before: that moment.
-        newest: how many of the newest, and of those that served last, to keep.
-    """
-    values = {
-        "model": model,
-        "before": stored_time(before),
-        "newest": newest,
-        "now": stored_time(clock.now()),
-    }
-    with warehouse.read() as connection:  # mostly there are none: take no write lock
-        some = f"SELECT 1 FROM model_versions WHERE {_OBSOLETE} LIMIT 1"  # noqa: S608
-        if connection.scalar(text(some), values) is None:
-            return 0
-    with warehouse.write() as connection:
-        warehouse.database.lock_model(connection, model)  # nobody promotes one of them meanwhile
-        return connection.execute(
-            text(f"UPDATE model_versions SET artifact_removed_at = :now WHERE {_OBSOLETE}"),  # noqa: S608
-            values,
-        ).rowcount
-
-
-_OBSOLETE = """
-    model = :model AND artifact_removed_at IS NULL AND version NOT IN (
-      SELECT version FROM (
-        SELECT version, row_number() OVER (ORDER BY created_at DESC) AS trained,
-               row_number() OVER (ORDER BY as_of DESC, created_at DESC) AS seen
-        FROM model_versions WHERE model = :model) AS v
-      WHERE trained <= :newest OR seen <= :newest
-      UNION ALL
-      SELECT version FROM (
-        SELECT version, row_number() OVER (ORDER BY max(promotion_id) DESC) AS served
-        FROM promotions WHERE model = :model GROUP BY version) AS v
-      WHERE served <= :newest
-      UNION ALL
-      SELECT version FROM (
-        SELECT version, lead(promoted_at) OVER (ORDER BY promotion_id) AS until
-        FROM promotions WHERE model = :model) AS v
-      WHERE until IS NULL OR until >= :before
-      UNION ALL
-      SELECT model_version FROM prediction_runs
-      WHERE model = :model AND (state = 'staging' OR published_at >= :before)
-      UNION ALL
-      SELECT model_version FROM requests WHERE model = :model AND state = 'scoring'
-        AND model_version IS NOT NULL)"""
-
-
-@repeatable
-def marked_removed(warehouse: Warehouse, model: str) -> list[str]:
-    """The versions whose artifacts are marked as removed, and may be in the store still."""
-    with warehouse.read() as connection:
-        return list(
-            connection.scalars(
-                text("""
-                    SELECT version FROM model_versions WHERE model = :model
-                    AND artifact_removed_at IS NOT NULL AND artifact_gone = 0 ORDER BY version"""),
-                {"model": model},
-            )
-        )
-
-
-@repeatable
-def note_gone(warehouse: Warehouse, model: str, version: str) -> None:
-    """Note that the store has nothing left of a version that was marked as removed."""
-    with warehouse.write() as connection:
-        connection.execute(
-            text("""
-                UPDATE model_versions SET artifact_gone = 1 WHERE model = :model
-                AND version = :version AND artifact_removed_at IS NOT NULL"""),
-            {"model": model, "version": version},
-        )
+def _require_kept(connection: Connection, version: ModelVersion) -> None:
+    """Find out whether retention has removed a version's artifact since it was loaded."""
+    row = connection.execute(
+        text("SELECT * FROM model_versions WHERE model = :model AND version = :version"),
+        {"model": version.model, "version": version.version},
+    ).first()
+    if row is not None:
+        _from_row(row).require_kept()
 
 
 def _champion_name(connection: Connection, model: str) -> str | None:
@@ -376,6 +304,8 @@ def _version(connection: Connection, model: str, version: str) -> ModelVersion:
 
 
 def _from_row(row: Row[Any]) -> ModelVersion:
+    # An API may be upgraded before its warehouse, which then has removed nothing yet.
+    removed = getattr(row, "artifact_removed_at", None)
     return ModelVersion(
         model=row.model,
         version=row.version,
@@ -384,7 +314,7 @@ def _from_row(row: Row[Any]) -> ModelVersion:
         manifest=_from_json(row, "manifest"),
         metrics=_from_json(row, "metrics"),
         gate=_from_json(row, "gate"),
-        removed_at=row.artifact_removed_at and loaded_time(row.artifact_removed_at),
+        removed_at=loaded_time(removed) if removed else None,
     )
 
 

@@ -9,8 +9,6 @@ interrupted anywhere is completed by the next prune.
 What was computed or asked on request has no run, and what a run rejected that was never published
 has no readers: these go by the clock, when they were answered or claimed longer ago than `keep`.
 
-Artifacts go by the clock, too; their versions and promotions stay in the registry.
-
 The ledger's own rows stay, and so do the fences: one row an interval, which refuses an attempt that
 was stopped long ago and may go on at any time.
 """
@@ -26,10 +24,8 @@ from typing import Any
 from sqlalchemy import Row, TextClause, bindparam
 from sqlalchemy.exc import DBAPIError
 
-from batch_jobs import claims, clock, registry
-from batch_jobs.artifacts import ModelStore
+from batch_jobs import claims, clock
 from batch_jobs.connections import text
-from batch_jobs.errors import BatchJobsError
 from batch_jobs.publication import after_the_last
 from batch_jobs.staging import REMOVED, REMOVED_AT_ONCE, remove_rows
 from batch_jobs.warehouse import Warehouse, loaded_time, repeatable, stored_time
@@ -132,34 +128,6 @@ def prune(
         online=_forget_online(warehouse, model, before),
         requests=claims.forget(warehouse, model, before),
     )
-
-
-def remove_artifacts(
-    warehouse: Warehouse, store: ModelStore, model: str, keep: timedelta, newest: int
-) -> int:
-    """Remove the artifacts of versions that nobody goes back to, by the clock; how many went.
-
-    The registry says first that an artifact is removed, and nobody loads it from then on. What the
-    store does not let go now is left to the next call.
-
-    Args:
-        warehouse: where the versions are registered, and stay so.
-        store: where their artifacts are.
-        model: whose.
-        keep: for how long after it served or scored last a version stays.
-        newest: how many of the newest, and of those that served last, stay however old.
-    """
-    registry.mark_removed(warehouse, model, clock.now() - keep, newest)
-    removed = 0
-    for version in registry.marked_removed(warehouse, model):
-        try:
-            store.remove(model, version)
-        except (BatchJobsError, OSError) as error:
-            log.warning("the artifact of %s %s stays for now: %s", model, version, error)
-            break
-        registry.note_gone(warehouse, model, version)
-        removed += 1
-    return removed
 
 
 def _prune_runs(

@@ -19,6 +19,7 @@ from batch_jobs import (
     clock,
     ledger,
     lifecycle,
+    old_versions,
     publication,
     registry,
     retention,
@@ -511,7 +512,7 @@ def prune(settings: Settings, name: str | None = None) -> list[Pruned]:
             broken.append(error)
             continue
         rows = retention.prune(warehouse, model.name, model.keep, model.expire)
-        artifacts = retention.remove_artifacts(
+        artifacts = old_versions.remove(
             warehouse, store, model.name, model.keep, model.keep_versions
         )
         pruned.append(replace(rows, artifacts=artifacts))
