@@ -4,14 +4,16 @@ Cases 47, 49 and 50 of docs/failure-modes.md; the limits by themselves are in
 tests/test_circuit_breaker.py.
 """
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from batch_jobs import serving
+from batch_jobs import clock, serving
+from batch_jobs.catalog import load_model
 from batch_jobs.errors import CircuitBreakerError, IncompleteError
 from batch_jobs.interval import Interval
-from batch_jobs.warehouse import Warehouse, stored_time
+from batch_jobs.warehouse import Warehouse, loaded_time, stored_time
 from tests.attempts import ask, seen
 from tests.mishaps import change
 
@@ -167,6 +169,27 @@ def test_a_quiet_hour_is_no_outage_and_keeps_nothing_back(known):
     change(known, back, start=stored_time(hour(4).start))
     assert serving.predict(known, "orders", hour(4)).counts.scored == 6
     assert serving.predict(known, "orders", hour(3)).counts.read == 0
+
+
+def test_an_empty_interval_that_was_refused_is_published_once_there_are_rows_again(shop):
+    """By the next run, which is not kept back by it."""
+    model = load_model("orders", shop.models)
+    limits = model.limits.model_copy(update={"silence": TICK})
+    settings = replace(shop, models=(model.model_copy(update={"limits": limits}), *shop.models))
+    quiet = "DELETE FROM orders WHERE placed_at >= :start AND placed_at < :end"
+    change(shop, quiet, start=stored_time(tick(1).start), end=stored_time(tick(3).start))
+    for number in (0, 1):
+        serving.predict(settings, "orders", tick(number))
+    with clock.set_to(tick(2).end), pytest.raises(CircuitBreakerError, match="no row for 0:20:00"):
+        serving.predict(settings, "orders", tick(2))
+    with clock.set_to(tick(3).end):
+        token = serving.new_token()
+        for run in serving.plan_due(settings, "orders", tick(3), token):
+            serving.score_and_publish(settings, run, token)
+    ended = """SELECT interval_start, rows_read FROM prediction_runs WHERE state = 'published'
+        ORDER BY interval_start"""
+    found = {loaded_time(start): read for start, read in ask(Warehouse(shop.warehouse), ended)}
+    assert found == {tick(n).start: read for n, read in enumerate([1, 0, 0, 1])}
 
 
 def test_hours_that_nobody_published_are_no_silence(known):
