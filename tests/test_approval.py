@@ -32,6 +32,7 @@ def ask(monkeypatch):
     )
     monkeypatch.setattr(lifecycle, "candidate", lambda *_, **__: (version, True))
     monkeypatch.setattr(approval, "airflow_settings", lambda: None)
+    monkeypatch.setattr(approval, "trained_as_of", lambda *_: NOON)
     monkeypatch.setattr(approval, "_body", lambda _: "")
     monkeypatch.setattr(approval.ApprovalOperator, "_tell_slack", lambda *_: None)
     monkeypatch.setattr("airflow.providers.standard.operators.hitl.upsert_hitl_detail", dict)

@@ -123,6 +123,16 @@ def test_a_training_by_hand_is_as_of_the_moment_that_the_form_names(settings, no
     assert rows(settings, "SELECT * FROM alerts") == []
 
 
+def test_a_run_promotes_the_version_that_it_has_trained(promoted, now):
+    """Not a newer one, which somebody else has trained meanwhile; nor its own over newer data."""
+    newer = lifecycle.train(promoted, "orders", now - timedelta(hours=2)).version
+    _, states = run("train_orders", logical_date=now - timedelta(hours=8))
+    assert states == {"train": "success", "promote": "skipped"}
+    run("train_orders", logical_date=now - timedelta(hours=4))
+    served = rows(promoted, "SELECT version FROM promotions")
+    assert newer not in [version for (version,) in served]
+
+
 def test_a_challenger_that_is_worse_is_not_promoted(promoted, now):
     """The task is skipped, so that no asset event says that there is a new champion."""
     turn_old_labels(promoted, now)

@@ -14,7 +14,7 @@ from airflow.providers.standard.operators.hitl import HITLOperator
 from batch_jobs import clock
 from batch_jobs.interval import parse_time
 from utils.slack_alert import send_message
-from utils.tasks import airflow_settings, translated
+from utils.tasks import airflow_settings, trained_as_of, translated
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -52,7 +52,9 @@ class ApprovalOperator(HITLOperator):
         from batch_jobs import lifecycle
 
         with translated():
-            version, may_serve = lifecycle.candidate(airflow_settings(), self.model)
+            settings = airflow_settings()
+            trained = trained_as_of(settings, self.model, context["dag_run"])
+            version, may_serve = lifecycle.candidate(settings, self.model, trained)
         if not may_serve:
             log.info("nobody is asked about %s: `promote` tells why", version.version)
             return _answer(version.version)

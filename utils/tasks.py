@@ -258,20 +258,33 @@ def evidence(model: str, dag_run: Any, triggering_asset_events: Any, **_: Any) -
         )
 
 
+def trained_as_of(settings: Settings, model: str, dag_run: Any) -> datetime:
+    """The moment as of which a run has trained, by which its own version is known."""
+    return forms.as_of(load_model(model, settings.models).train_schedule, dag_run)
+
+
 def promote(model: str, ti: Any, outlet_events: Any, dag_run: Any, **_: Any) -> dict[str, Any]:
     """Let the gate, and a person if one is asked, decide; skipped if the champion stays."""
     from batch_jobs import lifecycle
 
-    version, actor = None, f"airflow {dag_run.run_id}"
+    version, by, actor = None, None, f"airflow {dag_run.run_id}"
     if "approve" in ti.task.upstream_task_ids:
         word = ti.xcom_pull(task_ids="approve")
-        version = word["version"]
+        version, by = word["version"], word["by"]
         if word["refused"]:
             raise AirflowSkipException(f"the champion stays: {word['refused']}")
-        if word["by"]:
-            actor = f"{word['by']} ({actor})"
+        if by:
+            actor = f"{by} ({actor})"
     with translated():
-        answer = lifecycle.promote(airflow_settings(), model, version, actor=actor)
+        settings = airflow_settings()
+        answer = lifecycle.promote(
+            settings,
+            model,
+            version,
+            actor=actor,
+            as_of=trained_as_of(settings, model, dag_run),
+            approved_by=by,
+        )
     if answer.outcome == "kept":
         raise AirflowSkipException(
             f"{answer.version.version} is not promoted, {answer.champion or 'nobody'} goes on "

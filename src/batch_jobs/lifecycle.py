@@ -207,7 +207,8 @@ def promote(
         )
         return Promotion(wanted, "kept", champion, f"{'; '.join(obstacles)}; {cure}")
     load_version(settings, model, wanted)
-    approval = [f"approved by {approved_by}"] if approved_by else []
+    decided = approved_by and wanted.gate.get("undecided")
+    approval = [f"approved by {approved_by}"] if decided else []
     why = reason or "; ".join([*approval, *wanted.gate["reasons"]])
     registry.promote(
         warehouse,
