@@ -169,11 +169,12 @@ class Limits(_Frozen):
         rejected: share of the rows read that may be rejected.
         population: in `replace` mode, how much smaller and larger than the median of the last five
             runs the population may be.
-        surge: in `merge` mode, how many times the rows of the fullest interval of the last four
-            weeks one interval may have.
+        surge: in `merge` mode, how many times as many rows an interval may have as the fullest span
+            of its length in the last four weeks.
         silence: in `merge` mode, for how long the source may give no row before it is taken for
-            dead; by default twice the longest silence of the last four weeks. Shorter silences are
-            published as empty intervals.
+            dead; by default twice the longest silence of the last four weeks, but never less than
+            one interval, nor than its rate of rows brings by chance once a year. Shorter silences
+            are published as empty intervals.
         constant_scores: whether a hundred rows and more may all get the same score.
     """
 
