@@ -46,6 +46,7 @@ ROOMS = {
             "requests",
             "claims",
             "leases",
+            "refusals",
         ),
     },
     "doors": {

@@ -17,10 +17,10 @@ from batch_jobs.errors import IncompleteError
 from batch_jobs.settings import Settings
 from batch_jobs.streaming import predict_chunk
 from batch_jobs.warehouse import Warehouse
+from tests import mishaps
 from tests.asking import state, submit
 from tests.conftest import ROOT
 from tests.example_models._tables import STEP, make_tables
-from tests.mishaps import once
 from utils import forms, tasks
 
 # Airflow's in-process API server warns of what its own dependencies do.
@@ -286,7 +286,7 @@ def test_an_interval_that_others_take_over_skips_nothing(promoted, now):
     def by_hand():
         serving.predict(promoted, "orders", Interval(now - 2 * STEP, now - STEP), accept="seen")
 
-    with once("score.opened", by_hand):
+    with mishaps.once("score.opened", by_hand):
         assert run("predict_orders", logical_date=now) == ("success", DONE)
     assert rows(promoted, "SELECT fresh_until FROM serving_status") == [(now.isoformat(),)]
 
@@ -300,7 +300,7 @@ def test_an_interval_that_others_take_over_and_lose_is_no_success(promoted, now,
         theirs = serving.plan(promoted, "orders", Interval(now - 2 * STEP, now - STEP), token)
         staging.fail(Warehouse(promoted.warehouse), theirs.run_id, "given up")
 
-    with once("score.opened", by_hand):
+    with mishaps.once("score.opened", by_hand):
         state, tasks = run("predict_orders", logical_date=now)
     failed = {"publish": "failed", "prune": "upstream_failed"}
     assert (state, tasks) == ("failed", DONE | failed)

@@ -302,6 +302,18 @@ def test_storm_is_a_handful_of_messages_and_one_recovery(slack, clock):
     assert "After 50 failures in 8 h 20 min" in slack.texts[3]
 
 
+def test_nobody_hears_that_it_works_again_while_an_interval_is_missing(slack, monkeypatch):
+    """Later intervals are published, and the one that failed is not; then it is."""
+    missing = ["[14:50, 15:00)"]
+    monkeypatch.setattr("batch_jobs.serving.unhealed", lambda *_: missing)
+    fail_alert(dag_context())
+    recovery_alert(succeed("scheduled__50"))
+    assert len(slack.texts) == 1
+    missing.clear()
+    recovery_alert(succeed("scheduled__51"))
+    assert len(slack.texts) == 2
+
+
 def test_success_without_a_failure_is_not_told(slack):
     """The common case sends nothing."""
     recovery_alert(succeed())

@@ -244,6 +244,8 @@ def _record_success(context: Context, *, always: bool) -> None:
         def recovered(incident: Incident) -> str:
             return messages.recovered(dag_id, incident, now, readers)
 
+        if of_dag and _is_unhealed(dag_id):
+            return  # it failed for intervals that are still missing
         if of_dag and outbox.close_incidents(warehouse, subjects, now, (key, recovered)):
             return
         if always:
@@ -254,6 +256,21 @@ def _record_success(context: Context, *, always: bool) -> None:
         return messages.succeeded(dag_id, name, _span(context), None)
 
     _put(put, alone if always else None)
+
+
+def _is_unhealed(dag_id: str) -> bool:
+    """Whether an interval that was tried in vain is still missing; False if nobody can tell."""
+    from batch_jobs import serving
+    from utils.tasks import airflow_settings
+
+    kind, model = dag_id.partition("_")[0], _model(dag_id)
+    if kind != "predict" or model is None:
+        return False
+    try:
+        return bool(serving.unhealed(airflow_settings(), model))
+    except BatchJobsError as error:
+        log.warning("whether %s lacks an interval is not known: %s", dag_id, _first_line(error))
+        return False
 
 
 def _put(

@@ -283,6 +283,59 @@ def being_staged(warehouse: Warehouse, model: str, since: datetime) -> set[Inter
         return {_interval(row) for row in rows}
 
 
+@repeatable
+def refusals(warehouse: Warehouse, model: str, since: datetime) -> dict[Interval, str]:
+    """What was asked of the intervals whose last attempt was refused, from a moment on."""
+    with warehouse.read() as connection:
+        rows = connection.execute(
+            text("""
+                SELECT interval_start, interval_end, refused FROM prediction_runs AS r
+                WHERE model = :model AND state = 'failed' AND refused IS NOT NULL
+                  AND interval_start >= :since
+                  AND NOT EXISTS (SELECT 1 FROM prediction_runs AS n WHERE n.model = r.model
+                                  AND n.interval_start = r.interval_start
+                                  AND n.interval_end = r.interval_end AND n.run_id > r.run_id)"""),
+            {"model": model, "since": stored_time(since)},
+        )
+        return {_interval(row): row.refused for row in rows}
+
+
+@repeatable
+def unhealed(warehouse: Warehouse, model: str, since: datetime, heard: datetime) -> list[Interval]:
+    """Intervals that somebody tried in vain and nobody has published, oldest first.
+
+    Args:
+        warehouse: where the ledger is.
+        model: whose.
+        since: leave out intervals that start before this moment.
+        heard: an attempt that was not heard of since this moment has tried in vain.
+    """
+    key = {"model": model, "since": stored_time(since), "heard": stored_time(heard)}
+    with warehouse.read() as connection:
+        tried = connection.execute(
+            text("""
+                SELECT DISTINCT interval_start, interval_end, mode FROM prediction_runs
+                WHERE model = :model AND interval_start >= :since
+                  AND (state = 'failed' OR (state = 'staging' AND claimed_at < :heard))
+                ORDER BY interval_start, interval_end"""),
+            key,
+        ).all()
+        published = [
+            (loaded_time(row.interval_start), loaded_time(row.interval_end))
+            for row in connection.execute(
+                text(f"""
+                    SELECT interval_start, interval_end FROM prediction_runs
+                    WHERE model = :model AND {COVERS} AND interval_end > :since
+                    ORDER BY interval_start"""),  # noqa: S608
+                key,
+            )
+        ]
+    newest = max((end for _, end in published), default=since)
+    missing = _uncovered(map(_interval, tried), published)
+    replaced = {_interval(row) for row in tried if row.mode == "replace"}
+    return [gap for gap in missing if gap not in replaced or gap.end > newest]
+
+
 def load_run(connection: Connection, run_id: int) -> Run:
     """Read one run inside the caller's transaction.
 

@@ -11,7 +11,7 @@ from itertools import pairwise
 from operator import itemgetter
 from typing import Literal
 
-from batch_jobs import clock, ledger, registry, staging
+from batch_jobs import clock, ledger, refusals, registry, staging
 from batch_jobs.catalog import load_model
 from batch_jobs.connections import text
 from batch_jobs.errors import FencedError
@@ -133,7 +133,8 @@ class Planner:
 
         Both within the model's look-back and oldest first; what another attempt is scoring now is
         left to it, and in replace mode the newest run makes up for all of them. What a newer
-        attempt has claimed is left to that one, so there may be nothing to do.
+        attempt has claimed is left to that one, so there may be nothing to do. What was refused
+        waits for a person, unless something has changed that may let it pass.
 
         Raises:
             InputError: future interval, no champion, or a query that does not compile.
@@ -143,10 +144,22 @@ class Planner:
         if missed:
             log.info("%d missed intervals are published first, from %s on", len(missed), missed[0])
         claims = {gap: partial(self.claim, gap) for gap in missed}
+        late: dict[Interval, Run] = {}
+        oldest = newest.start - self.model.look_back
         if self.model.rescore_late:
-            span = Interval(newest.start - self.model.look_back, newest.start)
-            claims |= {run.interval: partial(self.claim_again, run) for run in self.late(span)}
-        ordered = [claim for _, claim in sorted(claims.items(), key=itemgetter(0))]
+            late = {run.interval: run for run in self.late(Interval(oldest, newest.start))}
+            claims |= {interval: partial(self.claim_again, run) for interval, run in late.items()}
+        refused = ledger.refusals(self.warehouse, self.model.name, oldest) if claims else {}
+        ordered = [
+            claim
+            for interval, claim in sorted(claims.items(), key=itemgetter(0))
+            if interval not in refused
+            or not self._waits(
+                interval,
+                refused[interval],
+                late[interval].model_version if interval in late else None,
+            )
+        ]
         return self._claim_all([*ordered, partial(self.claim, newest)])
 
     def _claim_all(self, claims: Iterable[Callable[[], Run]]) -> list[Run]:
@@ -195,6 +208,33 @@ class Planner:
             )
         found = ledger.gaps(warehouse, model.name, model.schedule, newest.start, since=oldest)
         return [gap for gap in found if gap not in self._busy]
+
+    def _waits(self, interval: Interval, refused: str, by: str | None) -> bool:
+        """Whether a refused interval waits for a person: the same would be asked again.
+
+        Args:
+            interval: which.
+            refused: what was asked.
+            by: the version that would score it; None for the champion.
+        """
+        name = self.model.name
+        version = (
+            registry.find_version(self.warehouse, name, by)
+            if by
+            else require_champion(self.warehouse, name)
+        )
+        trained = self._as_trained(version)
+        asked = refusals.question(self.warehouse, trained, interval, version.version)
+        if asked == refused:
+            log.warning(
+                "%s was refused and waits for a person or for other rows; `batch-jobs predict %s "
+                "--start %s --end %s --accept REASON` publishes it as it is",
+                interval,
+                name,
+                interval.start.isoformat(),
+                interval.end.isoformat(),
+            )
+        return asked == refused
 
     def late(self, span: Interval) -> list[Run]:
         """Published runs of a span that lack rows which have come since, oldest first.

@@ -21,6 +21,7 @@ from batch_jobs import (
     lifecycle,
     old_versions,
     publication,
+    refusals,
     registry,
     retention,
     staging,
@@ -168,7 +169,7 @@ def score(
     except (FencedError, IncompleteError, UnavailableError):
         raise
     except BaseException as error:
-        _fail_part(warehouse, run_id, part, token, error)
+        _fail_part(warehouse, run_id, part, token, error, partial(_asked, settings))
         raise
     counts = found[0]
     log.info("run %d part %d: %s", run_id, part, counts)
@@ -176,12 +177,18 @@ def score(
 
 
 def _fail_part(
-    warehouse: Warehouse, run_id: int, part: int, token: str, error: BaseException
+    warehouse: Warehouse,
+    run_id: int,
+    part: int,
+    token: str,
+    error: BaseException,
+    asked: Callable[[int], str | None],
 ) -> None:
     """Record why a part has failed its run, if that can be done: the error itself goes first."""
     told = redact(str(error)) if isinstance(error, BatchJobsError) else first_line(error)
     try:
-        staging.fail_part(warehouse, run_id, part, token, told)
+        refused = asked(run_id) if isinstance(error, ContractError) else None
+        staging.fail_part(warehouse, run_id, part, token, told, refused)
     except Exception as problem:  # noqa: BLE001 - memory or a disk may be full
         log.warning("run %d is not marked as failed: %s", run_id, first_line(problem))
 
@@ -255,13 +262,32 @@ def publish(settings: Settings, run_id: int) -> Run:
 
         run = ledger.find_run(warehouse, run_id)
         problem = duplicates(warehouse, trained(run), run.interval)
-        staging.fail(warehouse, run_id, str(problem))
+        staging.fail(warehouse, run_id, str(problem), _asked(settings, run_id))
         raise problem from error
-    except (IncompleteError, CircuitBreakerError, ContractError) as error:
+    except (CircuitBreakerError, ContractError) as error:
+        staging.fail(warehouse, run_id, str(error), _asked(settings, run_id))
+        raise
+    except IncompleteError as error:
         staging.fail(warehouse, run_id, str(error))
         raise
     log.info("published %s %s as run %d", run.model, run.interval, run.run_id)
     return run
+
+
+def _asked(settings: Settings, run_id: int) -> str | None:
+    """What a run was asked that is refused; see `refusals.question`."""
+    warehouse = Warehouse.existing(settings.warehouse)
+    run = ledger.find_run(warehouse, run_id)
+    model = load_model(run.model, settings.models)
+    trained = Predictors(settings).trained(warehouse, model, run.model_version)
+    return refusals.question(warehouse, trained, run.interval, run.model_version)
+
+
+def unhealed(settings: Settings, name: str) -> list[Interval]:
+    """Intervals within the look-back that were tried in vain and that nobody has published."""
+    model = load_model(name, settings.models)
+    warehouse, now = Warehouse.existing(settings.warehouse), clock.now()
+    return ledger.unhealed(warehouse, name, now - model.look_back, now - LEASE)
 
 
 @contextmanager

@@ -213,7 +213,8 @@ def _go_on(warehouse: Warehouse, connection: Connection, run_id: int) -> Run:
     _lock_run(warehouse, connection, run_id)
     connection.execute(
         text("""
-            UPDATE prediction_runs SET state = 'staging', error = NULL, claimed_at = :now
+            UPDATE prediction_runs
+            SET state = 'staging', error = NULL, refused = NULL, claimed_at = :now
             WHERE run_id = :run_id AND state = 'failed' AND NOT EXISTS
               (SELECT 1 FROM run_parts WHERE run_id = :run_id AND error IS NOT NULL)"""),
         {"run_id": run_id, "now": stored_time(clock.now())},
@@ -367,14 +368,23 @@ def has_doubled_reject(warehouse: Warehouse, run: Run) -> bool:
 
 
 @repeatable
-def fail(warehouse: Warehouse, run_id: int, error: str) -> None:
-    """Give up a run that is still staging; the reason stays in the ledger."""
+def fail(warehouse: Warehouse, run_id: int, error: str, refused: str | None = None) -> None:
+    """Give up a run that is still staging; the reason stays in the ledger.
+
+    Args:
+        warehouse: where the ledger is.
+        run_id: which run.
+        error: the reason.
+        refused: what was asked, if the same would be refused again; see `refusals.question`.
+    """
     with warehouse.write() as connection:
-        _fail(connection, run_id, error)
+        _fail(connection, run_id, error, refused)
 
 
 @repeatable
-def fail_part(warehouse: Warehouse, run_id: int, part: int, token: str, error: str) -> None:
+def fail_part(
+    warehouse: Warehouse, run_id: int, part: int, token: str, error: str, refused: str | None = None
+) -> None:
     """Give up the run of a part, unless a newer try is scoring the part and may fare better.
 
     The other parts may go on: the next try of this one makes good what it has failed.
@@ -387,15 +397,15 @@ def fail_part(warehouse: Warehouse, run_id: int, part: int, token: str, error: s
                     UPDATE run_parts SET error = :error WHERE run_id = :run_id AND part = :part"""),
                 {"run_id": run_id, "part": part, "error": error[:1000]},
             )
-            _fail(connection, run_id, error)
+            _fail(connection, run_id, error, refused)
 
 
-def _fail(connection: Connection, run_id: int, error: str) -> None:
+def _fail(connection: Connection, run_id: int, error: str, refused: str | None) -> None:
     connection.execute(
         text("""
-            UPDATE prediction_runs SET state = 'failed', error = :error
+            UPDATE prediction_runs SET state = 'failed', error = :error, refused = :refused
             WHERE run_id = :run_id AND state = 'staging'"""),
-        {"run_id": run_id, "error": error[:1000]},
+        {"run_id": run_id, "error": error[:1000], "refused": refused},
     )
 
 
