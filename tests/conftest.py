@@ -95,7 +95,7 @@ def _open_shop(settings):
 
     warehouse = Warehouse(settings.warehouse)
     warehouse.ensure_schema()
-    with warehouse.write() as connection:
+    with warehouse.write_source() as connection:
         make_tables(connection, OPENED, TRAINED + timedelta(days=1))
     for name in ("orders", "customers"):
         lifecycle.train(settings, name, TRAINED)

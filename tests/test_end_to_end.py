@@ -44,7 +44,7 @@ def deployment(tmp_path_factory):
             "HOME": str(home / "user"),
         }
         with LocalAirflow(ROOT, home / "airflow", port, environ) as airflow:
-            with warehouse.write() as connection:
+            with warehouse.write_source() as connection:
                 load_flights(connection, datetime.now(UTC))
             airflow.wait_healthy(300)
             yield SimpleNamespace(

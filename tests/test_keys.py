@@ -35,7 +35,7 @@ each = pytest.mark.parametrize(
 
 def _hold(shop, key):
     columns = "placed_at, amount, country, returned, settled_at"
-    with Warehouse(shop.warehouse).write() as connection:
+    with Warehouse(shop.warehouse).write_source() as connection:
         connection.execute(text("ALTER TABLE orders RENAME TO texts"))
         connection.execute(
             text(f"CREATE TABLE orders AS SELECT {key} AS entity_id, {columns} FROM texts")

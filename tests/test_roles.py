@@ -116,7 +116,7 @@ def owned(postgres, postgres_url):
     made = Warehouse(postgres_url)
     made.ensure_schema()
     assert made.ensure_roles() == []
-    with made.write() as connection:
+    with made.write_source() as connection:
         make_tables(connection, OPENED, TRAINED + timedelta(days=1))
         connection.exec_driver_sql("GRANT SELECT ON orders, customers TO batch_jobs_writer")
     return made

@@ -45,7 +45,7 @@ INVENTORY = {
 @pytest.fixture
 def numbers(warehouse):
     """The warehouse, with a table `t` of the numbers 0 to 99."""
-    with warehouse.write() as connection:
+    with warehouse.write_source() as connection:
         connection.execute(text("CREATE TABLE t (n INTEGER)"))
         connection.execute(text("INSERT INTO t VALUES (:n)"), [{"n": n} for n in range(100)])
     return warehouse
@@ -348,7 +348,7 @@ def test_texts_arrive_to_the_byte(warehouse, large):
     )
     stored = ask(warehouse, "SELECT reason FROM rejected_rows ORDER BY CAST(entity_id AS INTEGER)")
     assert [reason for (reason,) in stored] == reasons
-    (read,) = warehouse.stream(f"SELECT entity_id FROM {table}", {}, 100)
+    (read,) = warehouse.stream(f"SELECT entity_id FROM {warehouse.database.own(table)}", {}, 100)
     assert set(read["entity_id"]) == set(texts)
 
 
@@ -373,7 +373,7 @@ def test_scores_arrive_to_the_bit(warehouse, large):
         bits[1] = bits[0]
     query = f"SELECT score FROM {table} ORDER BY entity_id"
     assert [struct.pack("<d", score) for (score,) in ask(warehouse, query)] == bits
-    (chunk,) = warehouse.stream(query, {}, 100)
+    (chunk,) = warehouse.stream(query.replace(table, warehouse.database.own(table)), {}, 100)
     assert [struct.pack("<d", score) for score in chunk["score"]] == bits
 
 
@@ -461,13 +461,14 @@ def aside(warehouse):
 
 def test_a_warehouse_beside_another_reads_its_sources_and_keeps_its_own_ledger(warehouse, aside):
     """As a replay does: of what both have a table for, each has its own."""
-    with warehouse.write() as connection:
+    with warehouse.write_source() as connection:
         connection.execute(text("CREATE TABLE goods (entity_id TEXT)"))
         connection.execute(text("INSERT INTO goods VALUES ('a'), ('b')"))
     publish(warehouse, tick(0), rows={"a": 0.5})
     aside.ensure_schema()
 
-    assert ask(aside, "SELECT count(*) FROM goods") == [(2,)]
+    with aside.source() as connection:
+        assert connection.scalar(text("SELECT count(*) FROM goods")) == 2
     assert ask(aside, "SELECT count(*) FROM prediction_runs") == [(0,)]
     publish(aside, tick(1), rows={"b": 0.7})
     assert seen(aside) == {"b": 0.7}
@@ -490,3 +491,66 @@ def test_what_is_beside_another_cannot_write_it(warehouse, aside):
         connection.execute(text("UPDATE schema_version SET version = 9"))
     assert ask(warehouse, "SELECT version FROM schema_version") == [(SCHEMA_VERSION,)]
     assert ask(aside, "SELECT version FROM schema_version") == [(9,)]
+
+
+# --- Tables of others that have our names
+
+TAKEN = ("promotions", "predictions", "alerts", "requests", "schema_version", "fences")
+
+
+@pytest.fixture
+def shared(warehouse_url, tmp_path):
+    """A warehouse whose source has tables of our names, and the rows of each in it."""
+    warehouse = Warehouse(warehouse_url)
+    if warehouse.database.name == "sqlite":
+        warehouse = Warehouse(f"sqlite:///{tmp_path}/own.db?source={tmp_path}/warehouse.db")
+        (tmp_path / "warehouse.db").touch()
+    with warehouse.write_source() as connection:
+        for table in TAKEN:
+            connection.execute(text(f"CREATE TABLE {table} (version VARCHAR(9), n INTEGER)"))
+            connection.execute(text(f"INSERT INTO {table} VALUES ('1.2', 50)"))
+    warehouse.ensure_schema()
+    return warehouse
+
+
+@pytest.mark.parametrize("table", TAKEN)
+def test_a_query_finds_the_sources_table_whatever_ours_are_called(shared, table):
+    """In each way that a query is asked; ours are there, too, and empty."""
+    query = f"SELECT n FROM {table} WHERE CAST(:start AS TEXT) < CAST(:end AS TEXT)"
+    shared.require_query("features_query", query, SPAN)
+    (chunk,) = shared.stream(query, SPAN, 10)
+    with shared.source() as connection:
+        found = connection.scalar(text(query), SPAN)
+    assert (chunk["n"].tolist(), found) == ([50], 50)
+    if table != "schema_version":
+        assert ask(shared, f"SELECT count(*) FROM {table}") == [(0,)]
+
+
+@pytest.mark.parametrize("table", TAKEN)
+@pytest.mark.parametrize("value", ["'1.2'", "3", "5", "42"])
+def test_tables_of_another_program_are_refused_by_name_and_stay_as_they_are(tmp_path, table, value):
+    """A common name does not make it ours, whatever version it tells."""
+    warehouse = Warehouse(f"sqlite:///{tmp_path}/shop.db")
+    with warehouse.write() as connection:
+        connection.execute(text(f"CREATE TABLE {table} (version)"))
+        connection.execute(text(f"INSERT INTO {table} VALUES ({value})"))
+    before = _inventory(warehouse)
+    with pytest.raises(ConfigurationError, match="is not a warehouse yet"):
+        warehouse.require_schema()
+    with pytest.raises(ConfigurationError, match=rf"needs: {table}; .*\?source=.*shop.db"):
+        warehouse.ensure_schema()
+    assert _inventory(warehouse) == before
+    assert [str(version) for (version,) in ask(warehouse, f"SELECT * FROM {table}")] == [
+        value.strip("'")
+    ]
+
+
+def test_a_schema_of_another_program_is_refused_by_name(postgres_url):
+    """On PostgreSQL another schema is all that it takes."""
+    warehouse = Warehouse(postgres_url)
+    with warehouse.write_source() as connection:
+        connection.execute(text("CREATE SCHEMA serving"))
+        connection.execute(text("CREATE TABLE serving.alerts (x text)"))
+    with pytest.raises(ConfigurationError, match=r"needs: alerts; .*\?schema=batch_serving"):
+        warehouse.ensure_schema()
+    assert Warehouse(f"{postgres_url}?schema=batch_serving").ensure_schema() is True

@@ -344,7 +344,7 @@ def _cuts(
     warehouse: Warehouse, features_query: str, interval: Interval, parts: int
 ) -> Sequence[str | None]:
     """The lowest key of each part of an interval but the first."""
-    with warehouse.read() as connection:
+    with warehouse.source() as connection:
         return connection.scalars(
             text(f"""
                 SELECT min(entity_id) FROM (
@@ -365,18 +365,20 @@ def _late_moments(
     A row of the entity from an older interval does not count, nor does its rejection there; one
     from a newer interval does, since readers would not see the late row beside it.
     """
-    as_of = warehouse.database.moment("f.as_of")
+    as_of, own = warehouse.database.moment("f.as_of"), warehouse.database.own
     known = f"r.model = :model AND r.run_id = k.run_id AND r.interval_end > {as_of}"
-    with warehouse.read() as connection:
+    with warehouse.source() as connection:
         stored = connection.scalars(
             text(f"""
                 SELECT DISTINCT {as_of} FROM (\n{features_query}\n) AS f
                 WHERE f.entity_id IS NOT NULL
-                  AND NOT EXISTS (SELECT 1 FROM current_rows AS k JOIN prediction_runs AS r
+                  AND NOT EXISTS (SELECT 1 FROM {own("current_rows")} AS k
+                                  JOIN {own("prediction_runs")} AS r
                                   ON {known}
                                   WHERE k.model = :model
                                   AND k.entity_id = CAST(f.entity_id AS text))
-                  AND NOT EXISTS (SELECT 1 FROM rejected_rows AS k JOIN prediction_runs AS r
+                  AND NOT EXISTS (SELECT 1 FROM {own("rejected_rows")} AS k
+                                  JOIN {own("prediction_runs")} AS r
                                   ON {known} AND r.state = 'published'
                                   WHERE k.entity_id = CAST(f.entity_id AS text))"""),  # noqa: S608
             {**bounds(span), "model": model},

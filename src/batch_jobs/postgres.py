@@ -29,10 +29,7 @@ if TYPE_CHECKING:
 
 SCHEMA = "serving"
 SCHEMA_PATTERN = re.compile("[a-z][a-z0-9_]{0,62}")
-OPTIONS = (
-    "-c search_path={} -c timezone=UTC -c lock_timeout=5s "
-    "-c idle_in_transaction_session_timeout=15s"
-)
+OPTIONS = "-c timezone=UTC -c lock_timeout=5s -c idle_in_transaction_session_timeout=15s"
 # A client that was stopped half-way through a COPY is not idle to PostgreSQL.
 COPY_TIMEOUT = "60s"
 # A server that went away without a word is noticed after this long.
@@ -45,6 +42,8 @@ CONNECTING = {
     "application_name": "batch-jobs",
 }
 KEPT = 2  # connections of a process
+# Tables by which a warehouse is known: together, nobody else has them.
+OURS = ("prediction_runs", "serving_heads", "fences")
 # Serialisation, deadlock, lock not available, shutting down, starting up, too many connections,
 # ended as idle, cancelled by a timeout.
 PASSING = ("40001", "40P01", "55P03", "57P01", "57P02", "57P03", "53300", "25P03", "57014")
@@ -68,7 +67,8 @@ class PostgreSQL(RunTables):
 
     Args:
         url: names the database; `?schema=other` keeps everything in that schema instead of
-            `serving`, whose tables queries still read where `other` has none of the name.
+            `serving`. Queries find the tables of the source as every client of the database does,
+            by the search path of the role, and none of ours.
     """
 
     name = "postgresql"
@@ -99,8 +99,10 @@ class PostgreSQL(RunTables):
             raise ConfigurationError(f"the schema {self._schema!r} must match {SCHEMA_PATTERN}")
         url = url.difference_update_query(["schema"])
         path = ",".join(dict.fromkeys([self._schema, SCHEMA, "public"]))
-        options = f"{OPTIONS.format(path)} {url.query.get('options', '')}".strip()
+        given = f"{OPTIONS} {url.query.get('options', '')}".strip()
+        options = f"-c search_path={path} {given}"
         self._url = url.set(query={**CONNECTING, **url.query, "options": options})
+        self._source = url.set(query={**CONNECTING, **url.query, "options": given})
         self._shown = url.set(query={}).render_as_string(hide_password=True)
 
     @property
@@ -120,12 +122,56 @@ class PostgreSQL(RunTables):
             isolation_level="REPEATABLE READ", postgresql_readonly=True
         )
 
+    @cached_property
+    def source(self) -> Engine:
+        """Connections like a reader's, in which queries find the tables of the source."""
+        return self.source_writer.execution_options(
+            isolation_level="REPEATABLE READ", postgresql_readonly=True
+        )
+
+    @cached_property
+    def source_writer(self) -> Engine:
+        """Connections whose transactions write the tables of the source."""
+        return kept_engine(self._source, lambda: _engine(self._source, self._shown))
+
+    def own(self, table: str) -> str:
+        """How a query of the source names one of our tables."""
+        return f"{self._schema}.{table}"
+
     def schema_version(self, connection: Connection) -> int | None:
-        """The version of the schema; None if there is none yet."""
-        if not self.has_table(connection, "schema_version"):
+        """The version of the schema; None if there is none yet, or it is another program's."""
+        if not all(self.has_table(connection, table) for table in ("schema_version", *OURS)):
             return None
         version: int | None = connection.scalar(text("SELECT version FROM schema_version"))
         return version
+
+    def names(self, connection: Connection) -> set[str]:
+        """The tables and views that the schema has."""
+        known = """
+            SELECT c.relname FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+            WHERE n.nspname = :schema AND c.relkind IN ('r', 'p', 'v', 'm', 'f')"""
+        return set(connection.scalars(text(known), {"schema": self._schema}))
+
+    @property
+    def elsewhere(self) -> str:
+        """What to write, where others have tables of our names."""
+        return "keep the predictions in another schema: …?schema=batch_serving at the URL's end"
+
+    def make_like(
+        self,
+        connection: Connection,
+        table: str,
+        query: str,
+        columns: Sequence[str],  # noqa: ARG002
+    ) -> None:
+        """Make a table for the rows of a query of the source."""
+        with self.source.connect() as source:
+            path = source.scalar(text("SHOW search_path"))
+        connection.execute(text("SELECT set_config('search_path', :path, true)"), {"path": path})
+        connection.exec_driver_sql(
+            f"CREATE TABLE {self.own(table)} AS SELECT * FROM (\n{query}\n) AS q WHERE 1 = 0"  # noqa: S608
+        )
+        connection.exec_driver_sql("SET LOCAL search_path = DEFAULT")
 
     def has_table(self, connection: Connection, table: str) -> bool:
         """Whether the warehouse itself has a table of that name."""
@@ -195,7 +241,7 @@ class PostgreSQL(RunTables):
         import adbc_driver_postgresql.dbapi as adbc
         from psycopg.conninfo import make_conninfo
 
-        arguments = _arguments(self._url)
+        arguments = _arguments(self._source)
         arguments["options"] += " -c default_transaction_read_only=on"
         # One statement sees one snapshot. With a transaction around it, the server would wait for
         # its end as soon as all is sent, and take a client that still predicts for a stopped one.
@@ -364,6 +410,8 @@ def _numbers(told: pa.ChunkedArray) -> pa.ChunkedArray:
     """What `numeric` says: whole numbers, which a key or a category may be, or floats."""
     import pyarrow as pa
 
+    if told.null_count == len(told):
+        return told.cast(pa.float64())
     try:
         return told.cast(pa.int64())
     except pa.ArrowInvalid:

@@ -70,6 +70,7 @@ CREATE TABLE replay_weeks (week_start TEXT PRIMARY KEY);
 CREATE TABLE replay_trainings (as_of TEXT PRIMARY KEY, training TEXT NOT NULL);
 """
 FETCHED_AT_ONCE = 20_000
+FEATURES = "replay_features"  # the table of all weeks' features
 LEAVING_SECONDS = 1  # of the other process, when it is interrupted
 _leaving = Event()
 Progress = Callable[[int], None]
@@ -126,11 +127,13 @@ class Replay:
         """With its own warehouse and store, and the model as it is replayed."""
         model = self.model
         aside = f"replay_{self.name}_{model.gate.rule}"
+        warehouse = Warehouse(self.origin.warehouse).beside(self.folder, aside)
+        own = Warehouse(warehouse).database.own(FEATURES)
         return replace(
             self.origin,
-            warehouse=Warehouse(self.origin.warehouse).beside(self.folder, aside),
+            warehouse=warehouse,
             model_store=str(self.folder / "models"),
-            models=(_as_replayed(model), *self.origin.models),
+            models=(_as_replayed(model, own), *self.origin.models),
             signing_key=None,
             verify_key=HASH_ONLY,
         )
@@ -289,13 +292,16 @@ def predictions(replay: Replay) -> pd.DataFrame:
     from batch_jobs import contract, outcomes
 
     warehouse, model, span = Warehouse(replay.settings.warehouse), replay.model, replay.span
+    own = warehouse.database.own
     published = _read(
         warehouse,
-        """
+        f"""
         SELECT p.entity_id, p.score, p.label AS predicted, r.model_version, r.interval_start,
           r.interval_end
-        FROM predictions AS p JOIN prediction_runs AS r ON r.run_id = p.run_id
-        WHERE r.model = :model AND r.state = 'published' ORDER BY r.run_id, p.entity_id""",
+        FROM {own("predictions")} AS p
+        JOIN {own("prediction_runs")} AS r ON r.run_id = p.run_id
+        WHERE r.model = :model AND r.state = 'published'
+        ORDER BY r.run_id, p.entity_id""",  # noqa: S608
         model.name,
     )
     # A population's labels are those of a moment, as in training.
@@ -308,9 +314,10 @@ def predictions(replay: Replay) -> pd.DataFrame:
 def _runs(warehouse: Warehouse, name: str) -> pd.DataFrame:
     return _read(
         warehouse,
-        """
+        f"""
         SELECT interval_start, interval_end, state, COALESCE(rows_rejected, 0) AS rows_rejected
-        FROM prediction_runs WHERE model = :model ORDER BY run_id""",
+        FROM {warehouse.database.own("prediction_runs")}
+        WHERE model = :model ORDER BY run_id""",  # noqa: S608
         name,
     )
 
@@ -412,12 +419,12 @@ def _due(model: BatchModel, span: Interval) -> Iterator[Interval]:
     return due_between(model.schedule, span.start, span.end)
 
 
-def _as_replayed(model: BatchModel) -> BatchModel:
+def _as_replayed(model: BatchModel, table: str) -> BatchModel:
     """The model with its features read from the table that each week's are kept in."""
     if model.mode == "replace":
         return model
     query = f"""
-        SELECT {_columns(model)} FROM replay_features
+        SELECT {_columns(model)} FROM {table}
         WHERE replay_moment >= :start AND replay_moment < :end"""  # noqa: S608
     return model.model_copy(update={"features_query": query, "rescore_late": False})
 
@@ -567,7 +574,7 @@ def _keep_features(warehouse: Warehouse, model: BatchModel, week: Interval) -> N
         return
     with TemporaryFile() as file:
         _spool(warehouse, model, week, query, file)
-        _keep(warehouse, week, query, file)
+        _keep(warehouse, model, week, query, file)
 
 
 @repeatable
@@ -584,7 +591,7 @@ def _spool(
     """Write the rows of a week to a file, by chunks, as they should be."""
     file.seek(0)
     file.truncate()
-    with warehouse.read() as source:
+    with warehouse.source() as source:
         rows = source.execution_options(stream_results=True).execute(text(query), bounds(week))
         chunk = rows.fetchmany(FETCHED_AT_ONCE)
         _require_within(model, week, chunk)
@@ -596,14 +603,16 @@ def _spool(
 
 
 @repeatable
-def _keep(warehouse: Warehouse, week: Interval, query: str, file: IO[bytes]) -> None:
+def _keep(
+    warehouse: Warehouse, model: BatchModel, week: Interval, query: str, file: IO[bytes]
+) -> None:
     """Keep the rows of a file as the features of a week."""
     file.seek(0)
     key = {"start": stored_time(week.start)}
     with warehouse.write() as connection:
         if connection.scalar(text("SELECT 1 FROM replay_weeks WHERE week_start = :start"), key):
             return  # by a COMMIT whose answer was lost
-        _make_table(warehouse, connection, query, week)
+        _make_table(warehouse, connection, model, query, week)
         for rows in _spooled(file):
             names = ", ".join(f":c{place}" for place in range(len(rows[0])))
             connection.execute(
@@ -620,15 +629,16 @@ def _spooled(file: IO[bytes]) -> Iterator[list[tuple[Any, ...]]]:
             yield pickle.load(file)  # noqa: S301
 
 
-def _make_table(warehouse: Warehouse, connection: Connection, query: str, week: Interval) -> None:
+def _make_table(
+    warehouse: Warehouse, connection: Connection, model: BatchModel, query: str, week: Interval
+) -> None:
     """Make the table of features, if it is not there; its columns are what the query gives."""
     if warehouse.database.has_table(connection, "replay_features"):
         return
     literal = text(query).bindparams(**bounds(week))
     sql = literal.compile(connection, compile_kwargs={"literal_binds": True}).string
-    connection.exec_driver_sql(
-        f"CREATE TABLE replay_features AS SELECT * FROM (\n{sql}\n) AS q WHERE 1 = 0"  # noqa: S608
-    )
+    columns = ["replay_moment", "entity_id", "as_of", *model.features]
+    warehouse.database.make_like(connection, FEATURES, sql, columns)
     connection.execute(text("CREATE INDEX replay_features_at ON replay_features (replay_moment)"))
 
 

@@ -69,7 +69,7 @@ def load(
     """
     now = require_aware(now)
     known: dict[str, int | None] = {}
-    with warehouse.read() as connection:
+    with warehouse.source() as connection:
         if flights:
             known["flights"] = _known_flights(connection, now, shift_weeks)
         known["iris"] = _known_iris(connection, now)
@@ -78,7 +78,7 @@ def load(
         for table, rows in known.items()
         if not rows
     }
-    with warehouse.write() as connection:
+    with warehouse.write_source() as connection:
         filled = {
             table: _fill_flights(connection, rows, progress)
             if isinstance(rows, _Flights)

@@ -642,7 +642,7 @@ def _silence(
 def _newest_row(warehouse: Warehouse, model: BatchModel, interval: Interval) -> datetime | None:
     """The newest `as_of` that the source has in an interval."""
     as_of = warehouse.database.moment("f.as_of")
-    with warehouse.read() as connection:
+    with warehouse.source() as connection:
         stored = connection.scalar(
             text(f"SELECT max({as_of}) FROM (\n{model.features_query}\n) AS f"),  # noqa: S608
             bounds(interval),

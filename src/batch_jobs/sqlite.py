@@ -32,6 +32,8 @@ BUSY_TIMEOUT_MS = 30_000
 KEPT = 1  # connections of a process that write, and as many that read
 LONGEST_NAP = 0.1  # of SQLite's busy handler, in seconds
 SHORT_NAP = 0.025  # what it sleeps at a time when it has waited for a tenth of a second
+# Tables by which a warehouse is known: together, nobody else has them.
+OURS = ("prediction_runs", "serving_heads", "fences")
 DAMAGED = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 # Keys that come in random order touch the whole index: 64 MB of it halve the time of a million.
 CACHE_KB = 64_000
@@ -41,8 +43,8 @@ class SQLite:
     """What is SQLite's own about the warehouse; `PostgreSQL` has the same methods.
 
     Args:
-        url: names the file; `?source=/path/of/another.db` lets queries read that one's tables, too,
-            where this one has none of the name.
+        url: names the file; with `?source=/path/of/another.db` queries read the tables of that one,
+            whatever it calls them, and nothing of ours is in it.
     """
 
     name = "sqlite"
@@ -58,6 +60,7 @@ class SQLite:
         self._url = url
         self._path = Path(url.database)
         self._source = Path(str(url.query["source"])) if "source" in url.query else None
+        self._is_passing = "passing" in url.query  # it can be made again, as a replay's
 
     @cached_property
     def writer(self) -> Engine:
@@ -72,9 +75,32 @@ class SQLite:
         if not self._path.is_file():
             shown = self._url.render_as_string(hide_password=True)
             raise ConfigurationError(f"there is no warehouse at {shown}; run `batch-jobs init`")
-        return self._engine(f"{self._path.absolute().as_uri()}?mode=ro", begin="BEGIN", wal=False)
+        return self._engine(self._only_read(self._path), begin="BEGIN", wal=False)
 
-    def _engine(self, database: str, *, begin: str, wal: bool) -> Engine:
+    @cached_property
+    def source(self) -> Engine:
+        """Connections in which queries find the tables of the source; they cannot write."""
+        if self._source is None:
+            return self.reader
+        if not self._source.is_file():
+            raise ConfigurationError(f"there is no source at {self._source}")
+        return self._engine(self._only_read(self._source), begin="BEGIN", wal=False, beside=True)
+
+    @cached_property
+    def source_writer(self) -> Engine:
+        """Connections whose transactions write the tables of the source."""
+        if self._source is None:
+            return self.writer
+        return self._engine(self._source.absolute().as_uri(), begin="BEGIN IMMEDIATE", wal=True)
+
+    def own(self, table: str) -> str:
+        """How a query of the source names one of our tables."""
+        return f"{'main' if self._source is None else 'own'}.{table}"
+
+    def _only_read(self, path: Path) -> str:
+        return f"{path.absolute().as_uri()}?mode=ro"
+
+    def _engine(self, database: str, *, begin: str, wal: bool, beside: bool = False) -> Engine:
         def connect() -> sqlite3.Connection:
             connection = sqlite3.connect(
                 database,
@@ -84,15 +110,11 @@ class SQLite:
             )
             connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
             connection.create_function("utc", 1, _utc, deterministic=True)
-            if self._source:
-                if not self._source.is_file():
-                    raise ConfigurationError(f"there is no source at {self._source}")
-                only = f"{self._source.absolute().as_uri()}?mode=ro"
-                connection.execute("ATTACH ? AS source", [only])
+            if beside:
+                connection.execute("ATTACH ? AS own", [self._only_read(self._path)])
             if wal:
                 _use_wal(connection)
-                # What a power failure takes from a replay is replayed again.
-                durable = "NORMAL" if self._source else "FULL"
+                durable = "NORMAL" if self._is_passing else "FULL"
                 connection.execute(f"PRAGMA synchronous = {durable}")
                 connection.execute("PRAGMA foreign_keys = ON")
                 connection.execute(f"PRAGMA cache_size = -{CACHE_KB}")
@@ -103,17 +125,41 @@ class SQLite:
                 "sqlite://", creator=connect, poolclass=QueuePool, pool_size=KEPT, max_overflow=-1
             )
 
-            _listen(engine, self._path, begin)
+            _listen(engine, self._source if beside and self._source else self._path, begin)
             return engine
 
-        return kept_engine((database, self._source), make)
+        return kept_engine((database, beside and self._path), make)
 
     def schema_version(self, connection: Connection) -> int | None:
-        """The version of the schema; None if there is none yet."""
-        if not self.has_table(connection, "schema_version"):
+        """The version of the schema; None if there is none yet, or it is another program's."""
+        if not all(self.has_table(connection, table) for table in ("schema_version", *OURS)):
             return None
         version: int | None = connection.scalar(text("SELECT version FROM schema_version"))
         return version
+
+    def names(self, connection: Connection) -> set[str]:
+        """The tables and views that the warehouse's file has."""
+        known = "SELECT name FROM main.sqlite_master WHERE type IN ('table', 'view')"
+        return set(connection.scalars(text(known)))
+
+    @property
+    def elsewhere(self) -> str:
+        """What to write, where others have tables of our names."""
+        return (
+            f"keep the predictions in a file of their own, which reads this one: "
+            f"sqlite:////path/of/predictions.db?source={self._path.absolute()}"
+        )
+
+    def make_like(
+        self,
+        connection: Connection,
+        table: str,
+        query: str,  # noqa: ARG002
+        columns: Sequence[str],
+    ) -> None:
+        """Make a table for the rows of a query of the source."""
+        names = ", ".join(f'"{name}"' for name in columns)
+        connection.exec_driver_sql(f"CREATE TABLE {table} ({names})")
 
     def has_table(self, connection: Connection, table: str) -> bool:
         """Whether the warehouse itself has a table of that name."""
@@ -122,14 +168,16 @@ class SQLite:
 
     def beside(self, folder: Path, name: str) -> URL:
         """The URL of a warehouse of its own that reads the source tables of this one."""
-        source = str(self._path.absolute())
+        source = str((self._source or self._path).absolute())
         return URL.create(
-            "sqlite", database=str(folder.absolute() / f"{name}.db"), query={"source": source}
+            "sqlite",
+            database=str(folder.absolute() / f"{name}.db"),
+            query={"source": source, "passing": "1"},
         )
 
     def remove(self) -> None:
         """Remove the warehouse, which must be one beside another."""
-        if self._source is None:
+        if not self._is_passing:
             raise ConfigurationError(f"{self._path} is a warehouse in its own right; it stays")
         self.writer.dispose()
         for suffix in ("", "-wal", "-shm"):
@@ -175,7 +223,7 @@ class SQLite:
         Raises:
             ContractError: the query does not compile, or a value of the source ends it.
         """
-        with self.reader.begin() as connection, _told_of_the_source():
+        with self.source.begin() as connection, _told_of_the_source():
             result = connection.execution_options(stream_results=True).execute(text(query), values)
             names, cursor = list(result.keys()), result.cursor
             first = True

@@ -393,7 +393,7 @@ def missed(warehouse: Warehouse, model: BatchModel, interval: Interval) -> Contr
     as_of = warehouse.database.moment("f.as_of")
     wide = Interval(interval.start - DAY, interval.end + DAY)
     span = {"from": stored_time(interval.start), "until": stored_time(interval.end)}
-    with warehouse.read() as connection:
+    with warehouse.source() as connection:
         found = connection.execute(
             text(f"""
                 SELECT CAST(f.as_of AS text) FROM (\n{model.features_query}\n) AS f
@@ -409,7 +409,7 @@ def counted(warehouse: Warehouse, model: BatchModel) -> ContractError | None:
     numbers = warehouse.database.numbers
     if numbers is None:
         return None
-    with warehouse.read() as connection:
+    with warehouse.source() as connection:
         found = connection.execute(
             text(f"""
                 SELECT f.as_of FROM (\n{model.features_query}\n) AS f
@@ -440,7 +440,7 @@ def not_found(model: BatchModel, as_of: object, interval: Interval) -> ContractE
 @repeatable
 def duplicates(warehouse: Warehouse, model: BatchModel, interval: Interval) -> ContractError:
     """Which keys of an interval come more than once, as the error to raise."""
-    with warehouse.read() as connection:
+    with warehouse.source() as connection:
         found = connection.execute(
             text(f"""
                 SELECT entity_id, count(*) AS times FROM (\n{model.features_query}\n) AS f

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import re
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
@@ -103,6 +104,17 @@ class Warehouse:
         """One read-only snapshot."""
         return self.database.reader.begin()
 
+    def source(self) -> AbstractContextManager[Connection]:
+        """One read-only snapshot, in which a query finds the tables of the source alone.
+
+        What is ours, `database.own` names.
+        """
+        return self.database.source.begin()
+
+    def write_source(self) -> AbstractContextManager[Connection]:
+        """One write transaction on the tables of the source, as samples are loaded."""
+        return self.database.source_writer.begin()
+
     def require_query(self, subject: str, query: str, values: Mapping[str, Any]) -> None:
         """Let the database compile a query without running it.
 
@@ -115,7 +127,7 @@ class Warehouse:
         try:
             # By itself first, for the database then points at the right word.
             for form in (query, f"SELECT * FROM (\n{query}\n) AS q"):  # noqa: S608
-                with self.read() as connection:
+                with self.source() as connection:
                     connection.execute(text(f"EXPLAIN {form}"), values)
         except DatabaseError as error:
             if self.database.is_passing(error):
@@ -153,6 +165,8 @@ class Warehouse:
                 database.prepare(connection)
                 found = database.schema_version(connection)
                 self._refuse_newer(found)
+                if found is None:
+                    self._refuse_others(connection)
                 newer = {n: script for n, script in self._scripts().items() if n > (found or 0)}
                 if not newer:
                     return False
@@ -209,6 +223,17 @@ class Warehouse:
             raise ConfigurationError(
                 f"the warehouse {self} has schema version {found} of an older batch-jobs; run "
                 f"`batch-jobs init`, which brings it to version {SCHEMA_VERSION} and keeps its rows"
+            )
+
+    def _refuse_others(self, connection: Connection) -> None:
+        """Touch nothing that is not ours, though it has one of our names."""
+        made = re.findall(
+            r"^CREATE (?:TABLE|VIEW) (\w+)", "\n".join(self._scripts().values()), re.MULTILINE
+        )
+        if theirs := sorted(self.database.names(connection) & set(made)):
+            raise ConfigurationError(
+                f"{self} has tables of another program whose names batch-jobs needs: "
+                f"{', '.join(theirs)}; nothing was changed; {self.database.elsewhere}"
             )
 
     def _refuse_newer(self, version: int | None) -> None:

@@ -92,7 +92,7 @@ def prepare(settings: Settings, rows: int) -> None:
     warehouse, now = Warehouse(settings.warehouse), datetime.now(UTC)
     warehouse.ensure_schema()
     publish(warehouse, 0, rows)
-    with warehouse.write() as connection:
+    with warehouse.write_source() as connection:
         load_iris(connection, now)
     lifecycle.train(settings, "iris", now)
     lifecycle.promote(settings, "iris", actor="benchmark")

@@ -83,7 +83,7 @@ def prepare(settings: Settings, intervals: int) -> None:
         }
         for number, at in enumerate(times)
     ]
-    with warehouse.write() as connection:
+    with warehouse.write_source() as connection:
         server = connection.dialect.name == "postgresql"
         table, time_ = ("public.clicks", "timestamptz") if server else ("clicks", "TEXT")
         connection.execute(
