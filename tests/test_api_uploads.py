@@ -113,6 +113,18 @@ FILES = {
         as_parquet(entity_id=[101.0], amount=NUMBERS, country=TEXTS),
         "entity_id: keys are text or whole numbers",
     ),
+    "keys that are truth values": (
+        as_parquet(entity_id=[True], amount=NUMBERS, country=TEXTS),
+        "entity_id: keys are text or whole numbers",
+    ),
+    "keys that are bytes": (
+        as_parquet(entity_id=[b"\xff"], amount=NUMBERS, country=TEXTS),
+        "columns of bytes hold text as UTF-8",
+    ),
+    "bytes that are no text": (
+        as_parquet(amount=NUMBERS, country=[b"\xffk"]),
+        "b'\\xffk': columns of bytes hold text as UTF-8",
+    ),
     "too many rows": (as_parquet(amount=NUMBERS * 1001, country=TEXTS * 1001), "1,000 rows"),
     "a bomb of one text": (lying(amount=NUMBERS, country=["x" * 50_000_000]), "unpack to more"),
     "a bomb of one word": (

@@ -38,6 +38,14 @@ def test_a_prediction_without_an_outcome_is_counted_and_not_judged():
     assert (found["auc"], found["accuracy"]) == (1, 1)
 
 
+def test_an_outcome_that_is_not_known_changes_no_class_of_the_others():
+    """It makes floats of whole numbers, and 1.0 is class 1."""
+    labels = pd.DataFrame({"entity_id": ["e0", "e1", "e2"], "label": [1, 2, 3]})
+    predictions = _predictions([0.8, 0.6, 0.4, 0.4], ["1", "2", "3", "3"])
+    rows = outcomes.with_outcomes(predictions, labels)
+    assert outcomes.figures(rows, outcomes.classes_of(rows))["accuracy"] == 1
+
+
 def test_an_outcome_of_a_population_is_that_of_its_moment():
     """The same customer has another one at another hour."""
     predictions = _predictions([1.0, 2.0], None, [0, 1]).assign(entity_id="ann")

@@ -297,8 +297,10 @@ def _frame(model: BatchModel, rows: dict[str, dict[str, Any]]) -> pd.DataFrame:
     for name, kind in model.features.items():
         values = [row[name] for row in rows.values()]
         if not isinstance(kind, Number):
+            # What has no text stays what it is, for the contract to say so: it is not missing.
             values = [
-                value if isinstance(value, str | None) else text_of(value) for value in values
+                value if isinstance(value, str | None) else (text_of(value) or value)
+                for value in values
             ]
         columns[name] = pd.Series(values, dtype="object")
     return pd.DataFrame(columns)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import math
+from datetime import date, datetime, time
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 if TYPE_CHECKING:
     import numpy as np
@@ -12,7 +13,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SAMPLES, MANY = 3, 100
-EXACT = 2**53  # up to which a float holds each whole number
+EXACT = 2**53  # below which a float holds each whole number
+PLAIN = (str, int, bytes, UUID, date, time)  # of which there is one text, beside other numbers
 # The second of a time with an offset: what `:start` looks like, and sorts like, as text.
 CURE = (
     "on PostgreSQL select it AT TIME ZONE 'UTC' (of its own zone), on SQLite as "
@@ -34,40 +36,60 @@ def texts(raw: pd.Series[Any]) -> pd.Series[str]:
     """The values as text, each the same whatever type it is held as; null where it is none.
 
     A whole number is its digits (94105, also where it is held as 94105.0 or numeric), another one
-    the shortest that is it (12.5 for 12.50), a truth value `true` or `false`, an id (UUID)
-    lower-case with hyphens. What cannot be stored as text is none, nor is a float so large that it
-    may have lost digits.
+    the shortest that is it (12.5 for 12.50, and never with an exponent), a truth value `true` or
+    `false`, an id (UUID) lower-case with hyphens, a date as ISO 8601 has it. What cannot be stored
+    as text is none; nor is a float so large that it may have lost digits, nor what is written in
+    many ways, such as a moment, a span or a list.
     """
-    import numpy as np
+    import pandas as pd
 
     kind = raw.dtype.kind
+    if isinstance(raw.dtype, pd.StringDtype) or kind in "iu":
+        return raw.astype("str")
     if kind == "f":
-        whole = raw.where(raw.mod(1) == 0).where(raw.abs() <= EXACT)
+        whole = raw.where(raw.mod(1) == 0).where(raw.abs() < EXACT)
         digits = whole.astype("Int64").astype("str").where(whole.notna())
-        return digits.fillna(raw.where(raw.mod(1) > 0).astype("str"))
+        told = digits.fillna(raw.where(raw.mod(1) > 0).astype("str"))
+        short = told.str.contains("e", regex=False).fillna(value=False).astype(bool)
+        return told.where(~short, told[short].map(_positional).astype("str"))
     if kind == "b":
         return raw.map({True: "true", False: "false"}).astype("str")
-    if kind == "O" and isinstance(raw.dtype, np.dtype):
-        return raw.map(text_of, na_action="ignore").astype("str")
-    return raw.astype("str")
+    return raw.astype("object").map(text_of, na_action="ignore").astype("str")
 
 
 def text_of(value: Any) -> str | None:
     """One value as text; see `texts`."""
+    if hasattr(value, "item"):  # numpy's
+        value = value.item() if value.ndim == 0 else None
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, Decimal) and value.is_finite():
-        value = int(value) if value == int(value) else float(value)
-    if isinstance(value, float):
-        if not value.is_integer():
-            return repr(value) if math.isfinite(value) else None
-        return str(int(value)) if abs(value) <= EXACT else None
+    if isinstance(value, float | Decimal):
+        return _of_number(value)
+    if isinstance(value, datetime) or not isinstance(value, PLAIN):
+        return None
     try:
         text = value.decode() if isinstance(value, bytes) else str(value)
         text.encode()
-    except UnicodeError:
+    except ValueError:  # no Unicode, or a number of thousands of digits
         return None
-    return text
+    # Bytes that are no letters are a number or an address in some form of their own.
+    return None if isinstance(value, bytes) and not text.isprintable() else text
+
+
+def _of_number(value: float | Decimal) -> str | None:
+    """What a float would say, or all digits where a float would lose some of them."""
+    if isinstance(value, Decimal) and not value.is_finite():
+        return None
+    if -EXACT < value < EXACT:
+        return _positional(repr(float(value)))
+    return _positional(str(value)) if isinstance(value, Decimal) else None
+
+
+def _positional(told: str) -> str:
+    """A number without an exponent, and without zeros that say nothing."""
+    digits = format(Decimal(told), "f")
+    digits = digits.rstrip("0").rstrip(".") if "." in digits else digits
+    return "0" if digits == "-0" else digits
 
 
 def times(column: pd.Series[Any]) -> pd.Series[Any]:
@@ -93,7 +115,16 @@ def _as_told(column: pd.Series[Any]) -> pd.Series[str]:
     try:
         return column.astype("str")
     except UnicodeError:
-        return column.map(text_of, na_action="ignore").astype("str")
+        return column.map(_as_python, na_action="ignore").astype("str")
+
+
+def _as_python(value: Any) -> str | None:
+    text = str(value)
+    try:
+        text.encode()
+    except UnicodeError:
+        return None
+    return text
 
 
 def time_problems(name: str, raw: pd.Series[Any], read: pd.Series[Any]) -> list[str]:

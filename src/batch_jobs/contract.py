@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     Column = NDArray[np.float64] | pd.Series[Any]  # numbers, or text
 
-SAMPLES, ALLOWED_SHOWN = 3, 5
+SAMPLES, ALLOWED_SHOWN, LONGEST_SHOWN = 3, 5, 200
 MAX_KEY_LENGTH = 200
 CURE_OF_DUPLICATES = (
     "; a key belongs to one moment: put the moment into it, or for the same entity again and again "
@@ -212,11 +213,15 @@ def _may_be_keys(keys: pd.Series[Any]) -> pd.Series[bool]:
     import pandas as pd
 
     if keys.dtype == "object":
-        return keys.map(
-            lambda key: isinstance(key, str | int | UUID) and not isinstance(key, bool)
-        ).astype(bool)
+        return keys.map(_may_be_key).astype(bool)
     certain = isinstance(keys.dtype, pd.StringDtype) or keys.dtype.kind in "iu"
     return keys.notna() if certain else pd.Series(data=False, index=keys.index)
+
+
+def _may_be_key(key: Any) -> bool:
+    if isinstance(key, Decimal):  # a whole one, of more digits than other types have
+        return key.is_finite() and int(key.as_tuple().exponent) >= 0
+    return isinstance(key, str | int | UUID) and not isinstance(key, bool)
 
 
 def _are_plain(keys: pd.Series[Any]) -> bool:
@@ -324,8 +329,13 @@ def _reasons(
     for what, values, bad in unread + failed:
         if bad.any():
             for row, value in zip(np.flatnonzero(bad).tolist(), _values(values[bad]), strict=True):
-                reasons.setdefault(row, []).append(f"{what}: {value!r}")
+                reasons.setdefault(row, []).append(f"{what}: {_shortly(value)}")
     return reasons
+
+
+def _shortly(value: Any) -> str:
+    told = repr(value)
+    return told if len(told) <= LONGEST_SHOWN else f"{told[:LONGEST_SHOWN]}…"
 
 
 def _failures(

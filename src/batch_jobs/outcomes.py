@@ -85,7 +85,7 @@ def _metrics(known: pd.DataFrame, classes: NDArray[Any] | None) -> dict[str, flo
     scores = known["score"].to_numpy()
     if classes is not None and len(classes) != 2:
         # Of many classes, only the probability of the predicted one is published.
-        said = known["predicted"].to_numpy() == known["truth"].map(str).to_numpy()
+        said = known["predicted"].to_numpy() == known["truth"].map(class_text).to_numpy()
         return {"accuracy": float(said.mean())} if len(known) else {}
     answer = _answer(scores, classes)
     try:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from decimal import Decimal
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
@@ -255,7 +256,7 @@ class PostgreSQL(RunTables):
             reader = cursor.fetch_record_batch()
             names = reader.schema.names
             for table in _rechunked(reader.schema, _batches(reader, ask), chunk_rows):
-                yield names, [_plain(column) for column in table.columns]
+                yield names, list(map(_plain, reader.schema, table.columns))
 
     def insert(self, connection: Connection, table: str, rows: pa.Table) -> None:
         """Append rows to a table inside the caller's transaction.
@@ -395,27 +396,48 @@ def _csv(rows: pa.Table) -> list[bytes | memoryview]:
     return [memoryview(sink.getvalue())]
 
 
-def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """A column without the driver's own types: `numeric` comes as text, and becomes a float."""
-    import pyarrow as pa
+LOST_BY_FLOATS = 2**53  # from here on they have no whole number for each
 
-    kind = column.type
+
+def _plain(field: pa.Field, column: pa.ChunkedArray) -> pa.ChunkedArray | list[Any]:
+    """A column without the driver's own types: `numeric` comes as text, and becomes numbers.
+
+    Raises:
+        ContractError: it is money, which comes as a whole number of cents.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    told, kind = (field.metadata or {}).get(b"POSTGRESQL:type"), column.type
+    if told == b"money":
+        raise ContractError(
+            "the source", [f"{field.name} is of type money; CAST({field.name} AS numeric)"]
+        )
+    if told == b"bpchar":  # char(n), whose blanks at the end mean nothing to PostgreSQL either
+        return pc.utf8_rtrim(column, " ")
     if isinstance(kind, pa.OpaqueType):
         stored = pa.chunked_array([chunk.storage for chunk in column.chunks], kind.storage_type)
         return _numbers(stored) if kind.type_name == "numeric" else stored
     return column
 
 
-def _numbers(told: pa.ChunkedArray) -> pa.ChunkedArray:
-    """What `numeric` says: whole numbers, which a key or a category may be, or floats."""
+def _numbers(told: pa.ChunkedArray) -> pa.ChunkedArray | list[Decimal | None]:
+    """What `numeric` says: whole numbers, or floats unless one would lose digits of a whole one.
+
+    The text of a value is then the same whatever else is in its chunk.
+    """
     import pyarrow as pa
+    import pyarrow.compute as pc
 
     if told.null_count == len(told):
         return told.cast(pa.float64())
     try:
         return told.cast(pa.int64())
     except pa.ArrowInvalid:
-        return told.cast(pa.float64())
+        floats = told.cast(pa.float64())
+    if not pc.any(pc.greater_equal(pc.abs(floats), LOST_BY_FLOATS)).as_py():
+        return floats
+    return [None if value is None else Decimal(value) for value in told.to_pylist()]
 
 
 @contextmanager

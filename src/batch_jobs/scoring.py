@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Categories = Mapping[str, Sequence[str]]
-FEW_REFUSED = 20  # rows, however few there are
+FEW_REFUSED = 20  # rows, however few there are; and so many of more are tried by themselves first
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,16 +171,19 @@ def _as_category(column: pd.Series[Any], known: Sequence[str] | None) -> pd.Seri
 
 
 def answered(
-    ask: Callable[[pd.DataFrame], NDArray[np.float64]], rows: pd.DataFrame
+    ask: Callable[[pd.DataFrame], NDArray[np.float64]],
+    rows: pd.DataFrame,
+    most: int | None = None,
 ) -> tuple[NDArray[np.float64] | None, dict[int, str]]:
     """The answers to rows, and what the estimator raises at single ones of them.
 
     Rows at which it raises are found by halving, so that a few among many cost little. If it raises
-    at more than a quarter of them, it is not the rows that are at fault.
+    at more than a quarter of them, or at most of a few from all over, the rows are not at fault.
 
     Args:
         ask: gives an answer to each of some rows, or raises.
         rows: at least one.
+        most: at how many of them it may raise, whatever their share.
 
     Returns:
         Answers to the rows that have one, in their order (None if none has), and by the place of
@@ -193,7 +196,8 @@ def answered(
 
     refused: dict[int, str] = {}
     found: list[NDArray[np.float64]] = []
-    most = max(len(rows) // 4, FEW_REFUSED)
+    may_be_at_fault = most is None and len(rows) > 4 * FEW_REFUSED
+    most = max(len(rows) // 4, FEW_REFUSED) if most is None else most
 
     def halve(first: int, last: int) -> None:
         try:
@@ -201,6 +205,8 @@ def answered(
         except (MemoryError, ContractError):
             raise
         except Exception as error:
+            if may_be_at_fault and last - first == len(rows) and _raises_everywhere(ask, rows):
+                raise
             if last - first > 1:
                 middle = (first + last) // 2
                 halve(first, middle)
@@ -212,6 +218,22 @@ def answered(
 
     halve(0, len(rows))
     return (np.concatenate(found) if found else None), refused
+
+
+def _raises_everywhere(
+    ask: Callable[[pd.DataFrame], NDArray[np.float64]], rows: pd.DataFrame
+) -> bool:
+    """Whether the estimator raises at most of a few rows from all over, each by itself."""
+    raised = 0
+    for number in range(FEW_REFUSED):
+        place = number * (len(rows) - 1) // (FEW_REFUSED - 1)
+        try:
+            ask(rows.iloc[place : place + 1])
+        except (MemoryError, ContractError):
+            raise
+        except Exception:  # noqa: BLE001 - the estimator is the user's code
+            raised += 1
+    return raised > FEW_REFUSED // 2
 
 
 def are_alike(answers: NDArray[np.float64], wanted: NDArray[np.float64]) -> NDArray[np.bool_]:

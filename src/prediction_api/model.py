@@ -63,7 +63,9 @@ class Champion:
         fitted = self.fitted
         try:
             answer, refused = answered(
-                lambda some: fitted.answers(fitted.inputs(some)), self._frame(rows)
+                lambda some: fitted.answers(fitted.inputs(some)),
+                self._frame(rows),
+                most=len(rows),  # for the others are somebody else's
             )
         except Exception as error:  # noqa: BLE001 - the estimator is the user's code
             answer, refused = None, dict.fromkeys(range(len(rows)), first_line(error))

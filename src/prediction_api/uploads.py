@@ -219,7 +219,9 @@ def _may_be_key(kind: pa.DataType) -> bool:
 
     if of.is_dictionary(kind):
         kind = kind.value_type
-    return not of.is_floating(kind) and not (of.is_decimal(kind) and kind.scale > 0)
+    if of.is_floating(kind) or of.is_boolean(kind):
+        return False
+    return not (of.is_decimal(kind) and kind.scale > 0)
 
 
 def _value(value: Any) -> Any:
@@ -227,7 +229,10 @@ def _value(value: Any) -> Any:
     if isinstance(value, Decimal):
         return int(value) if value == int(value) else float(value)
     if isinstance(value, bytes):
-        return text_of(value)
+        text = text_of(value)
+        if text is None:
+            raise ProblemError(422, f"{value[:20]!r}: columns of bytes hold text as UTF-8")
+        return text
     if not isinstance(value, float) or math.isfinite(value):
         return value
     return None if math.isnan(value) else str(value)
