@@ -174,6 +174,52 @@ def test_a_comparison_on_too_few_rows_is_none():
     assert (report.undecided, report.to_champion) == (True, None)
 
 
+def test_equal_challengers_are_rarely_refused_for_a_slice_of_one_day():
+    """Its interval has a width, though one day resampled is always that day."""
+    refused, gate = 0, Gate(slices=("kind",), min_rows=40, calibration=None)
+    kind = pd.DataFrame({"kind": np.where(AS_OF.dt.day == 3, "promotion", "usual")})
+    for seed in range(60):
+        noise = np.random.default_rng(seed).normal(0, 0.2, len(AS_OF))
+        report = decide(
+            gate,
+            AS_OF,
+            challenger=_judged(0.5, noise),
+            baseline=_judged(5.0),
+            champion=Compared("v1", _judged(0.5)),
+            slices=kind,
+        )
+        found = report.slices["kind=promotion"]
+        assert found.low < found.mean < found.high
+        refused += any("kind=promotion" in reason for reason in report.reasons)
+    assert refused <= 5
+
+
+def test_the_same_entities_in_each_snapshot_are_no_new_evidence():
+    """Fifty customers seen fourteen times tell as much as fifty, not as seven hundred."""
+    entities = pd.Series([f"customer-{n % PER_DAY}" for n in range(len(AS_OF))])
+    habit = np.random.default_rng(3).normal(0, 0.3, PER_DAY)
+    challenger = _judged(0.5, np.tile(habit, DAYS))
+    fixed = {
+        "challenger": challenger,
+        "baseline": _judged(5.0),
+        "champion": Compared("v1", _judged(0.5)),
+    }
+    by_day = decide(Gate(), AS_OF, **fixed).to_champion
+    by_entity = decide(Gate(), AS_OF, entities=entities, **fixed).to_champion
+    assert by_day.high - by_day.low < 1e-9  # each day is the same
+    wide = 2 * 1.96 * habit.std() / np.sqrt(PER_DAY)
+    assert by_entity.high - by_entity.low == pytest.approx(wide, rel=0.2)
+
+
+def test_a_rule_that_always_promotes_says_so_like_a_person():
+    """And tells the comparison all the same."""
+    report = _decide(_judged(0.6), _judged(0.5), Gate(rule="always"))
+    assert report.reasons == [
+        "its rule promotes it whatever a comparison says; its loss less that of v1 is "
+        "+0.1000 [+0.1000, +0.1000]"
+    ]
+
+
 def test_the_same_rows_always_give_the_same_verdict():
     """The bootstrap's seed is fixed, so a retried task does not change its mind."""
     challenger, champion = _judged(0.5, NOISE), _judged(0.5)

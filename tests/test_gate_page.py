@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from batch_jobs import Gate
-from batch_jobs.gate import decide
+from batch_jobs.gate import Compared, decide
 from batch_jobs.gate_page import gate_page, metrics_table, verdict
 from batch_jobs.training import Judgement, measure
 
@@ -27,7 +27,7 @@ def _judged(weight):
     """A classifier that leans on the truth by a weight between 0 and 1."""
     sure = 0.3 + weight * (TRUTH - 0.3) + CHANCE.normal(0, 0.02, ROWS)
     sure = np.clip(sure, 0.01, 0.99)
-    return measure(TRUTH, np.column_stack([1 - sure, sure]), np.array([0, 1]))
+    return measure(TRUTH, np.column_stack([1 - sure, sure]), ("0", "1"))
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +38,7 @@ def report():
         AS_OF,
         challenger=_judged(0.5),
         baseline=_judged(0),
-        champion="v1",
-        champion_judged=_judged(0.3),
+        champion=Compared("v1", _judged(0.3)),
         slices=SLICES,
     ).as_dict()
 

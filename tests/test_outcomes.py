@@ -67,7 +67,27 @@ def test_of_many_classes_it_is_known_how_often_the_predicted_one_came_true():
 def test_a_week_whose_outcomes_are_alike_or_unknown_has_no_metric(truth):
     """And does not stop the report."""
     rows = _rows([0.5, 0.6], ["1", "1"], truth)
-    assert "log_loss" not in outcomes.figures(rows, np.array([0, 1]))
+    assert "log_loss" not in outcomes.figures(rows, ["0", "1"])
+
+
+def test_three_classes_of_which_two_came_are_three():
+    """The versions that scored know them, whatever the outcomes were."""
+    rows = _rows([0.9] * 4, ["a", "b", "a", "b"], ["a", "b", "a", "b"])
+    classes = outcomes.classes_of(rows, [{"classes": ["a", "b", "c"], "positive": None}])
+    assert outcomes.figures(rows, classes) == {
+        "rows_scored": 4,
+        "label_coverage": 1.0,
+        "accuracy": 1.0,
+    }
+
+
+def test_the_score_is_that_of_the_class_that_the_version_names():
+    """Whatever sorts last; one class that came does not make it another."""
+    rows = _rows([0.9, 0.2, 0.8], ["ill", "well", "ill"], ["ill", "well", "ill"])
+    classes = outcomes.classes_of(rows, [{"classes": ["ill", "well"], "positive": "ill"}])
+    assert classes == ["well", "ill"]
+    found = outcomes.figures(rows, classes)
+    assert (found["auc"], found["accuracy"], found["base_rate"]) == (1, 1, pytest.approx(2 / 3))
 
 
 def test_scores_are_counted_between_0_and_1_if_they_are_probabilities():

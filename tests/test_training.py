@@ -13,7 +13,7 @@ from sklearn.svm import LinearSVC
 from batch_jobs import BatchModel, Gate, Number
 from batch_jobs.errors import ModelFileError, TrainingDataError
 from batch_jobs.scoring import Fitted
-from batch_jobs.training import baseline, fit, judge, measure, split_by_time
+from batch_jobs.training import baseline, calibration_error, fit, judge, measure, split_by_time
 
 NOW = datetime(2024, 3, 1, tzinfo=UTC)
 CUT = NOW - timedelta(days=2)
@@ -175,7 +175,9 @@ def test_the_metrics_of_two_classes_are_those_of_scikit_learn():
             "accuracy": metrics.accuracy_score(truth, answer > 0.5),
             "roc_auc": metrics.roc_auc_score(truth, answer),
             "base_rate": 0.5,
-            "calibration_error": np.abs(answer - truth).mean(),
+            "calibration_error": calibration_error(
+                [(p, t, 1) for p, t in zip(answer, truth, strict=True)]
+            ),
         }
     )
     assert judged.losses.mean() == pytest.approx(metrics.log_loss(truth, answer))
@@ -193,7 +195,9 @@ def test_the_metrics_of_three_classes_are_those_of_scikit_learn():
             "brier": metrics.brier_score_loss(truth, answer, scale_by_half=False),
             "accuracy": 0.75,
             # Right with 0.7, 0.5 and 0.8; two bins hold the equal 0.4 and 0.5 apart.
-            "calibration_error": (0.3 + 0.5 + 0.4 + 0.2) / 4,
+            "calibration_error": calibration_error(
+                [(0.4, 0, 1), (0.5, 1, 1), (0.7, 1, 1), (0.8, 1, 1)]
+            ),
         }
     )
 
@@ -256,7 +260,8 @@ def test_calibration_error_is_the_distance_from_what_came_true():
         (pytest.approx(0.3), pytest.approx(0.5), 10),
         (pytest.approx(0.8), pytest.approx(0.8), 10),
     ]
-    assert judged.metrics["calibration_error"] == pytest.approx(0.1)
+    # Of ten rows, 0.3 is so far from 0.5 by chance that of 0.04 there are 0.021 left.
+    assert judged.metrics["calibration_error"] == pytest.approx(np.sqrt(0.04 - 0.021) / 2)
 
 
 def test_calibration_of_many_classes_is_that_of_the_predicted_one():
@@ -265,7 +270,22 @@ def test_calibration_of_many_classes_is_that_of_the_predicted_one():
     labels = np.array(["a"] * 9 + ["b"])
     judged = measure(labels, answer, ("a", "b", "c"))
     assert judged.reliability == [(pytest.approx(0.6), pytest.approx(0.9), 10)]
-    assert judged.metrics["calibration_error"] == pytest.approx(0.3)
+    assert judged.metrics["calibration_error"] == pytest.approx(np.sqrt(0.09 - 0.024))
+
+
+@pytest.mark.parametrize("rows", [100, 168, 300, 5000])
+def test_calibration_is_judged_by_more_than_chance_on_few_rows(rows):
+    """Few sound probabilities are refused, and most of those that are off by 0.2."""
+    chance, refused = np.random.default_rng(rows), {0.0: 0, 0.2: 0}
+    for _ in range(200):
+        truth = chance.uniform(0.1, 0.7, rows)
+        labels = (chance.uniform(size=rows) < truth).astype(int)
+        for off in refused:
+            answer = np.column_stack([1 - truth - off, truth + off])
+            found = measure(labels, answer, ("0", "1")).metrics["calibration_error"]
+            refused[off] += found > Gate().calibration
+    assert refused[0.0] <= 16
+    assert refused[0.2] >= 170
 
 
 def test_regressions_have_no_reliability_curve():

@@ -210,7 +210,8 @@ def train(
     settings = Settings.from_environ()
     version = lifecycle.train(settings, model, parse_time(as_of))
     drawn = ModelStore(settings.model_store).page(model, version.version)
-    verdict = "may be promoted" if version.gate["promote"] else "the champion should stay"
+    stays = "the champion should stay" if version.gate["champion"] else "it should not serve"
+    verdict = "may be promoted" if version.gate["promote"] else stays
     told = f"registered {model} {version.version}: {verdict}: {'; '.join(version.gate['reasons'])}"
     _tell(
         asdict(version) | {"page": drawn}, as_json, f"{told}; drawn in {drawn}" if drawn else told

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 REPLICATES = 2_000
 FEWEST_DAYS = 5
+MOST_GROUPS = 1_000
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,7 @@ def decide(
     challenger: Judgement,
     baseline: Judgement,
     champion: Compared | None = None,
+    entities: pd.Series[Any] | None = None,
     slices: pd.DataFrame | None = None,
 ) -> GateReport:
     """Judge a challenger.
@@ -108,11 +110,13 @@ def decide(
         baseline: a constant answer on those rows.
         champion: the version that serves, on those of the rows that it can score; None if nothing
             serves.
+        entities: in replace mode, whose each row is: they are then the bootstrap's blocks, since
+            the same entity in each snapshot is no new evidence.
         slices: the columns of `gate.slices` on those rows.
     """
     import numpy as np
 
-    blocks = _blocks(as_of)
+    blocks = _blocks(as_of) if entities is None else _groups(entities)
     to_baseline = paired_difference(challenger, baseline, blocks, gate.confidence)
     unknown = _not_compared(gate, champion, len(blocks))
     to_champion, by_slice, other, shared = None, {}, None, blocks
@@ -122,7 +126,8 @@ def decide(
         shared, mine = blocks[rows], replace(challenger, losses=challenger.losses[rows])
         to_champion = paired_difference(mine, other, shared, gate.confidence)
         if slices is not None:
-            by_slice = _by_slice(gate, slices.iloc[rows], shared, mine, other)
+            moments = as_of.iloc[rows] if entities is None else None
+            by_slice = _by_slice(gate, slices.iloc[rows], shared, moments, mine, other)
     version = champion.version if champion else None
     against = _out_of_bounds(gate, challenger)
     if gate.rule != "always":
@@ -178,9 +183,13 @@ def _ground(
     if difference is None:
         return f"it was not compared with the champion {champion}"
     shown = "shown to be better" if difference.high < 0 else "not shown to be worse"
-    shown = "whatever it is" if gate.rule == "always" else f"{shown} than that of {champion}"
     part = "" if shared == rows else f" on the {shared:,} of {rows:,} rows that both can score"
-    return f"its loss is {shown}{part}: {_told(difference)}"
+    if gate.rule == "always":
+        return (
+            f"its rule promotes it whatever a comparison says; its loss less that of {champion} is "
+            f"{_told(difference)}{part}"
+        )
+    return f"its loss is {shown} than that of {champion}{part}: {_told(difference)}"
 
 
 def _out_of_bounds(gate: Gate, challenger: Judgement) -> list[str]:
@@ -249,12 +258,14 @@ def _by_slice(
     gate: Gate,
     slices: pd.DataFrame,
     blocks: NDArray[np.int64],
+    as_of: pd.Series[Any] | None,
     challenger: Judgement,
     champion: Judgement,
 ) -> dict[str, Estimate]:
     """The loss difference among the rows of each value, the confidence shared among all of them.
 
-    Of twenty comparisons one would else be shown to be worse by chance (Bonferroni).
+    Of twenty comparisons one would else be shown to be worse by chance (Bonferroni). A slice that
+    lies on a few days has blocks of its own: its interval would else be a point.
     """
     members = {
         f"{name}={value}": (slices[name] == value).to_numpy()
@@ -265,13 +276,15 @@ def _by_slice(
     confidence = 1 - (1 - gate.confidence) / max(len(members), 1)
     difference = challenger.losses - champion.losses
     return {
-        where: _estimate(difference[rows], blocks[rows], confidence)
+        where: _estimate(
+            difference[rows], blocks[rows] if as_of is None else _blocks(as_of[rows]), confidence
+        )
         for where, rows in members.items()
     }
 
 
 def _blocks(as_of: pd.Series[Any]) -> NDArray[np.int64]:
-    """The UTC day of each row, or a twentieth of all rows by time where days are too few.
+    """The UTC day of each row, or a twentieth of these rows by time where days are too few.
 
     One day resampled is always that day: its interval would be a point, and any noise a proof.
     """
@@ -283,6 +296,20 @@ def _blocks(as_of: pd.Series[Any]) -> NDArray[np.int64]:
     blocks = np.empty(len(as_of), dtype="int64")
     blocks[np.argsort(as_of, kind="stable")] = np.arange(len(as_of)) * 20 // len(as_of)
     return blocks
+
+
+def _groups(entities: pd.Series[Any]) -> NDArray[np.int64]:
+    """The group of each row by its entity, all of whose rows are in one (cluster bootstrap).
+
+    Field and Welsh 2007, "Bootstrapping clustered data" (JRSS B 69). Many entities share a group by
+    the hash of their key, since a thousand blocks tell as much as a million.
+    """
+    import pandas as pd
+
+    groups: NDArray[np.int64] = (
+        pd.util.hash_array(entities.to_numpy("object"), categorize=True) % MOST_GROUPS
+    ).astype("int64")
+    return groups
 
 
 def paired_difference(

@@ -409,6 +409,7 @@ def _judge_against(
         challenger=training.judge(fitted, split.judge),
         baseline=training.baseline(fitted, split.fit, split.judge),
         champion=_champion_judged(warehouse, settings, model, split, serving) if serving else None,
+        entities=split.judge["entity_id"] if model.mode == "replace" else None,
         slices=split.judge[list(model.gate.slices)],
     )
 

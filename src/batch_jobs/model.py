@@ -99,8 +99,9 @@ class Gate(_Frozen):
         rule: `non_inferiority` promotes unless shown worse than the champion, `significant_gain`
             only if shown better, `always` whatever the comparisons say; `at_least` and `at_most`
             hold under each.
-        calibration: how far probabilities may be from what then happens (`calibration_error`),
-            unless the champion is further off on the same rows; None does not look.
+        calibration: how far probabilities may be from what then happens (`calibration_error`,
+            less what chance brings), unless the champion is further off on the same rows; None does
+            not look.
         slices: categories within which, too, the challenger may not be shown worse than the
             champion, at each value with `min_rows` rows.
         confidence: how sure "shown to be worse" must be, in (0.5, 1).

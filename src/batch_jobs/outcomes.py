@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from batch_jobs.errors import TrainingDataError
@@ -42,17 +43,29 @@ def with_outcomes(predictions: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFra
     return predictions.merge(place[[*keys, "truth"]].drop_duplicates(keys), on=keys, how="left")
 
 
-def classes_of(rows: pd.DataFrame) -> NDArray[Any] | None:
-    """The classes among the outcomes, in the order scikit-learn has them; None of a regression."""
-    import numpy as np
+Classes = Sequence[str]  # their texts; of two, the positive one last
+
+
+def classes_of(rows: pd.DataFrame, versions: Iterable[Mapping[str, Any]] = ()) -> Classes | None:
+    """The classes that there are, whichever of them came; None of a regression.
+
+    Args:
+        rows: as of `with_outcomes`.
+        versions: manifests of the versions that scored them; those of old releases tell no classes,
+            and the outcomes do.
+    """
+    from batch_jobs.scoring import class_text
 
     if rows["predicted"].isna().all():
         return None
-    found: NDArray[Any] = np.unique(rows["truth"].dropna().to_numpy())
-    return found
+    told = [version for version in versions if version.get("classes")]
+    found = {name for version in told for name in version["classes"]}
+    found = found or {class_text(label) for label in rows["truth"].dropna().unique()}
+    positive = {version["positive"] for version in told if version.get("positive")}
+    return sorted(found, key=lambda name: (name in positive, name))
 
 
-def figures(rows: pd.DataFrame, classes: NDArray[Any] | None) -> dict[str, Any]:
+def figures(rows: pd.DataFrame, classes: Classes | None) -> dict[str, Any]:
     """Counts, and the metrics that published scores allow: all of two classes or of a regression.
 
     Args:
@@ -78,7 +91,7 @@ def histogram(rows: pd.DataFrame) -> dict[str, list[float]]:
     return {"edges": [float(edge) for edge in edges], "counts": [int(count) for count in counts]}
 
 
-def _metrics(known: pd.DataFrame, classes: NDArray[Any] | None) -> dict[str, float]:
+def _metrics(known: pd.DataFrame, classes: Classes | None) -> dict[str, float]:
     from batch_jobs.scoring import class_text
     from batch_jobs.training import measure
 
@@ -89,14 +102,13 @@ def _metrics(known: pd.DataFrame, classes: NDArray[Any] | None) -> dict[str, flo
         return {"accuracy": float(said.mean())} if len(known) else {}
     answer = _answer(scores, classes)
     try:
-        names = None if classes is None else [class_text(label) for label in classes]
-        found = measure(known["truth"], answer, names).metrics if len(known) else {}
+        found = measure(known["truth"], answer, classes).metrics if len(known) else {}
     except TrainingDataError:  # all outcomes of a week may be alike
         return {}
     return {NAMES.get(name, name): value for name, value in found.items()}
 
 
-def _answer(scores: NDArray[np.float64], classes: NDArray[Any] | None) -> NDArray[np.float64]:
+def _answer(scores: NDArray[np.float64], classes: Classes | None) -> NDArray[np.float64]:
     """What the estimator had said, of shape (rows, 1), or (rows, 2) of two classes."""
     import numpy as np
 

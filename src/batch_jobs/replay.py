@@ -182,7 +182,22 @@ def shared_figures(replays: Sequence[Replay]) -> list[dict[str, Any]]:
     for rows in found[1:]:
         shared = shared.merge(rows[keys], on=keys)
     rest = [rows.merge(shared, on=keys) for rows in found]
-    return [outcomes.figures(rows, outcomes.classes_of(rows)) for rows in rest]
+    return [
+        outcomes.figures(rows, _classes(replay, rows))
+        for replay, rows in zip(replays, rest, strict=True)
+    ]
+
+
+def _classes(replay: Replay, rows: pd.DataFrame) -> Sequence[str] | None:
+    """The classes that the versions which scored some rows know."""
+    from batch_jobs import outcomes
+
+    warehouse = Warehouse(replay.settings.warehouse)
+    versions = [
+        registry.find_version(warehouse, replay.name, version).manifest
+        for version in rows["model_version"].unique()
+    ]
+    return outcomes.classes_of(rows, versions)
 
 
 def prepare(replay: Replay, *, fresh: bool = False) -> None:
@@ -259,7 +274,7 @@ def report(replay: Replay) -> dict[str, Any]:
 
     warehouse, rows = Warehouse(replay.settings.warehouse), predictions(replay)
     runs, history = _runs(warehouse, replay.name), trainings(replay)
-    classes = outcomes.classes_of(rows)
+    classes = _classes(replay, rows)
     promotions = sum(training.outcome == "promoted" for training in history)
     return {
         "model": replay.name,

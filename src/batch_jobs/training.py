@@ -340,9 +340,7 @@ def measure(
     sure = answer[:, positive] if len(classes) == 2 else answer.max(axis=1)
     right = truth[:, positive] if len(classes) == 2 else answer.argmax(axis=1) == column
     curve = _reliability(sure, right)
-    summary["calibration_error"] = sum(
-        rows * abs(mean - share) for mean, share, rows in curve
-    ) / len(answer)
+    summary["calibration_error"] = calibration_error(curve)
     if len(classes) == 2:
         summary["base_rate"] = float(right.mean())
         if 0 < summary["base_rate"] < 1:
@@ -350,12 +348,31 @@ def measure(
     return Judgement(losses, summary, curve)
 
 
+def calibration_error(curve: Sequence[tuple[float, float, int]]) -> float:
+    """How far probabilities are from what came true, less what chance alone brings.
+
+    The expected calibration error of few rows is mostly chance: sound models have 0.10 to 0.14 in
+    ten bins of 168 rows. So the variance that a bin of that size has if its mean probability is
+    right is taken from its squared distance (Bröcker 2012, "Estimating reliability and resolution
+    of probability forecasts through decomposition of the empirical score"; Kumar, Liang and Ma
+    2019, "Verified uncertainty calibration").
+
+    Args:
+        curve: as of `Judgement.reliability`.
+    """
+    total = sum(rows for *_, rows in curve)
+    return sum(
+        rows * math.sqrt(max(0.0, (mean - share) ** 2 - mean * (1 - mean) / rows))
+        for mean, share, rows in curve
+    ) / max(total, 1)
+
+
 def _reliability(
     sure: NDArray[np.float64], right: NDArray[np.bool_]
 ) -> list[tuple[float, float, int]]:
     """Mean probability and share that came true in bins of about equal size, equal ones together.
 
-    Their weighted mean distance is the expected calibration error (Naeini et al., AAAI 2015).
+    Their weighted mean distance would be the expected calibration error (Naeini et al., AAAI 2015).
     """
     import numpy as np
 
