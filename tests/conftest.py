@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -17,6 +18,9 @@ from batch_jobs.connections import close_kept
 ROOT = Path(__file__).parent.parent
 _folder = tempfile.TemporaryDirectory(prefix="batch-jobs-airflow-")  # removed at exit
 AIRFLOW_HOME = Path(_folder.name)
+
+# A shell that starts us in the background has us, and all that we start, ignore Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Airflow reads these once, when it is first imported; no test may see what the user has set.
 for name in list(os.environ):

@@ -265,7 +265,7 @@ def test_queries_say_the_same_on_postgresql(flights_2013, flowers, postgres_url,
     made = Warehouse(postgres_url)
     made.ensure_schema()
     tables = samples._tables()
-    with made.write() as connection:
+    with made.write_source() as connection:
         tables.create_all(connection)
         samples.load_iris(connection, FLOWERS_AT)
         for name, time in (("flights", "as_of_minute"), ("weather", "minute")):

@@ -91,7 +91,7 @@ def test_a_model_is_trained_promoted_and_served_from_a_bucket(shop, bucket, tmp_
     shutil.rmtree(shop.model_store)
     settings = replace(shop, model_store=bucket.url, model_cache=str(tmp_path / "copies"))
     trained = lifecycle.train(settings, "orders", TRAINED + timedelta(hours=6))
-    lifecycle.promote(settings, "orders", actor="tests", reason="in a bucket")
+    lifecycle.promote(settings, "orders", trained.version, actor="tests", reason="in a bucket")
     assert serving.predict(settings, "orders", HOURS[0]).model_version == trained.version
     names = {name.rpartition("/")[2] for name in bucket.objects()}
     assert names == {"gate.html", "manifest.json", "model.joblib"}

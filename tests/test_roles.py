@@ -54,7 +54,7 @@ NOT_FOR_WRITERS = [
     "CREATE SCHEMA x",
     "CREATE TEMPORARY TABLE x (x text)",
     "CREATE ROLE x",
-    "DELETE FROM serving.orders",
+    "DELETE FROM public.orders",
     "INSERT INTO serving.online_predictions SELECT * FROM serving.online_predictions",
     "UPDATE serving.online_predictions SET score = 1",
     "INSERT INTO serving.requests SELECT * FROM serving.requests",
@@ -65,7 +65,7 @@ NOT_FOR_WRITERS = [
 ]
 NOT_FOR_REQUESTERS = [
     *(f"SELECT * FROM serving.{name}" for name in sorted(INTERNAL - REQUESTED)),
-    "SELECT * FROM serving.orders",
+    "SELECT * FROM public.orders",
     *(f"SELECT * FROM serving.{name} FOR UPDATE" for name in sorted(REQUESTED)),
     *(f"DELETE FROM serving.{name}" for name in sorted(REQUESTED | CONTRACT - VIEWS)),
     *(f"TRUNCATE serving.{name}" for name in sorted(REQUESTED)),
@@ -88,7 +88,7 @@ NOT_FOR_REQUESTERS = [
 ]
 NOT_FOR_READERS = [
     *(f"SELECT * FROM serving.{name}" for name in sorted(INTERNAL)),
-    *("SELECT * FROM serving.predictions_r2", "SELECT * FROM serving.orders"),
+    *("SELECT * FROM serving.predictions_r2", "SELECT * FROM public.orders"),
     *(f"SELECT * FROM serving.{name} FOR UPDATE" for name in sorted(CONTRACT)),
     *(f"DELETE FROM serving.{name}" for name in sorted(CONTRACT - VIEWS)),
     "INSERT INTO serving.promotions SELECT * FROM serving.promotions",

@@ -19,6 +19,12 @@ TABLES = """
     SELECT inhparent::regclass::text, inhrelid::regclass::text FROM pg_inherits
     WHERE inhparent::regclass::text IN ('served_predictions', 'run_predictions') ORDER BY 2"""
 PAST, SERVED = "run_predictions", "served_predictions"
+# As a registry of that time recorded versions.
+VERSION_OF_THEN = """
+    INSERT INTO model_versions (model, version, as_of, created_at, sha256, size_bytes, manifest,
+      metrics, gate)
+    SELECT model, 'v1', now(), now(), repeat('0', 64), 0, '{}', '{}', '{}'
+    FROM (VALUES ('orders'), ('visits')) AS named (model)"""
 
 
 @pytest.fixture(autouse=True)
@@ -247,6 +253,9 @@ def test_a_warehouse_of_version_4_keeps_its_rows(postgres_url, monkeypatch):
         patch.setattr("batch_jobs.warehouse.SCHEMA_VERSION", 4)
         patch.setattr(made, "_scripts", lambda: {n: scripts[n] for n in scripts if n <= 4})
         made.ensure_schema()
+        with made.write() as connection:
+            connection.execute(text(VERSION_OF_THEN))
+        patch.setattr("batch_jobs.registry.register", lambda *_: None)
         patch.setattr("batch_jobs.run_tables.SERVED", "run_predictions")
         patch.setattr(publication, "_set_aside", lambda _: None)
         for number in range(3):

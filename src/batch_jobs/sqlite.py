@@ -132,7 +132,8 @@ class SQLite:
 
     def schema_version(self, connection: Connection) -> int | None:
         """The version of the schema; None if there is none yet, or it is another program's."""
-        if not all(self.has_table(connection, table) for table in ("schema_version", *OURS)):
+        ours = any(self.has_table(connection, table) for table in OURS)
+        if not ours or not self.has_table(connection, "schema_version"):
             return None
         version: int | None = connection.scalar(text("SELECT version FROM schema_version"))
         return version
