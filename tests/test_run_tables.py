@@ -19,12 +19,12 @@ TABLES = """
     SELECT inhparent::regclass::text, inhrelid::regclass::text FROM pg_inherits
     WHERE inhparent::regclass::text IN ('served_predictions', 'run_predictions') ORDER BY 2"""
 PAST, SERVED = "run_predictions", "served_predictions"
-# As a registry of that time recorded versions.
-VERSION_OF_THEN = """
-    INSERT INTO model_versions (model, version, as_of, created_at, sha256, size_bytes, manifest,
-      metrics, gate)
-    SELECT model, 'v1', now(), now(), repeat('0', 64), 0, '{}', '{}', '{}'
-    FROM (VALUES ('orders'), ('visits')) AS named (model)"""
+# Columns that this release writes and version 4 did not have.
+LATER = {
+    "model_versions": {"artifact_removed_at": "timestamptz", "artifact_gone": "smallint"},
+    "run_parts": {"error": "text"},
+    "prediction_runs": {"refused": "text"},
+}
 
 
 @pytest.fixture(autouse=True)
@@ -58,6 +58,15 @@ def _publish(populations, number, answer=None, model="orders"):
     answer = number / 10 if answer is None else answer
     rows = {"a": answer, "b": answer}
     return publish(populations, tick(number), rows, mode="replace", model=model)
+
+
+def _alter(populations, verb):
+    """Add the columns that came later, or drop them again."""
+    with populations.write() as connection:
+        for table, columns in LATER.items():
+            for name, kind in columns.items():
+                form = f"{name} {kind}" if verb == "ADD" else name
+                connection.execute(text(f"ALTER TABLE {table} {verb} COLUMN {form}"))
 
 
 def _opened(connection):
@@ -253,14 +262,13 @@ def test_a_warehouse_of_version_4_keeps_its_rows(postgres_url, monkeypatch):
         patch.setattr("batch_jobs.warehouse.SCHEMA_VERSION", 4)
         patch.setattr(made, "_scripts", lambda: {n: scripts[n] for n in scripts if n <= 4})
         made.ensure_schema()
-        with made.write() as connection:
-            connection.execute(text(VERSION_OF_THEN))
-        patch.setattr("batch_jobs.registry.register", lambda *_: None)
+        _alter(made, "ADD")
         patch.setattr("batch_jobs.run_tables.SERVED", "run_predictions")
         patch.setattr(publication, "_set_aside", lambda _: None)
         for number in range(3):
             _publish(made, number)
         publish(made, tick(0), {"x": 0.9}, model="visits")
+        _alter(made, "DROP")
     before = now(made)
     history = sorted(ask(made, "SELECT run_id, entity_id, score FROM prediction_history"))
     assert made.ensure_schema() is True
