@@ -199,7 +199,9 @@ def answered(
     may_be_at_fault = most is None and len(rows) > 4 * FEW_REFUSED
     most = max(len(rows) // 4, FEW_REFUSED) if most is None else most
 
-    def halve(first: int, last: int) -> None:
+    left = [(0, len(rows))]  # parts, the next one last
+    while left:  # a function that calls itself would keep the rows until garbage is collected
+        first, last = left.pop()
         try:
             found.append(ask(rows.iloc[first:last]))
         except (MemoryError, ContractError):
@@ -209,14 +211,11 @@ def answered(
                 raise
             if last - first > 1:
                 middle = (first + last) // 2
-                halve(first, middle)
-                halve(middle, last)
-                return
+                left += [(middle, last), (first, middle)]
+                continue
             refused[first] = first_line(error)
             if len(refused) > most:
                 raise
-
-    halve(0, len(rows))
     return (np.concatenate(found) if found else None), refused
 
 
