@@ -58,6 +58,7 @@ ROOMS = {
             "planning",
             "replay",
             "streaming",
+            "missed_rows",
             "serving",
             "answering",
             "samples",

@@ -36,6 +36,11 @@ FORMS = {
     "+0000": f"{DAY} || 'T' || {TIME} || '+0000'",
     "another offset": "strftime('%Y-%m-%dT%H:%M:%S', placed_at, '+2 hours') || '+02:00'",
     "no offset": f"{DAY} || 'T' || {TIME}",
+    "space and no offset": f"{DAY} || ' ' || {TIME}",
+    "date": DAY,
+    "without hyphens": f"replace({DAY}, '-', '') || 'T' || replace({TIME}, ':', '') || 'Z'",
+    "west": "strftime('%Y-%m-%dT%H:%M:%S', placed_at, '-5 hours') || '-05:00'",
+    "epoch as text": "strftime('%s', placed_at)",
     "epoch": "CAST(strftime('%s', placed_at) AS INTEGER)",
     "epoch in milliseconds": "1000 * CAST(strftime('%s', placed_at) AS INTEGER)",
     "julian day": "julianday(placed_at)",
@@ -44,6 +49,7 @@ SORTED = ("T", "Z", "fractions", "milliseconds")
 
 
 def _hold(settings, form, where="true"):
+    """Give the orders, or some of them, the times in another form."""
     with Warehouse(settings.warehouse).write() as connection:
         connection.execute(text("ALTER TABLE orders RENAME TO held"))
         columns = "entity_id, amount, country, returned, settled_at"
@@ -51,7 +57,8 @@ def _hold(settings, form, where="true"):
             text(
                 f"CREATE TABLE orders AS SELECT {columns}, CASE WHEN {where} THEN {FORMS[form]} "
                 f"ELSE placed_at END AS placed_at FROM held"
-            )
+            ),
+            {"end": HOUR.end.isoformat()} if ":end" in where else {},
         )
 
 
@@ -69,6 +76,48 @@ def test_a_form_of_time_gives_the_rows_of_an_interval_or_is_refused_by_name(shop
     assert caught.value.exit_code == 2
     states = "SELECT count(*) FROM prediction_runs WHERE state = 'published'"
     assert ask(Warehouse(shop.warehouse), states) == [(0,)]
+
+
+@on_sqlite
+@pytest.mark.parametrize("form", [form for form in FORMS if form not in (*SORTED, "date")])
+def test_one_row_of_another_form_is_not_left_out_in_silence(shop, form):
+    """Its interval is refused by name; the next one goes on."""
+    _hold(shop, form, "entity_id = (SELECT max(entity_id) FROM held WHERE placed_at < :end)")
+    if form == "+0000":  # sorts where it belongs, and says what it means
+        assert serving.predict(shop, "orders", HOUR).counts.scored == 6
+        return
+    with pytest.raises(BatchJobsError, match="as_of") as caught:
+        serving.predict(shop, "orders", HOUR)
+    assert caught.value.exit_code == 2
+    after = Interval(HOUR.end, HOUR.end + timedelta(hours=1))
+    assert serving.predict(shop, "orders", after).counts.scored == 6
+
+
+@on_sqlite
+@pytest.mark.parametrize("form", ["space", "another offset", "west", "space and no offset"])
+def test_a_late_row_of_another_form_is_told_of(shop, form):
+    """Once; what was published before stays, and other intervals go on."""
+    with Warehouse(shop.warehouse).write() as connection:
+        connection.execute(text("CREATE TABLE late AS SELECT * FROM orders"))
+        gone = "DELETE FROM orders WHERE entity_id = (SELECT max(entity_id) FROM orders WHERE "
+        connection.execute(text(f"{gone} placed_at < :end)"), {"end": HOUR.end.isoformat()})
+    assert serving.predict(shop, "orders", HOUR).counts.scored == 5
+    with Warehouse(shop.warehouse).write() as connection:
+        connection.execute(text("DROP TABLE orders"))
+        connection.execute(text("ALTER TABLE late RENAME TO orders"))
+    late = "entity_id = (SELECT max(entity_id) FROM held WHERE placed_at < :end)"
+    _hold(shop, form, late)
+    newest = Interval(HOUR.end, HOUR.end + timedelta(hours=1))
+    planned = serving.plan_due(shop, "orders", newest, serving.new_token())
+    assert [run.interval for run in planned] == [HOUR, newest]
+    with pytest.raises(ContractError, match="as_of"):
+        serving.score_and_publish(shop, planned[0], planned[0].token)
+    assert serving.score_and_publish(shop, planned[1], planned[1].token).counts.scored == 6
+    served = "SELECT count(*) FROM current_predictions"
+    assert ask(Warehouse(shop.warehouse), served) == [(11,)]
+    later = Interval(newest.end, newest.end + timedelta(hours=1))
+    planned = serving.plan_due(shop, "orders", later, serving.new_token())
+    assert [run.interval for run in planned] == [later]
 
 
 @on_sqlite
@@ -112,3 +161,33 @@ def test_an_interval_that_really_has_no_row_is_published_empty(shop):
             text(gone), {"start": HOUR.start.isoformat(), "end": HOUR.end.isoformat()}
         )
     assert serving.predict(shop, "orders", HOUR).counts.read == 0
+
+
+SPACE = "replace(placed_at, 'T', ' ')"
+
+
+@pytest.mark.parametrize("shop", ["postgresql"], indirect=True)
+@pytest.mark.parametrize(
+    ("kind", "held"),
+    [
+        ("date", "placed_at"),
+        ("timestamp", "placed_at"),
+        ("timestamptz", "placed_at"),
+        ("text", SPACE),
+        ("text", f"CASE WHEN strpos(placed_at, ':30:') > 0 THEN {SPACE} ELSE placed_at END"),
+        ("text", "replace(placed_at, '-', '')"),
+    ],
+    ids=["date", "timestamp", "timestamptz", "space", "some with space", "without hyphens"],
+)
+def test_a_type_of_time_on_postgresql_gives_its_rows_or_is_refused(shop, kind, held):
+    """A text is compared as one there, too, and a date lies in no hour of its day."""
+    with Warehouse(shop.warehouse).write_source() as connection:
+        connection.exec_driver_sql("SET LOCAL timezone = 'UTC'")
+        connection.exec_driver_sql(
+            f"ALTER TABLE orders ALTER placed_at TYPE {kind} USING CAST({held} AS {kind})"
+        )
+    if kind == "timestamptz":
+        assert serving.predict(shop, "orders", HOUR).counts.scored == 6
+        return
+    with pytest.raises(ContractError, match="as_of"):
+        serving.predict(shop, "orders", HOUR)

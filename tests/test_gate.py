@@ -215,8 +215,10 @@ def test_a_rule_that_always_promotes_says_so_like_a_person():
     """And tells the comparison all the same."""
     report = _decide(_judged(0.6), _judged(0.5), Gate(rule="always"))
     assert report.reasons == [
-        "its rule promotes it whatever a comparison says; its loss less that of v1 is "
-        "+0.1000 [+0.1000, +0.1000]"
+        (
+            "its rule promotes it whatever a comparison says; its loss less that of v1 is "
+            "+0.1000 [+0.1000, +0.1000]"
+        )
     ]
 
 

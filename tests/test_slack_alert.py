@@ -148,7 +148,9 @@ def test_readers_of_old_predictions_are_told_of(slack, deployment, clock):
 
 PUBLISHED = f"""
     INSERT INTO model_versions (model, version, as_of, created_at, sha256, size_bytes, manifest,
-      metrics, gate) VALUES ('flight_delay', 'v1', '2026-11-22', '2026-11-22', '{"0" * 64}', 1, '{{}}', '{{}}', '{{}}');
+      metrics, gate)
+    VALUES ('flight_delay', 'v1', '2026-11-22', '2026-11-22', '{"0" * 64}', 1, '{{}}', '{{}}',
+      '{{}}');
     INSERT INTO prediction_runs (run_id, model, interval_start, interval_end, state, model_version,
       rows_read, rows_scored, rows_rejected, rows_skipped, published_at, mode, token, claimed_at)
     VALUES (1, 'flight_delay', '2026-11-22T14:40:00+00:00', '2026-11-22T14:50:00+00:00',

@@ -360,7 +360,7 @@ def _require_own_intervals(warehouse: Warehouse, model: BatchModel, rows: pd.Dat
         ContractError: the query compares texts, and one that it should return sorts elsewhere.
     """
     from batch_jobs.columns import texts, times
-    from batch_jobs.streaming import counted, not_found
+    from batch_jobs.missed_rows import counted, not_found
 
     if rows["as_of"].dtype.kind == "M":  # the database itself compares times as times
         return

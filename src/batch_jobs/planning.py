@@ -21,12 +21,13 @@ from batch_jobs.leases import FORGOTTEN_AFTER, LEASE, at_work
 from batch_jobs.ledger import Run
 from batch_jobs.lifecycle import require_champion
 from batch_jobs.loading import as_trained
+from batch_jobs.missed_rows import DAY
 from batch_jobs.model import BatchModel
 from batch_jobs.redaction import first_line
 from batch_jobs.registry import ModelVersion
 from batch_jobs.settings import Settings
 from batch_jobs.staging import Claim
-from batch_jobs.warehouse import Warehouse, bounds, loaded_time, repeatable
+from batch_jobs.warehouse import Warehouse, bounds, loaded_time, repeatable, stored_time
 
 log = logging.getLogger(__name__)
 
@@ -368,10 +369,13 @@ def _late_moments(
     as_of, own = warehouse.database.moment("f.as_of"), warehouse.database.own
     known = f"r.model = :model AND r.run_id = k.run_id AND r.interval_end > {as_of}"
     with warehouse.source() as connection:
+        as_text = warehouse.database.odd_time(connection, features_query) is not None
+        # One that does not sort where it belongs has come late, too: scoring tells of it.
+        wide = Interval(span.start - DAY, span.end + DAY) if as_text else span
         stored = connection.scalars(
             text(f"""
                 SELECT DISTINCT {as_of} FROM (\n{features_query}\n) AS f
-                WHERE f.entity_id IS NOT NULL
+                WHERE f.entity_id IS NOT NULL AND {as_of} >= :from AND {as_of} < :until
                   AND NOT EXISTS (SELECT 1 FROM {own("current_rows")} AS k
                                   JOIN {own("prediction_runs")} AS r
                                   ON {known}
@@ -381,6 +385,11 @@ def _late_moments(
                                   JOIN {own("prediction_runs")} AS r
                                   ON {known} AND r.state = 'published'
                                   WHERE k.entity_id = CAST(f.entity_id AS text))"""),  # noqa: S608
-            {**bounds(span), "model": model},
+            {
+                **bounds(wide),
+                "from": stored_time(span.start),
+                "until": stored_time(span.end),
+                "model": model,
+            },
         ).all()
         return [loaded_time(moment) for moment in stored if moment is not None]

@@ -44,6 +44,10 @@ CONNECTING = {
 }
 KEPT = 2  # connections of a process
 # Tables by which a warehouse is known: together, nobody else has them.
+# text, char(n) and varchar: https://www.postgresql.org/docs/current/catalog-pg-type.html
+TEXT_TYPES = (25, 1042, 1043)
+EPOCH = "1970-01-01T00:00:00+00:00"
+SORTING = r"^[0-9]{{4}}-[0-9][0-9]-[0-9][0-9]T[0-9][0-9]:[0-9][0-9]:[0-9.]+"
 OURS = ("prediction_runs", "serving_heads", "fences")
 # Serialisation, deadlock, lock not available, shutting down, starting up, too many connections,
 # ended as idle, cancelled by a timeout.
@@ -194,6 +198,22 @@ class PostgreSQL(RunTables):
     def moment(self, column: str) -> str:
         """SQL of a source's time that can be compared with the ledger's."""
         return f"CAST({column} AS timestamptz)"
+
+    def odd_time(self, connection: Connection, query: str) -> str | None:
+        """What is true of an `as_of` that does not sort among texts where it belongs as a time.
+
+        None if it is no text, so that PostgreSQL itself compares times.
+        """
+        asked = f"SELECT as_of FROM (\n{query}\n) AS f LIMIT 0"  # noqa: S608
+        cursor = connection.execute(text(asked), {"start": EPOCH, "end": EPOCH}).cursor
+        if cursor.description[0][1] not in TEXT_TYPES:
+            return None
+        return rf"CAST({{0}} AS text) !~ '{SORTING}(Z|[+]00:00)$'"
+
+    def naive_time(self, column: str) -> str:
+        """SQL of what is true of a time without an offset, or a date, that does not sort as one."""
+        naive = "'date'::regtype, 'timestamp'::regtype"
+        return f"pg_typeof({column}) IN ({naive})"
 
     def prepare(self, connection: Connection) -> None:
         """Make ready for the first script, one process at a time."""

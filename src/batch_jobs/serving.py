@@ -46,6 +46,7 @@ from batch_jobs.leases import BEAT, LEASE, at_work, renew
 from batch_jobs.ledger import Counts, Part, Run
 from batch_jobs.lifecycle import Promotion
 from batch_jobs.loading import Predictors
+from batch_jobs.missed_rows import missed
 from batch_jobs.model import BatchModel
 from batch_jobs.planning import Champion, Planner
 from batch_jobs.publication import Staged
@@ -249,8 +250,10 @@ def publish(settings: Settings, run_id: int) -> Run:
         return Predictors(settings).trained(warehouse, model, run.model_version)
 
     def judge(run: Run, staged: Staged) -> None:
-        if run.mode == "merge" and not staged.counts.read:
-            _require_none_missed(warehouse, trained(run), run)
+        if run.mode == "merge" and (
+            problem := missed(warehouse, trained(run), run.interval, read=staged.counts.read)
+        ):
+            raise problem
         model = load_model(run.model, settings.models)
         _judge(warehouse, model, run, staged, partial(trained, run))
 
@@ -566,14 +569,6 @@ def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
     """A row whose times are text, from whichever database."""
     times = ("interval_start", "interval_end", "published_at", "fresh_until")
     return {**row, **{name: stored_time(loaded_time(row[name])) for name in times}}
-
-
-def _require_none_missed(warehouse: Warehouse, model: BatchModel, run: Run) -> None:
-    """Of an interval without rows, find out that it really has none."""
-    from batch_jobs.streaming import missed
-
-    if problem := missed(warehouse, model, run.interval):
-        raise problem
 
 
 def _judge(

@@ -52,6 +52,8 @@ class SQLite:
     shared_rows = "predictions"
     # What is true of a value that is no text, which PostgreSQL lets no column of text hold.
     numbers: str | None = "typeof({}) IN ('integer', 'real')"
+    # Texts that sort as times do: like those of :start, or with a Z.
+    _sorting = "GLOB '[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]T[0-9][0-9]:[0-9][0-9]:[0-9][0-9]*'"
     rows_at_once = 12_500  # of keys in random order: a third of a second in a table of millions
 
     def __init__(self, url: URL) -> None:
@@ -187,6 +189,17 @@ class SQLite:
     def moment(self, column: str) -> str:
         """SQL of a source's time that can be compared with the ledger's; NULL if it is none."""
         return f"utc({column})"
+
+    def odd_time(self, connection: Connection, query: str) -> str | None:  # noqa: ARG002
+        """What is true of an `as_of` that does not sort among texts where it belongs as a time."""
+        return (
+            f"typeof({{0}}) <> 'text' OR {{0}} NOT {self._sorting} OR "
+            f"({{0}} NOT LIKE '%+00:00' AND {{0}} NOT GLOB '*Z')"
+        )
+
+    def naive_time(self, column: str) -> str:
+        """SQL of what is true of a time without an offset, or a date, that does not sort as one."""
+        return f"date({column}) IS NOT NULL AND {column} NOT {self._sorting}"
 
     def prepare(self, connection: Connection) -> None:
         """Make ready for the first script: SQLite needs nothing."""
@@ -350,10 +363,13 @@ def _use_wal(connection: sqlite3.Connection) -> None:
 
 
 def _utc(value: Any) -> str | None:
-    """A text with an offset as the ledger writes times; SQLite's own functions round them."""
+    """A text as the ledger writes times; SQLite's own functions round them.
+
+    Without an offset it is taken to be UTC, so that its row is looked at, and refused.
+    """
     try:
         read = datetime.fromisoformat(value)
-        return None if read.tzinfo is None else read.astimezone(UTC).isoformat()
+        return (read if read.tzinfo else read.replace(tzinfo=UTC)).astimezone(UTC).isoformat()
     except (TypeError, ValueError, OverflowError):
         return None
 

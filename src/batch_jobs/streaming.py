@@ -13,7 +13,6 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -29,7 +28,7 @@ from batch_jobs.ledger import Counts, Part, Run
 from batch_jobs.model import BatchModel
 from batch_jobs.redaction import first_line
 from batch_jobs.scoring import Fitted, answered
-from batch_jobs.warehouse import Warehouse, bounds, repeatable, stored_time
+from batch_jobs.warehouse import Warehouse, bounds, repeatable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,8 +47,6 @@ MANY_ROWS = 50_000
 PROVED_ROWS = 10_000  # of each chunk until then: scikit-learn takes as long as ours for 50,000
 # Chunks of a few rows, as a backfill or a replay has them, take long for what surrounds the trees.
 MANY_CALLS = 50
-DAY = timedelta(days=1)  # more than any offset from UTC
-EVERY_NUMBER = 1e18
 FORESEEN_ROWS = 500_000  # at most: they are held in memory
 
 
@@ -381,60 +378,6 @@ def predict_chunk(
         rejected,
         (float(scores.min()), float(scores.max())) if len(scores) else None,
     )
-
-
-@repeatable
-def missed(warehouse: Warehouse, model: BatchModel, interval: Interval) -> ContractError | None:
-    """The error to raise if rows of an interval are there and its query does not find them.
-
-    A source that holds times as text compares them as text with `:start`: a space sorts before the
-    `T`, and an offset like any other letters. Whoever asks for two days more finds them.
-    """
-    as_of = warehouse.database.moment("f.as_of")
-    wide = Interval(interval.start - DAY, interval.end + DAY)
-    span = {"from": stored_time(interval.start), "until": stored_time(interval.end)}
-    with warehouse.source() as connection:
-        found = connection.execute(
-            text(f"""
-                SELECT CAST(f.as_of AS text) FROM (\n{model.features_query}\n) AS f
-                WHERE {as_of} >= :from AND {as_of} < :until LIMIT 1"""),  # noqa: S608
-            {**bounds(wide), **span},
-        ).first()
-    return counted(warehouse, model) if found is None else not_found(model, found[0], interval)
-
-
-@repeatable
-def counted(warehouse: Warehouse, model: BatchModel) -> ContractError | None:
-    """The error to raise if the source holds a time as a number, which no text is ever like."""
-    numbers = warehouse.database.numbers
-    if numbers is None:
-        return None
-    with warehouse.source() as connection:
-        found = connection.execute(
-            text(f"""
-                SELECT f.as_of FROM (\n{model.features_query}\n) AS f
-                WHERE {numbers.format("f.as_of")} LIMIT 1"""),  # noqa: S608
-            {"start": -EVERY_NUMBER, "end": EVERY_NUMBER},
-        ).first()
-    if found is None:
-        return None
-    problem = (
-        f"as_of is a number (e.g. {found[0]!r}), which is never between :start and :end, because "
-        f"they are text; write datetime(…, 'unixepoch') for seconds since 1970, or datetime(…) for "
-        f"a Julian day, on both sides of the comparison, and select it with its offset"
-    )
-    return ContractError(f"features_query of {model.name}", [problem])
-
-
-def not_found(model: BatchModel, as_of: object, interval: Interval) -> ContractError:
-    """The error about a row that the query of its own interval does not return."""
-    problem = (
-        f"a row with the as_of {str(as_of)!r} is not returned for {interval}, its own: the "
-        f"query compares it as text with :start, which is like {stored_time(interval.start)!r}; "
-        f"compare times as times, on SQLite datetime(…) >= datetime(:start) AND datetime(…) < "
-        f"datetime(:end), on PostgreSQL CAST(… AS timestamptz) >= :start"
-    )
-    return ContractError(f"features_query of {model.name}", [problem])
 
 
 @repeatable
