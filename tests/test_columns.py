@@ -191,3 +191,38 @@ def test_a_type_of_time_on_postgresql_gives_its_rows_or_is_refused(shop, kind, h
         return
     with pytest.raises(ContractError, match="as_of"):
         serving.predict(shop, "orders", HOUR)
+
+
+ENDLESS = [
+    ("placed_at", "infinity", "as_of is outside"),
+    ("placed_at", "-infinity", "as_of is outside"),
+    ("placed_at", "0044-03-15 BC", "as_of is outside"),
+    ("placed_at", "12000-01-01", "as_of is outside"),
+    ("settled_at", "infinity", None),
+    ("settled_at", "12000-01-01", None),
+]
+
+
+@pytest.mark.parametrize("shop", ["postgresql"], indirect=True)
+@pytest.mark.parametrize(("column", "moment", "words"), ENDLESS)
+def test_moments_outside_of_the_calendar_are_far_away_and_not_long_ago(shop, column, moment, words):
+    """A label that is known at infinity is not known; a row of it lies in no interval."""
+    model = ORDERS
+    with Warehouse(shop.warehouse).write_source() as connection:
+        connection.exec_driver_sql(
+            f"ALTER TABLE orders ALTER {column} TYPE timestamptz USING {column}::timestamptz"
+        )
+        connection.exec_driver_sql(
+            f"UPDATE orders SET {column} = '{moment}' WHERE entity_id LIKE 'order-000_1'"
+        )
+    if words is None:
+        version = lifecycle.train(shop, "orders", TRAINED)
+        assert version.manifest["label_coverage"] > 0.9
+        return
+    anywhere = "placed_at >= :start AND placed_at < :end OR entity_id LIKE 'order-000_1'"
+    query = model.features_query.replace("placed_at >= :start AND placed_at < :end", anywhere)
+    settings = replace(
+        shop, models=(model.model_copy(update={"features_query": query}), *shop.models)
+    )
+    with pytest.raises(ContractError, match=words):
+        lifecycle.train(settings, "orders", TRAINED)

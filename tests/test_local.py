@@ -134,6 +134,31 @@ def test_files_with_secrets_are_for_their_owner_only(tmp_path):
     assert stat.S_IMODE(home.stat().st_mode) == 0o700
 
 
+def test_a_percent_sign_in_the_path_is_taken_as_one(tmp_path):
+    """Airflow finds none of its own defaults below such a path, so none of them is left to it."""
+    home = tmp_path / "100% done"
+    local.render_config(local.ROOT, home, 8080)
+    environment = {"PATH": os.environ["PATH"], "AIRFLOW_HOME": str(home)}
+    asked = """
+        from airflow.configuration import conf
+        print(conf.get("database", "sql_alchemy_conn"))
+        for name in ("base_log_folder", "dag_processor_child_process_log_directory"):
+            print(conf.get("logging", name))
+    """
+    told = subprocess.run(
+        [sys.executable, "-c", dedent(asked)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert told.splitlines()[-3:] == [
+        f"sqlite:///{home}/airflow.db",
+        f"{home}/logs",
+        f"{home}/logs/dag_processor",
+    ]
+
+
 def test_the_port_of_the_last_rendering_is_kept(tmp_path):
     """`./run airflow` beside a running demo must not change its port."""
     assert local.rendered_port(tmp_path) == local.DEFAULT_PORT

@@ -3,7 +3,10 @@
 import pytest
 from airflow.sdk import Connection
 from airflow.sdk.exceptions import AirflowNotFoundException
+from sqlalchemy.engine import make_url
 
+from batch_jobs.errors import ConfigurationError
+from batch_jobs.postgres import PostgreSQL
 from utils import tasks
 
 
@@ -49,6 +52,46 @@ def test_a_connection_is_told_as_a_url(airflow):
     assert tasks._connection_url() == URL
     airflow(AirflowNotFoundException("warehouse"))
     assert tasks._connection_url() is None
+
+
+@pytest.mark.parametrize(
+    ("parts", "query"),
+    [
+        ({"extra": '{"connect_timeout": 10}'}, {"connect_timeout": "10"}),
+        ({"extra": '{"sslmode": "require", "keepalives": true}'}, {"sslmode": "require"}),
+        ({"extra": '{"cursor": "dictcursor", "iam": false, "gssencmode": null}'}, {}),
+        ({"host": "/var/run/postgresql"}, {"host": "/var/run/postgresql"}),
+        (
+            {"host": "%2Fcloudsql%2Fproject", "port": 5433},
+            {"host": "/cloudsql/project", "port": "5433"},
+        ),
+    ],
+)
+def test_extras_and_sockets_of_a_connection_are_those_of_the_driver(airflow, parts, query):
+    """As Airflow's form writes them: numbers, truth values, null, and what is Airflow's own."""
+    airflow(
+        Connection(
+            conn_id="warehouse",
+            conn_type="postgres",
+            login="w",
+            password="a@/%:b",
+            **{"host": "db", "schema": "serving", **parts},
+        )
+    )
+    url = make_url(tasks._connection_url())
+    assert (url.database, url.password) == ("serving", "a@/%:b")
+    assert query.items() <= url.query.items()
+    assert not {"cursor", "iam", "gssencmode"} & url.query.keys()
+    assert PostgreSQL(url).url.database == "serving"
+
+
+def test_a_nested_extra_is_refused_by_name(airflow):
+    """Its value is not told: it may hold a password."""
+    nested = Connection(conn_id="warehouse", conn_type="postgres", extra='{"ssl": {"key": "x y"}}')
+    airflow(nested)
+    with pytest.raises(ConfigurationError, match="the extra 'ssl' is nested") as caught:
+        tasks._connection_url()
+    assert "x y" not in str(caught.value)
 
 
 def test_airflow_that_is_busy_is_asked_again(airflow):

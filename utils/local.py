@@ -96,7 +96,7 @@ def make_secrets(home: Path) -> dict[str, str]:
 def render_config(root: Path, home: Path, port: int) -> Path:
     """Write `airflow.cfg` and the login of the UI from the template and the secrets."""
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    values = {"root": str(root), "port": str(port), **make_secrets(home)}
+    values = {"root": str(root), "home": str(home), "port": str(port), **make_secrets(home)}
     config = (root / "airflow.cfg.template").read_text("utf-8")
     settings = re.sub(
         r"^(?!#)(.*)@(\w+)@",

@@ -8,6 +8,7 @@ one's to publish, and no run is a success before it has.
 from __future__ import annotations
 
 import ctypes
+import json
 import logging
 import os
 import shutil
@@ -19,6 +20,7 @@ from dataclasses import asdict
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import unquote
 
 from airflow.providers.standard.operators.bash import BashOperator
 from airflow.providers.standard.operators.python import PythonOperator
@@ -43,6 +45,7 @@ from batch_jobs.catalog import hidden_files, load_model, model_names
 from batch_jobs.errors import (
     ArtifactError,
     BatchJobsError,
+    ConfigurationError,
     FencedError,
     FormError,
     InputError,
@@ -69,6 +72,11 @@ Done = TypeVar("Done")
 
 WAREHOUSE_CONNECTION_ID = "warehouse"
 # How Airflow's connection types are spelled in a SQLAlchemy URL.
+# Extras of a connection to PostgreSQL that are Airflow's own.
+NOT_FOR_LIBPQ = {
+    *("cursor", "iam", "redshift", "cluster-identifier", "workgroup-name", "aws_conn_id"),
+    *("azure_conn_id", "sqlalchemy_scheme", "sqlalchemy_query", "enable_log_db_messages"),
+}
 DRIVERS = {"postgres": "postgresql+psycopg", "postgresql": "postgresql+psycopg"}
 
 
@@ -561,14 +569,28 @@ def _connection_url() -> str | None:
         return URL.create(
             "sqlite", database=connection.host or connection.schema
         ).render_as_string()
+    query = {}
+    for name, value in connection.extra_dejson.items():
+        if isinstance(value, dict | list):
+            raise ConfigurationError(
+                f"Airflow's connection `{WAREHOUSE_CONNECTION_ID}`: the extra {name!r} is nested; "
+                f"PostgreSQL takes texts and numbers, such as connect_timeout"
+            )
+        if name not in NOT_FOR_LIBPQ and value is not None:
+            query[name] = value if isinstance(value, str) else json.dumps(value)
+    host, port = connection.host, connection.port
+    if host and host.startswith(("/", "%2F", "%2f")):  # the folder of a socket is no part of a URL
+        query["host"] = unquote(host)
+        query |= {"port": str(port)} if port else {}
+        host = port = None
     return URL.create(
         DRIVERS.get(connection.conn_type, connection.conn_type),
         username=connection.login,
         password=connection.password,
-        host=connection.host,
-        port=connection.port,
+        host=host,
+        port=port,
         database=connection.schema,
-        query=connection.extra_dejson,
+        query=query,
     ).render_as_string(hide_password=False)
 
 

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 SAMPLES = 3
 ROWS_ONE_BY_ONE = 100
+# Where a history is cut; no two parts begin at the same time of an hour.
+PARTS = (0.07, 0.19, 0.37, 0.58, 0.81, 0.93)
 # A feature that alone tells the label so well is, as a rule, made of it.
 TELLTALE = 0.995
 # Of these, people take the one that sorts last for the positive class.
@@ -106,6 +108,7 @@ class _Report:
     def __init__(self) -> None:
         self.findings: list[Finding] = []
         self.said: list[str] = []
+        self._causes: dict[str, str] = {}  # and the proof that has met it first
 
     def say(self, words: str) -> None:
         self.said.append(words)
@@ -119,11 +122,16 @@ class _Report:
         try:
             yield
         except (Unproved, BatchJobsError) as error:
-            holds, self.said = False, [str(error)]
+            holds, self.said = False, [self._once(what, str(error))]
         except Exception as error:  # noqa: BLE001 - the user's queries and estimator may raise anything
-            holds, self.said = False, [first_line(error)]
+            holds, self.said = False, [self._once(what, first_line(error))]
         said = "; ".join(self.said) or f"{time.monotonic() - began:.1f} s"
         self.findings.append(Finding(what, holds, said))
+
+    def _once(self, proof: str, cause: str) -> str:
+        """A cause that an earlier proof has met already is told by that one."""
+        before = self._causes.setdefault(cause, proof)
+        return cause if before == proof else f"for the same reason as: {before}"
 
 
 def _tell_of_the_champion(report: _Report, warehouse: Warehouse, model: BatchModel) -> None:
@@ -171,7 +179,7 @@ def _check_rows(report: _Report, warehouse: Warehouse, model: BatchModel, now: d
     if read and model.mode == "merge":
         with report.proof("a long interval has the very rows of its parts"):
             _require_additive(warehouse, model, span, read[0])
-            report.say("three uneven parts")
+            report.say(f"{len(PARTS) + 1} uneven parts")
     with report.proof("labels become known after their rows could be scored"):
         _require_later_labels(report, warehouse, model, span, next(iter(read), None))
 
@@ -182,7 +190,7 @@ def _require_additive(
     import pandas as pd
 
     length = span.end - span.start
-    cuts = [span.start, span.start + length * 0.37, span.start + length * 0.81, span.end]
+    cuts = [span.start, *(span.start + length * share for share in PARTS), span.end]
     parts = pd.concat(
         [
             _read(warehouse, model.features_query, Interval(start, end))
@@ -204,9 +212,11 @@ def _require_additive(
     if different.any().any():
         column = different.any().idxmax()
         keys = different.index[different[column]]
+        place = different[column].to_numpy().nonzero()[0][0]
         raise Unproved(
-            f"{column} differs in {len(keys):,} rows, e.g. {_some(keys)}: it depends on :start or "
-            f":end, so training would see other values than scoring"
+            f"{column} differs in {len(keys):,} rows, e.g. {_some(keys)}: of {keys[0]!r} it is "
+            f"{one[column].iloc[place]!r} in the whole and {other[column].iloc[place]!r} in a "
+            f"part; it depends on :start or :end, so training would see other values than scoring"
         )
 
 
@@ -283,7 +293,9 @@ def _check_estimator(report: _Report, model: BatchModel, split: Split) -> None:
     found: list[Fitted] = []
     with report.proof("the estimator fits"):
         began = time.monotonic()
-        found.append(training.fit(model, split.fit))
+        fitted = training.fit(model, split.fit)
+        training.require_answers(model, fitted, split.judge)
+        found.append(fitted)
         report.say(f"{time.monotonic() - began:.1f} s, {_peak_memory()} MB at most")
         if time.monotonic() - began > model.train_timeout.total_seconds() / 2:
             raise Unproved(f"{'; '.join(report.said)}: more than half of its train_timeout")

@@ -82,6 +82,7 @@ def train(settings: Settings, name: str, as_of: datetime) -> ModelVersion:
     split = read_split(warehouse, model, as_of)
     log.info("fitting on %s rows, holding out %s", f"{len(split.fit):,}", f"{len(split.judge):,}")
     fitted = training.fit(model, split.fit)
+    training.require_answers(model, fitted, split.judge)
     if fitted.positive is not None:
         log.info("the score is the probability of %r", fitted.positive)
     report = _judge_against(warehouse, settings, model, split, fitted)

@@ -30,7 +30,16 @@ if TYPE_CHECKING:
 
 SCHEMA = "serving"
 SCHEMA_PATTERN = re.compile("[a-z][a-z0-9_]{0,62}")
-OPTIONS = "-c timezone=UTC -c lock_timeout=5s -c idle_in_transaction_session_timeout=15s"
+# The last one is ours, and tells that the others have arrived: a pooler may drop them in silence.
+OPTIONS = (
+    "-c timezone=UTC -c lock_timeout=5s -c idle_in_transaction_session_timeout=15s "
+    "-c batch_jobs.session=on"
+)
+ARRIVED = "SELECT current_setting('batch_jobs.session', true) = 'on'"
+POOLER = (
+    "a pooler such as PgBouncer stands before it and does not pass on the settings of a session "
+    "(`options`), without which nothing here is safe: give the address of PostgreSQL itself"
+)
 # A client that was stopped half-way through a COPY is not idle to PostgreSQL.
 COPY_TIMEOUT = "60s"
 # A server that went away without a word is noticed after this long.
@@ -43,11 +52,11 @@ CONNECTING = {
     "application_name": "batch-jobs",
 }
 KEPT = 2  # connections of a process
-# Tables by which a warehouse is known: together, nobody else has them.
 # text, char(n) and varchar: https://www.postgresql.org/docs/current/catalog-pg-type.html
 TEXT_TYPES = (25, 1042, 1043)
 EPOCH = "1970-01-01T00:00:00+00:00"
 SORTING = r"^[0-9]{{4}}-[0-9][0-9]-[0-9][0-9]T[0-9][0-9]:[0-9][0-9]:[0-9.]+"
+# Tables by which a warehouse is known.
 OURS = ("prediction_runs", "serving_heads", "fences")
 # Serialisation, deadlock, lock not available, shutting down, starting up, too many connections,
 # ended as idle, cancelled by a timeout.
@@ -324,13 +333,22 @@ def _engine(url: URL, shown: str) -> Engine:
 
         try:
             # A statement that is prepared by itself would outlive the table it was made for.
-            return psycopg.connect(**_arguments(url), prepare_threshold=None)
+            made = psycopg.connect(**_arguments(url), prepare_threshold=None, autocommit=True)
+            with made.cursor() as cursor:
+                arrived = cursor.execute(ARRIVED).fetchone()
+            made.autocommit = False
         except (psycopg.OperationalError, psycopg.ProgrammingError) as error:
             if any(refusal in str(error) for refusal in REFUSALS):
                 raise ConfigurationError(
                     f"the warehouse {shown} refuses the connection: {_last_line(error)}"
                 ) from None
+            if "unsupported startup parameter" in str(error):
+                raise ConfigurationError(f"the warehouse {shown}: {POOLER}") from None
             raise
+        if arrived != (True,):
+            made.close()
+            raise ConfigurationError(f"the warehouse {shown}: {POOLER}")
+        return made
 
     return create_engine(
         "postgresql+psycopg://",
@@ -417,6 +435,12 @@ def _csv(rows: pa.Table) -> list[bytes | memoryview]:
     return [memoryview(sink.getvalue())]
 
 
+# The first and the last date and microsecond of Python's calendar, counted from 1970; and what the
+# driver makes of `infinity`.
+DATES = (-719_162, 2_932_896)
+MOMENTS = (DATES[0] * 86_400_000_000, (DATES[1] + 1) * 86_400_000_000 - 1)
+ENDLESS_DATE = -(2**31) + 10_957 - 1
+ENDLESS_MOMENT = -(2**63) + 10_957 * 86_400_000_000 - 1
 LOST_BY_FLOATS = 2**53  # from here on they have no whole number for each
 
 
@@ -434,12 +458,35 @@ def _plain(field: pa.Field, column: pa.ChunkedArray) -> pa.ChunkedArray | list[A
         raise ContractError(
             "the source", [f"{field.name} is of type money; CAST({field.name} AS numeric)"]
         )
+    if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
+        return _within_calendar(column)
     if told == b"bpchar":  # char(n), whose blanks at the end mean nothing to PostgreSQL either
         return pc.utf8_rtrim(column, " ")
     if isinstance(kind, pa.OpaqueType):
         stored = pa.chunked_array([chunk.storage for chunk in column.chunks], kind.storage_type)
         return _numbers(stored) if kind.type_name == "numeric" else stored
     return column
+
+
+def _within_calendar(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Times that Python can hold: `infinity` is the end of its calendar, what is older the start.
+
+    The driver adds the years from 1970 to 2000 to a number that PostgreSQL counts from 2000, and
+    `infinity` is the highest one, so that it comes round to one of the lowest.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    is_date = pa.types.is_date(column.type)
+    first, last = DATES if is_date else MOMENTS
+    counted = column.cast(pa.int32() if is_date else pa.int64())
+    if not pc.any(pc.or_(pc.less(counted, first), pc.greater(counted, last))).as_py():
+        return column
+    endless = pa.scalar(ENDLESS_DATE if is_date else ENDLESS_MOMENT, counted.type)
+    counted = pc.if_else(pc.equal(counted, endless), pa.scalar(last, counted.type), counted)
+    counted = pc.max_element_wise(counted, pa.scalar(first, counted.type), skip_nulls=False)
+    counted = pc.min_element_wise(counted, pa.scalar(last, counted.type), skip_nulls=False)
+    return counted.cast(column.type)
 
 
 def _numbers(told: pa.ChunkedArray) -> pa.ChunkedArray | list[Decimal | None]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from batch_jobs.errors import ModelFileError, TrainingDataError
+from batch_jobs.errors import ContractError, ModelFileError, TrainingDataError
 from batch_jobs.model import BatchModel
 from batch_jobs.redaction import first_line
 from batch_jobs.scoring import Fitted, are_alike, as_inputs, categories_of, class_text
@@ -145,6 +145,22 @@ def fit(model: BatchModel, rows: pd.DataFrame) -> Fitted:
             f"sklearn.calibration.CalibratedClassifierCV({name}())",
         )
     return Fitted.of(fitted, model.features, categories, model.positive)
+
+
+def require_answers(model: BatchModel, fitted: Fitted, rows: pd.DataFrame) -> None:
+    """Let a version answer before anything is kept of it.
+
+    Raises:
+        ModelFileError: its predict or predict_proba raises.
+    """
+    try:
+        fitted.answers(fitted.inputs(rows))
+    except (MemoryError, ContractError):
+        raise
+    except Exception as error:  # the estimator is the user's code
+        raise _misfit(
+            model, f"estimator: it is fitted, but its prediction fails with {first_line(error)}"
+        ) from error
 
 
 def _sound_labels(model: BatchModel, rows: pd.DataFrame) -> pd.Series[Any]:
