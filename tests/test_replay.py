@@ -19,7 +19,6 @@ from batch_jobs.replay import (
     live,
     predictions,
     prepare,
-    run,
     shared_figures,
     trainings,
 )
@@ -105,7 +104,7 @@ def test_no_transaction_waits_while_another_one_does(replayed, postgres, in_back
 
 @on_sqlite
 def test_two_replays_are_alike_also_if_one_was_interrupted(replayed):
-    """In every score; the second goes on where it stopped, and says so by its count."""
+    """In every score; the second goes on where it stopped, and counts the time of both."""
     whole, halved = replayed(), replayed(folder="again")
     told = live(whole)
     seen = []
@@ -115,11 +114,14 @@ def test_two_replays_are_alike_also_if_one_was_interrupted(replayed):
         if len(seen) == 20:
             raise KeyboardInterrupt
 
-    prepare(halved)
     with pytest.raises(KeyboardInterrupt):
-        run(halved, stop)
+        live(halved, progress=stop)
     done = len(_runs(halved))
     again = live(halved)
+    spent = ask(
+        Warehouse(halved.settings.warehouse), "SELECT count(*), sum(seconds) FROM replay_seconds"
+    )
+    assert spent == [(2, pytest.approx(again["seconds"], abs=0.05))]
 
     assert 0 < done < told["published"]
     assert {**again, "seconds": 0} == {**told, "seconds": 0}

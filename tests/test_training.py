@@ -293,3 +293,13 @@ def test_regressions_have_no_reliability_curve():
     judged = measure(np.array([1.0, 2.0]), np.array([[1.0], [3.0]]), None)
     assert judged.reliability == []
     assert "calibration_error" not in judged.metrics
+
+
+def test_rows_of_one_time_are_learnt_from_in_one_order():
+    """However the database returns them; the fit of trees depends on it."""
+    features, labels = _rows(240)
+    features["as_of"] = features["as_of"].dt.floor("6h")
+    one = split_by_time(_model(), features, labels, NOW)
+    other = split_by_time(_model(), features.sample(frac=1, random_state=1), labels, NOW)
+    assert one.fit.equals(other.fit)
+    assert one.judge.equals(other.judge)

@@ -59,7 +59,7 @@ def missed(
         interval: that was scored.
         read: how many rows the query has returned.
     """
-    if read and not _may_be_missed(warehouse, model, interval):
+    if not _may_be_missed(warehouse, model, interval):
         return None
     return _missed(warehouse, model, interval, is_empty=not read)
 

@@ -54,6 +54,7 @@ CONNECTING = {
 KEPT = 2  # connections of a process
 # text, char(n) and varchar: https://www.postgresql.org/docs/current/catalog-pg-type.html
 TEXT_TYPES = (25, 1042, 1043)
+NAIVE_TYPES = (1082, 1114)  # date, timestamp
 EPOCH = "1970-01-01T00:00:00+00:00"
 SORTING = r"^[0-9]{{4}}-[0-9][0-9]-[0-9][0-9]T[0-9][0-9]:[0-9][0-9]:[0-9.]+"
 # Tables by which a warehouse is known.
@@ -215,7 +216,10 @@ class PostgreSQL(RunTables):
         """
         asked = f"SELECT as_of FROM (\n{query}\n) AS f LIMIT 0"  # noqa: S608
         cursor = connection.execute(text(asked), {"start": EPOCH, "end": EPOCH}).cursor
-        if cursor.description[0][1] not in TEXT_TYPES:
+        kind = cursor.description[0][1]
+        if kind in NAIVE_TYPES:
+            return "true"
+        if kind not in TEXT_TYPES:
             return None
         return rf"CAST({{0}} AS text) !~ '{SORTING}(Z|[+]00:00)$'"
 

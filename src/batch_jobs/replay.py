@@ -66,6 +66,7 @@ log = logging.getLogger(__name__)
 
 TABLES = """
 CREATE TABLE replay_request (request TEXT NOT NULL);
+CREATE TABLE replay_seconds (seconds DOUBLE PRECISION NOT NULL);
 CREATE TABLE replay_weeks (week_start TEXT PRIMARY KEY);
 CREATE TABLE replay_trainings (as_of TEXT PRIMARY KEY, training TEXT NOT NULL);
 """
@@ -168,8 +169,11 @@ def live(
     """
     began = time.monotonic()
     prepare(replay, fresh=fresh)
-    run(replay, progress)
-    return report(replay) | {"seconds": round(time.monotonic() - began, 1)}
+    try:
+        run(replay, progress)
+    finally:
+        spent = _spend(Warehouse(replay.settings.warehouse), time.monotonic() - began)
+    return report(replay) | {"seconds": round(spent, 1)}
 
 
 def shared_figures(replays: Sequence[Replay]) -> list[dict[str, Any]]:
@@ -470,6 +474,14 @@ def _begin(warehouse: Warehouse, request: str) -> str:
 
 
 @repeatable
+def _spend(warehouse: Warehouse, seconds: float) -> float:
+    """Add to the time that the replay has taken, and return all of it."""
+    with warehouse.write() as connection:
+        connection.execute(text("INSERT INTO replay_seconds VALUES (:s)"), {"s": seconds})
+        return float(connection.scalar(text("SELECT sum(seconds) FROM replay_seconds")) or 0)
+
+
+@repeatable
 def _remember(warehouse: Warehouse, training: Training) -> None:
     with warehouse.write() as connection:
         connection.execute(
@@ -584,7 +596,7 @@ def _keep_features(warehouse: Warehouse, model: BatchModel, week: Interval) -> N
     """Read the features of a week, and then keep them: no transaction waits for another one."""
     query = f"""
         SELECT {warehouse.database.moment("as_of")} AS replay_moment, {_columns(model)}
-        FROM (\n{model.features_query}\n) AS f ORDER BY replay_moment"""  # noqa: S608
+        FROM (\n{model.features_query}\n) AS f ORDER BY replay_moment, entity_id"""  # noqa: S608
     if _is_kept(warehouse, week):
         return
     with TemporaryFile() as file:

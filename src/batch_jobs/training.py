@@ -60,7 +60,9 @@ def split_by_time(
     known = labels.loc[labels["known_at"] <= as_of, [*key, "label", "known_at"]]
     cut = as_of - model.holdout
     recent = features["as_of"] >= cut
-    rows = features.merge(known, on=key, how="inner", validate="many_to_one")
+    # Databases return rows of one time in any order, and an estimator may learn otherwise by it.
+    ordered = features.sort_values(["as_of", "entity_id"], ignore_index=True)
+    rows = ordered.merge(known, on=key, how="inner", validate="many_to_one")
     rows = rows.assign(label=_sound_labels(model, rows))
     _require_open_outcomes(model, rows)
     fit = rows[(rows["as_of"] < cut) & (rows["known_at"] <= cut)]
