@@ -295,6 +295,23 @@ def test_regressions_have_no_reliability_curve():
     assert "calibration_error" not in judged.metrics
 
 
+@pytest.mark.parametrize(
+    ("count", "late", "told"),
+    [
+        (240, timedelta(days=3), "3 days after .* the hold-out is the last 2 days: let holdout be"),
+        (48, HOUR, "the newest row is old: try --as-of 2024-02-22T00:00Z"),
+        (240, None, "labels_query returns no row of the 10 days before: try an --as-of"),
+        (0, HOUR, "features_query returns no row of the 10 days before: try an --as-of"),
+    ],
+)
+def test_too_few_labels_tell_how_late_they_come_and_when_there_are_some(count, late, told):
+    """Also if there is none at all."""
+    features, labels = _rows(count, known_after=late or HOUR)
+    labels = labels if late else labels[:0]
+    with pytest.raises(TrainingDataError, match=told):
+        split_by_time(_model(), features, labels, NOW)
+
+
 def test_rows_of_one_time_are_learnt_from_in_one_order():
     """However the database returns them; the fit of trees depends on it."""
     features, labels = _rows(240)

@@ -26,22 +26,24 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import (
+    BarColumn,
     MofNCompleteColumn,
     Progress,
     SpinnerColumn,
     TextColumn,
     TimeElapsedColumn,
+    TimeRemainingColumn,
 )
 from rich.table import Table
 from rich.text import Text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from batch_jobs import answering, catalog, lifecycle, serving
+from batch_jobs import answering, catalog, clock, lifecycle, serving
 from batch_jobs.artifacts import ModelStore
 from batch_jobs.claims import Answered
 from batch_jobs.errors import BatchJobsError
 from batch_jobs.interruption import end_when_interrupted
-from batch_jobs.interval import Interval, parse_time
+from batch_jobs.interval import Interval, due_between, parse_time
 from batch_jobs.ledger import Run
 from batch_jobs.model import Rule
 from batch_jobs.redaction import first_line
@@ -314,7 +316,7 @@ def backfill(
 ) -> None:
     """Publish every due interval of a past span, oldest first, also those that got late rows."""
     settings, span = Settings.from_environ(), Interval.parse(start, end)
-    with _bar(f"{model}: intervals published") as advance:
+    with _bar(f"{model}: intervals published", _due(settings, model, span)) as advance:
         runs = serving.backfill(
             settings,
             model,
@@ -366,7 +368,8 @@ def replay(
     ]
     reports = []
     for each in replays:
-        with _bar(f"{model} {each.rule or ''}: intervals replayed") as advance:
+        due = _due(settings, model, span)
+        with _bar(f"{model} {each.rule or ''}: intervals replayed", due) as advance:
             reports.append(time_machine.live(each, fresh=fresh, progress=advance))
     if len(replays) > 1:
         for report, shared in zip(reports, time_machine.shared_figures(replays), strict=True):
@@ -468,13 +471,23 @@ def status(
     _tell(rows, as_json, shown or "nothing is published yet")
 
 
+def _due(settings: Settings, model: str, span: Interval) -> int:
+    """How many intervals of a model lie in a span, which must be past."""
+    span.require_past(clock.now())
+    schedule = catalog.load_model(model, settings.models).schedule
+    return sum(1 for _ in due_between(schedule, span.start, span.end))
+
+
 @contextmanager
-def _bar(what: str) -> Iterator[Callable[[int], None]]:
-    """Count on a terminal; elsewhere the log lines tell."""
-    columns = (SpinnerColumn(), TextColumn(what), MofNCompleteColumn(), TimeElapsedColumn())
+def _bar(what: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+    """Count on a terminal, towards an end if it is known; elsewhere the log lines tell."""
+    columns = (
+        *(SpinnerColumn(), TextColumn(what), MofNCompleteColumn(), TimeElapsedColumn()),
+        *((BarColumn(), TimeRemainingColumn()) if total else ()),
+    )
     console = Console(stderr=True)
     with Progress(*columns, console=console, disable=not sys.stderr.isatty()) as progress:
-        task = progress.add_task(what, total=None)
+        task = progress.add_task(what, total=total)
         yield lambda count: progress.advance(task, count)
 
 

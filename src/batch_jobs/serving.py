@@ -46,7 +46,7 @@ from batch_jobs.leases import BEAT, LEASE, at_work, renew
 from batch_jobs.ledger import Counts, Part, Run
 from batch_jobs.lifecycle import Promotion
 from batch_jobs.loading import Predictors
-from batch_jobs.missed_rows import missed
+from batch_jobs.missed_rows import DAY, missed
 from batch_jobs.model import BatchModel
 from batch_jobs.planning import Champion, Planner
 from batch_jobs.publication import Staged
@@ -415,16 +415,25 @@ def backfill(
     """
     span.require_past(clock.now())
     token = new_token()
+    warehouse, model = Warehouse.existing(settings.warehouse), load_model(name, settings.models)
     planner, predictors = Planner(settings, name, token), Predictors(settings)
     late = {run.interval: run for run in ([] if force else planner.late(span))}
+    seen = ("", span.start)  # which version has predicted all until when
 
     def publish_one(interval: Interval) -> Run:
+        nonlocal seen
         again = late.get(interval)
         run = (
             planner.claim_again(again)
             if again
             else planner.claim(interval, champion=champion, force=force, accept=accept)
         )
+        is_ahead = seen[0] == run.model_version and interval.end <= seen[1]
+        if run.mode == "merge" and not (run.is_done or is_ahead):
+            day = Interval(interval.start, max(min(interval.start + DAY, span.end), interval.end))
+            seen = (run.model_version, day.end)
+            with at_work(warehouse, [run.run_id]):
+                predictors.foresee(warehouse, model, run.model_version, day)
         return score_and_publish(settings, run, token, predictors=predictors)
 
     return _on_each(planner.due_within(span), publish_one, progress)

@@ -75,15 +75,25 @@ def split_by_time(
             raise TrainingDataError(
                 f"{model.name} as of {as_of:%Y-%m-%dT%H:%M:%SZ}: {len(side):,} labelled rows "
                 f"{name}, at least {wanted:,} are needed; nothing is promoted"
-                f"{_why_so_few(model, features.merge(labels[[*key, 'known_at']], on=key), as_of)}"
+                f"{_why_so_few(model, features, labels, as_of)}"
             )
     return Split(cut, fit, judge, len(judge) / max(int(recent.sum()), 1), as_of)
 
 
-def _why_so_few(model: BatchModel, rows: pd.DataFrame, as_of: datetime) -> str:
+def _why_so_few(
+    model: BatchModel, features: pd.DataFrame, labels: pd.DataFrame, as_of: datetime
+) -> str:
     """What would give more labelled rows, as far as the rows of all labels tell."""
     import pandas as pd
 
+    for query, found in (("features_query", features), ("labels_query", labels)):
+        if found.empty:
+            return (
+                f"; {query} returns no row of the {_days(model.history)} before: try an --as-of at "
+                f"which it does, or a longer history"
+            )
+    key = ["entity_id", "as_of"] if "as_of" in labels else ["entity_id"]
+    rows = features.merge(labels[[*key, "known_at"]], on=key)
     if rows.empty:
         return (
             "; no row of features_query has a label with its key: do both queries give the same "
@@ -96,7 +106,7 @@ def _why_so_few(model: BatchModel, rows: pd.DataFrame, as_of: datetime) -> str:
             f"{told}, and the hold-out is the last {_days(model.holdout)}: let holdout be longer "
             f"than that, and history longer still"
         )
-    newest = rows["as_of"].max() + late
+    newest = (rows["as_of"].max() + late).ceil("min")
     if newest < as_of - model.holdout:
         return f"{told}, and the newest row is old: try --as-of {newest:%Y-%m-%dT%H:%MZ}"
     return told
