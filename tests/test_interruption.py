@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from batch_jobs.interruption import aside
+from batch_jobs.interruption import aside, ended_by_interruption
 from batch_jobs.warehouse import Warehouse
 from tests.attempts import ask
 from tests.conftest import ROOT
@@ -98,6 +98,16 @@ def test_a_handler_of_a_signal_runs_while_something_blocks():
     with pytest.raises(KeyboardInterrupt), aside(cancel) as ask_aside:
         ask_aside(_interrupted, read)
     assert cancelled == [1]
+
+
+def test_a_command_that_has_ended_watches_for_no_interruption():
+    """A program that called it is not ended by a later signal that it handles itself."""
+    with ended_by_interruption():
+        pass
+    assert signal.set_wakeup_fd(-1) == -1
+    for watch in [each for each in threading.enumerate() if each.name == "interruption"]:
+        watch.join(PATIENCE)
+        assert not watch.is_alive()
 
 
 def _interrupted(read):

@@ -42,7 +42,7 @@ from batch_jobs import answering, catalog, clock, lifecycle, serving
 from batch_jobs.artifacts import ModelStore
 from batch_jobs.claims import Answered
 from batch_jobs.errors import BatchJobsError
-from batch_jobs.interruption import end_when_interrupted
+from batch_jobs.interruption import ended_by_interruption
 from batch_jobs.interval import Interval, due_between, parse_time
 from batch_jobs.ledger import Run
 from batch_jobs.model import Rule
@@ -82,9 +82,9 @@ Force = Annotated[bool, typer.Option(help="Score again what is published already
 def main() -> None:
     """Run the command line; our own errors and the database's become one line and an exit code."""
     let_threads_sleep()
-    end_when_interrupted()
     try:
-        app(standalone_mode=True)
+        with ended_by_interruption():
+            app(standalone_mode=True)
     except BatchJobsError as error:
         _fail(str(error), error.exit_code)
     except SQLAlchemyError as error:

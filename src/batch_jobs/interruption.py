@@ -52,12 +52,21 @@ def aside(cancel: Callable[[], None]) -> Iterator[Ask]:
         yield ask
 
 
-def end_when_interrupted() -> None:
-    """Let this process end soon after SIGINT, unless it has a handler of its own for that."""
+@contextmanager
+def ended_by_interruption() -> Iterator[None]:
+    """Let this process end soon after a SIGINT in the block, unless it has a handler of its own.
+
+    Also if it has left the block by then, and waits for what it had begun in a thread.
+    """
     read, write = os.pipe()
     os.set_blocking(write, False)
-    signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+    before = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
     threading.Thread(target=_watch, args=(read,), daemon=True, name="interruption").start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(write)
 
 
 def _watch(signals: int) -> None:
@@ -68,3 +77,4 @@ def _watch(signals: int) -> None:
             if sys.stderr.isatty():
                 os.write(sys.stderr.fileno(), SHOW_CURSOR.encode())
             os._exit(EXIT_CODE)
+    os.close(signals)
