@@ -2,6 +2,7 @@
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from threading import Event
@@ -12,11 +13,15 @@ from pydantic import ValidationError
 
 from batch_jobs import lifecycle, registry, serving
 from batch_jobs.artifacts import ARTIFACT
+from batch_jobs.catalog import load_model
 from batch_jobs.contract import check_features
 from batch_jobs.interval import Interval
 from batch_jobs.model import BatchModel, Category, Number
 from batch_jobs.warehouse import Warehouse
 from prediction_api.config import Config
+from prediction_api.main import create_app
+from prediction_api.online import Asked
+from prediction_api.problems import UnavailableError
 from prediction_api.schemas import features_of, request_of
 from tests import api
 from tests.api import KEY, OTHER_KEY, bearer, detail
@@ -25,6 +30,7 @@ from tests.conftest import TRAINED
 
 ORDER = {"amount": 90.0, "country": "kr"}
 HOUR = timedelta(hours=1)
+CSV = {"Content-Type": "text/csv"}
 
 
 @pytest.fixture
@@ -129,14 +135,74 @@ def test_a_promotion_is_followed_without_a_restart(shop, monkeypatch):
     assert (first != later, second) == (True, later)
 
 
+EDITS = {
+    "another order": lambda features: dict(reversed(features.items())),
+    "a feature more": lambda features: features | {"voucher": Category()},
+    "a feature less": lambda features: {"amount": features["amount"]},
+    "other limits": lambda features: features | {"amount": Number(le=10)},
+}
+
+
+@pytest.mark.parametrize("edit", EDITS.values(), ids=EDITS)
+def test_a_champion_is_asked_for_what_it_was_trained_on(shop, client, edit):
+    """Whatever the file of its model says since: in each way to ask, and in the schema."""
+    asked = {"features": list(ORDER.values())}
+    before = client.post("/predict", json=asked).json()
+    original = load_model("orders", shop.models)
+    edited = original.model_copy(update={"features": edit(original.features)})
+    settings = replace(shop, models=(edited, *shop.models))
+    with api.serving(settings, model="orders") as other:
+        told = other.post("/predict", json=asked).json()
+        assert (told["score"], told["features"]) == (before["score"], ORDER)
+        assert other.post("/predict", json={"features": ORDER}).json()["score"] == before["score"]
+        assert other.get("/openapi.json").json() == client.get("/openapi.json").json()
+        sent = [
+            other.post("/requests", json={"rows": [ORDER]}),
+            other.post("/requests", content="amount,country\n90,kr\n", headers=CSV),
+        ]
+        assert [one.status_code for one in sent] == [202, 202]
+        assert other.post("/models/customers/predict", json={"features": [1]}).status_code == 200
+
+
+def test_what_was_asked_of_another_contract_is_not_answered(shop):
+    """A promotion came between; the same features may mean others by their place."""
+    features = load_model("orders", shop.models).features
+    asked = Asked("orders", ("kr", 90.0), dict(reversed(features.items())))
+
+    async def ask_late():
+        app = create_app(Config(shop, model="orders"))
+        async with app.router.lifespan_context(app):
+            await app.state.shared.online.ask(asked)
+
+    with pytest.raises(UnavailableError, match="was promoted just now"):
+        asyncio.run(ask_late())
+
+
+def test_a_promotion_to_other_features_is_followed(shop, monkeypatch):
+    """Without a restart: what is asked, and the schema, are those of the champion."""
+    monkeypatch.setattr("prediction_api.model.FOLLOW_SECONDS", 0.01)
+    original = load_model("orders", shop.models)
+    turned = original.model_copy(update={"features": dict(reversed(original.features.items()))})
+    settings = replace(shop, models=(turned, *shop.models))
+    first, waiting = registry.champion(Warehouse(shop.warehouse), "orders").version, Event()
+    with api.serving(settings, model="orders") as client:
+        assert client.post("/predict", json={"features": [90, "kr"]}).status_code == 200
+        lifecycle.train(settings, "orders", TRAINED + timedelta(hours=6))
+        lifecycle.promote(settings, "orders", actor="tests", reason="newer")
+        while client.post("/predict", json={"features": ["kr", 90]}).status_code != 200:
+            assert not waiting.wait(0.01)
+        assert client.post("/predict", json={"features": [90, "kr"]}).status_code == 422
+        lifecycle.rollback(settings, "orders", first, actor="tests", reason="older")
+        while client.post("/predict", json={"features": [90, "kr"]}).status_code != 200:
+            assert not waiting.wait(0.01)
+
+
 def test_a_version_that_cannot_be_loaded_leaves_the_one_before(shop, caplog):
     """Its file was changed: nothing of it is loaded, and it is told once."""
     warehouse = Warehouse(shop.warehouse)
     first = registry.champion(warehouse, "orders").version
 
     async def promote_a_damaged_one():
-        from prediction_api.main import create_app
-
         app = create_app(Config(shop, model="orders"))
         async with app.router.lifespan_context(app):
             champions = app.state.shared.champions

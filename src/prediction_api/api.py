@@ -71,7 +71,7 @@ async def _predict(
     asked = Asked(
         model=model.name,
         values=features_of(body),
-        names=tuple(model.features),
+        contract=model.features,
         client=getattr(request.state, "client", ""),
         key=key,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
@@ -40,7 +40,6 @@ def create_app(config: Config | None = None) -> FastAPI:
         ConfigurationError: a setting is missing or wrong.
     """
     config = config or Config.from_environ()
-    state = _state(config)
     app = FastAPI(
         title="Prediction API",
         description="Precomputed predictions first; computed now only when asked.",
@@ -48,14 +47,12 @@ def create_app(config: Config | None = None) -> FastAPI:
         lifespan=_lifespan,
         redirect_slashes=False,
     )
-    app.state.shared = state
+    state = app.state.shared = _state(config, lambda model: _renew(app, model))
     add_handlers(app)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(config.hosts), www_redirect=False)
     app.add_middleware(Limited, config=config, metrics=state.metrics)
     for router in (
         reading.router,
-        online_router(state),
-        asking_router(state),
         page.router,
         page.doors,
         export.router,
@@ -65,7 +62,27 @@ def create_app(config: Config | None = None) -> FastAPI:
     ):
         app.include_router(router)
     app.mount("/static", STATIC)
+    _let_ask(app)
     return app
+
+
+def _renew(app: FastAPI, model: BatchModel) -> None:
+    """Let a model be asked for what its champion was trained on, from the next request on."""
+    state: State = app.state.shared
+    state.models[model.name] = model
+    state.readers[model.name] = _reader(model, state.config)
+    _let_ask(app)
+
+
+def _let_ask(app: FastAPI) -> None:
+    """Add the routes that are typed by the features of the models, in the place of earlier ones."""
+    state: State = app.state.shared
+    kept = [route for route in app.router.routes if route not in getattr(app.state, "typed", ())]
+    app.router.routes = list(kept)
+    for router in (online_router(state), asking_router(state)):
+        app.include_router(router)
+    app.state.typed = app.router.routes[len(kept) :]
+    app.openapi_schema = None
 
 
 @asynccontextmanager
@@ -84,13 +101,12 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         await state.database.close()
 
 
-def _state(config: Config) -> State:
+def _state(config: Config, renew: Callable[[BatchModel], None]) -> State:
     settings = config.settings
     warehouse = Warehouse(settings.warehouse)  # a wrong URL is told now, not with each request
     models, metrics = _models(config), Metrics()
     database = open_database(settings.warehouse)
-    most = Most(config.upload_rows, config.upload_bytes)
-    champions = Champions(settings, models, database, metrics)
+    champions = Champions(settings, models, database, metrics, renew)
     return State(
         config=config,
         models=models,
@@ -99,12 +115,16 @@ def _state(config: Config) -> State:
         metrics=metrics,
         champions=champions,
         online=Online(champions, warehouse),
-        readers={name: Reader(model, most) for name, model in models.items()},
+        readers={name: _reader(model, config) for name, model in models.items()},
         answering=Answering(settings, list(models) if config.answer else []),
     )
 
 
-def _models(config: Config) -> Mapping[str, BatchModel]:
+def _reader(model: BatchModel, config: Config) -> Reader:
+    return Reader(model, Most(config.upload_rows, config.upload_bytes))
+
+
+def _models(config: Config) -> dict[str, BatchModel]:
     """What the model files declare; a file that is wrong keeps no other model from its readers."""
     packages = config.settings.models
     found = {}

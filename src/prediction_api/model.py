@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from batch_jobs import registry
 from batch_jobs.errors import BatchJobsError
-from batch_jobs.loading import load_version
-from batch_jobs.model import BatchModel, Number
+from batch_jobs.loading import as_trained, load_version
+from batch_jobs.model import BatchModel, Feature, Number
 from batch_jobs.redaction import first_line
 from batch_jobs.scoring import Fitted, answered
 from batch_jobs.settings import Settings
@@ -95,14 +95,21 @@ class Champion:
         )
 
 
+def same_features(one: Mapping[str, Feature], other: Mapping[str, Feature]) -> bool:
+    """Whether two contracts ask for the same features in the same order."""
+    return one is other or list(one.items()) == list(other.items())
+
+
 class Champions:
     """The version of each model that serves now.
 
     Args:
         settings: where versions are, and whose signature they need.
-        models: what the model files declare, by name.
+        models: what is asked of each, by name: at first what the model files declare.
         database: where promotions are.
         metrics: where it is noted which versions answer.
+        renew: called with a model as it was when its champion was trained, if it is asked for
+            other features than in `models`, where it is to be from then on.
     """
 
     def __init__(
@@ -111,9 +118,10 @@ class Champions:
         models: Mapping[str, BatchModel],
         database: Database,
         metrics: Metrics,
+        renew: Callable[[BatchModel], None],
     ) -> None:
         self._settings, self._models = settings, models
-        self._database, self._metrics = database, metrics
+        self._database, self._metrics, self._renew = database, metrics, renew
         self._loaded: dict[str, Champion] = {}
         self._refused: dict[str, str] = {}
         self._thread = ThreadPoolExecutor(1, "load")
@@ -141,22 +149,27 @@ class Champions:
         for name, version in ((row["model"], row["version"]) for row in rows):
             known = self._loaded.get(name)
             if name in self._models and (known is None or known.version != version):
-                await loop.run_in_executor(self._thread, self._load, name, version)
+                trained = await loop.run_in_executor(self._thread, self._load, name, version)
+                if trained and not same_features(trained.features, self._models[name].features):
+                    self._renew(trained)
         self._metrics.champions((name, one.version) for name, one in self._loaded.items())
 
-    def _load(self, name: str, version: str) -> None:
+    def _load(self, name: str, version: str) -> BatchModel | None:
+        """The model as it was when a version was trained, which answers from now on."""
         try:
             warehouse = Warehouse(self._settings.warehouse)
             found = registry.find_version(warehouse, name, version)
-            fitted = load_version(self._settings, self._models[name], found)
+            trained = as_trained(self._settings, self._models[name], found)
+            fitted = load_version(self._settings, trained, found)
         except BatchJobsError as error:
             if self._refused.get(name) != str(error):  # once, and not every other second
                 log.warning("%s cannot be loaded: %s", name, error)
             self._refused[name] = str(error)
-            return
+            return None
         log.info("%s %s answers from now on", name, version)
         self._refused.pop(name, None)
         self._loaded[name] = Champion(name, version, fitted)
+        return trained
 
     def close(self) -> None:
         """Load nothing more."""

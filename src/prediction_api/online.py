@@ -22,10 +22,11 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from batch_jobs import clock
 from batch_jobs.errors import BatchJobsError
+from batch_jobs.model import Feature
 from batch_jobs.requests import new_id
 from batch_jobs.warehouse import Warehouse, loaded_time, stored_time
 from prediction_api.database import Row, Statement, unavailable
-from prediction_api.model import Champion, Champions, Scored, Values
+from prediction_api.model import Champion, Champions, Scored, Values, same_features
 from prediction_api.problems import ProblemError, UnavailableError
 
 MOST_WAITING = 1000
@@ -61,21 +62,21 @@ class Asked:
     Attributes:
         model: its name.
         values: the features, in declared order.
-        names: of the features.
+        contract: the features, by name.
         client: who asks.
         key: a request with the same one is the same request; None if there is none.
     """
 
     model: str
     values: Values
-    names: Sequence[str]
+    contract: Mapping[str, Feature]
     client: str = ""
     key: str | None = None
 
     @cached_property
     def features(self) -> str:
         """The features as JSON."""
-        return json.dumps(dict(zip(self.names, self.values, strict=True)))
+        return json.dumps(dict(zip(self.contract, self.values, strict=True)))
 
     @cached_property
     def digest(self) -> str:
@@ -171,6 +172,8 @@ class Online:
         champion = self._champions.get(model)
         if champion is None:
             raise ProblemError(409, f"{model} has no champion yet")
+        if not all(same_features(one.contract, champion.fitted.features) for one in asked):
+            raise UnavailableError(f"{model} was promoted just now, to be asked for other features")
         scored = champion.answer([one.values for one in asked])
         rows = [
             _row(champion, one, answer)

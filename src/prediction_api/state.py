@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from fastapi import Request
@@ -24,7 +24,7 @@ class State:
 
     Attributes:
         config: how the server is set up.
-        models: what the model files declare, by name.
+        models: what each is asked, by name: as its champion was trained, or as its file says.
         database: the warehouse, to read.
         look_ups: of what readers see now.
         metrics: the numbers of this server.
@@ -35,13 +35,13 @@ class State:
     """
 
     config: Config
-    models: Mapping[str, BatchModel]
+    models: dict[str, BatchModel]
     database: Database
     look_ups: LookUps
     metrics: Metrics
     champions: Champions
     online: Online
-    readers: Mapping[str, Reader]
+    readers: dict[str, Reader]
     answering: Answering
 
     def paths(self, end: str) -> Iterator[tuple[str, str]]:
