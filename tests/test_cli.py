@@ -19,6 +19,7 @@ from batch_jobs.errors import FencedError, IncompleteError
 from batch_jobs.interval import newest_due
 from batch_jobs.warehouse import Warehouse
 from tests.asking import state, submit
+from tests.attempts import forget_promotions
 
 SPAN = ("--start", "2024-03-01T00:00:00Z", "--end", "2024-03-01T00:10:00Z")
 DAY = ("--start", "2024-03-01T00:00:00Z", "--end", "2024-03-01T00:30:00Z")
@@ -250,13 +251,36 @@ def test_answer_follows_until_it_is_told_to_stop(on_shop, shop):
 
 
 def test_status_shows_what_readers_see(on_shop):
-    """Of one model or of all."""
-    assert on_shop("status").out == "nothing is published yet\n"
+    """Of one model or of all; and before the first publication, what will serve."""
+    told = on_shop("status").out.splitlines()
+    assert [line.split("; ")[0] for line in told] == [
+        "customers: nothing is published yet",
+        "orders: nothing is published yet",
+    ]
     on_shop("predict", "orders", *SPAN)
     (row,) = on_shop("status", "orders", "--json").answer
-    assert (row["model"], row["row_count"]) == ("orders", 1)
-    assert on_shop("status", "customers", "--json").answer == []
-    assert "orders" in on_shop("status").out
+    assert (row["model"], row["row_count"], row["versions"]) == ("orders", 1, 1)
+    assert (row["champion"], row["notes"]) == (row["model_version"], [])
+    (row,) = on_shop("status", "customers", "--json").answer
+    assert (row["run_id"], row["row_count"], row["fresh_until"]) == (None, None, None)
+    shown = on_shop("status").out
+    assert "orders " in shown
+    assert "customers: nothing is published yet; 2024" in shown
+
+
+@on_sqlite
+def test_status_tells_what_to_do_next(on_shop, shop):
+    """Train, promote, or wait for the next run."""
+    assert on_shop("status", "iris").out == "iris: no version is trained: `batch-jobs train iris`\n"
+    on_shop("predict", "orders", *SPAN)
+    later = on_shop("train", "orders", "--as-of", "2024-03-01T06:00:00Z", "--json").answer
+    assert on_shop("status", "orders", "--json").answer[0]["notes"] == []
+    on_shop("promote", "orders", "--reason", "newer")
+    (note,) = on_shop("status", "orders", "--json").answer[0]["notes"]
+    assert note == f"{later['version']} was promoted, and serves from the next run on"
+    forget_promotions(Warehouse(shop.warehouse))
+    shown = on_shop("status", "orders").out
+    assert "orders: no version is promoted: `batch-jobs promote orders`" in shown
 
 
 @on_sqlite

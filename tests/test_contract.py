@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batch_jobs import BatchModel, Category, Interval, Number
-from batch_jobs.contract import check_features, check_labels
+from batch_jobs.contract import CURE_OF_DUPLICATES, check_features, check_labels
 from batch_jobs.errors import ContractError
 
 DAY = Interval(datetime(2024, 2, 29, tzinfo=UTC), datetime(2024, 3, 1, tzinfo=UTC))
@@ -114,7 +114,7 @@ def test_a_column_that_comes_twice_is_refused():
         (17.0, "neither text nor a whole number nor a UUID in 1 of 3 rows (e.g. 17.0)"),
         (True, "neither text nor a whole number nor a UUID in 1 of 3 rows (e.g. True)"),
         (b"order", "neither text nor a whole number nor a UUID in 1 of 3 rows (e.g. b'order')"),
-        ("order-1", "duplicated in 2 of 3 rows (e.g. 'order-1')"),
+        ("order-1", f"duplicated in 2 of 3 rows (e.g. 'order-1'){CURE_OF_DUPLICATES['merge']}"),
         (
             "a\0b",
             "not storable text (NUL or half a surrogate pair) in 1 of 3 rows (e.g. 'a\\x00b')",
@@ -171,12 +171,12 @@ def test_a_number_and_its_text_are_one_key():
 def test_all_problems_of_keys_and_times_are_told_at_once():
     """With counts, and at most three sample keys of each."""
     doubled = [{"entity_id": f"twice-{n}"} for n in (1, 2, 3, 4)] * 2
-    late = {"as_of": "2024-03-01T00:00:00+00:00"}
+    late, cure = {"as_of": "2024-03-01T00:00:00+00:00"}, CURE_OF_DUPLICATES["merge"]
     problems = _problems(_frame({"entity_id": ""}, {"entity_id": 5.5}, *doubled, late))
     assert problems == [
         "entity_id is null or blank in 1 of 11 rows (e.g. '')",
         "entity_id is neither text nor a whole number nor a UUID in 1 of 11 rows (e.g. 5.5)",
-        "entity_id is duplicated in 8 of 11 rows (e.g. 'twice-1', 'twice-2', 'twice-3')",
+        "entity_id is duplicated in 8 of 11 rows (e.g. 'twice-1', 'twice-2', 'twice-3')" + cure,
         f"as_of is outside {DAY} in 1 of 11 rows (e.g. 2024-03-01T00:00:00Z)",
     ]
 
@@ -243,6 +243,7 @@ def test_an_as_of_outside_the_interval_or_naive_stops_the_run(as_of):
         ("noon", "as_of is no time in 1 of 1 rows (e.g. 'noon')"),
         (None, "as_of is null in 1 of 1 rows"),
         ("2024-03-01T09:30:00Z", "(e.g. 2024-03-01T09:30:00Z)"),
+        ("2024-03-01T09:30+0200", "(e.g. 2024-03-01T07:30:00Z from '2024-03-01T09:30+0200')"),
     ],
 )
 def test_what_is_wrong_with_a_time_is_told_with_its_value_and_the_cure(as_of, told):

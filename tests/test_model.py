@@ -80,6 +80,9 @@ def test_casts_and_clock_times_are_not_taken_for_parameters(text):
         ("/*+ SeqScan(t) */ x", "/*+ SeqScan(t) */ x"),
         ("'-- no comment' = x", "'-- no comment' = x"),
         ('"odd -- name" = x', '"odd -- name" = x'),
+        ("x = $$of :noon$$", r"x = $$of \:noon$$"),
+        ("x = $a$of $$ :noon$a$", r"x = $a$of $$ \:noon$a$"),
+        (r"x = E'it\'s :noon -- or so'", r"x = E'it\'s \:noon -- or so'"),
     ],
 )
 def test_a_query_is_taken_as_clients_of_the_database_take_it(written, read):

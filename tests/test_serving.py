@@ -163,7 +163,7 @@ def test_parts_of_an_interval_without_rows_are_all_empty(shop):
     _change(shop, "DELETE FROM orders WHERE placed_at >= '2024-03-01'")
     assert serving.predict(shop, "orders", tick(0), parts=3).state == "published"
     assert (_counts(shop), _seen(shop)) == ((0, 0, 0, 0), {})
-    assert serving.status(shop)[0]["fresh_until"] == tick(0).end.isoformat()
+    assert serving.status(shop, "orders")[0]["fresh_until"] == tick(0).end.isoformat()
 
 
 def test_keys_that_sort_oddly_are_scored_once_each(shop):
@@ -417,7 +417,7 @@ def test_after_an_outage_the_missed_intervals_are_planned_oldest_first(shop):
     runs = serving.plan_due(shop, "orders", tick(5), new_token())
     assert [run.interval for run in runs] == [tick(number) for number in (1, 3, 4, 5)]
     assert _finish(shop, runs) == []
-    assert serving.status(shop)[0]["fresh_until"] == tick(5).end.isoformat()
+    assert serving.status(shop, "orders")[0]["fresh_until"] == tick(5).end.isoformat()
 
 
 @on_sqlite
@@ -470,7 +470,7 @@ def test_a_missed_interval_that_fails_does_not_keep_the_newest_back(shop):
     runs = serving.plan_due(shop, "orders", tick(2), new_token())
     assert _finish(shop, runs) == [tick(1)]
     assert sorted(_seen(shop)) == [_order(0), _order(2)]
-    assert serving.status(shop)[0]["fresh_until"] == tick(0).end.isoformat()
+    assert serving.status(shop, "orders")[0]["fresh_until"] == tick(0).end.isoformat()
 
 
 @on_sqlite
@@ -523,10 +523,13 @@ def test_gaps_are_the_due_intervals_up_to_now(variant):
 
 def test_the_status_tells_what_readers_see_of_each_model(shop):
     """One row a model, by name."""
-    assert serving.status(shop) == []
+    names = ["customers", "orders"]
+    assert [(row["model"], row["run_id"]) for row in serving.status(shop)] == [
+        (name, None) for name in names
+    ]
     serving.predict(shop, "orders", tick(0))
     serving.predict(shop, "customers", span(0, 60))
-    assert [row["model"] for row in serving.status(shop)] == ["customers", "orders"]
+    assert [row["model"] for row in serving.status(shop) if row["run_id"]] == names
     (row,) = serving.status(shop, "customers")
     assert (row["row_count"], row["fresh_until"]) == (50, "2024-03-01T01:00:00+00:00")
 

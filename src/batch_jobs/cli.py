@@ -455,7 +455,7 @@ def status(
     *,
     as_json: AsJson = False,
 ) -> None:
-    """Show what readers see: version, interval, rows and freshness."""
+    """Show what readers see: version, interval, rows and freshness; and what serves next."""
     rows = serving.status(Settings.from_environ(), model)
     shown = [
         {
@@ -467,8 +467,13 @@ def status(
             "fresh until": _minute(row["fresh_until"]),
         }
         for row in rows
+        if row["run_id"]
     ]
-    _tell(rows, as_json, shown or "nothing is published yet")
+    notes = [f"{row['model']}: {note}" for row in rows for note in row["notes"]]
+    if shown or as_json or not notes:
+        _tell(rows, as_json, shown or "no model has a version yet: `batch-jobs train MODEL`")
+    if notes and not as_json:
+        _tell(notes, as_json, "\n".join(notes))
 
 
 def _due(settings: Settings, model: str, span: Interval) -> int:

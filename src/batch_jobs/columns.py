@@ -165,10 +165,18 @@ def _are_numbers(raw: pd.Series[Any]) -> NDArray[np.bool_]:
     return raw.map(lambda value: isinstance(value, int | float)).to_numpy("bool")
 
 
-def outside_problem(name: str, read: pd.Series[Any], bad: pd.Series[bool], within: str) -> str:
-    """The problem of times that do not lie where they should."""
-    shown = read[bad].drop_duplicates().head(SAMPLES)
-    samples = ", ".join(f"{moment:%Y-%m-%dT%H:%M:%SZ}" for moment in shown)
+def outside_problem(
+    name: str, raw: pd.Series[Any], read: pd.Series[Any], bad: pd.Series[bool], within: str
+) -> str:
+    """The problem of times that do not lie where they should; of a text, also how it is written."""
+    shown = []
+    for written, moment in zip(raw[bad], read[bad], strict=True):
+        told = f"{moment:%Y-%m-%dT%H:%M:%SZ}"
+        same = not isinstance(written, str) or written in (told, moment.isoformat())
+        shown.append(told if same else f"{told} from {written!r}")
+        if len(set(shown)) == SAMPLES:
+            break
+    samples = ", ".join(dict.fromkeys(shown))
     return f"{name} is outside {within} in {int(bad.sum()):,} of {len(bad):,} rows (e.g. {samples})"
 
 

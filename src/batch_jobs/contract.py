@@ -29,10 +29,11 @@ if TYPE_CHECKING:
 
 SAMPLES, ALLOWED_SHOWN, LONGEST_SHOWN = 3, 5, 200
 MAX_KEY_LENGTH = 200
-CURE_OF_DUPLICATES = (
-    "; a key belongs to one moment: put the moment into it, or for the same entity again and again "
-    'write mode="replace"'
-)
+CURE_OF_DUPLICATES = {
+    "merge": "; a key belongs to one moment: put the moment into it, or for the same entity again "
+    'and again write mode="replace"',
+    "replace": "; a population has one row of each entity: let the query choose which",
+}
 Rejected = tuple[str, str, dict[Hashable, Any]]
 
 
@@ -67,12 +68,12 @@ def check_features(model: BatchModel, frame: pd.DataFrame, interval: Interval) -
     subject = f"features_query of {model.name}"
     _require_columns(subject, frame, ["entity_id", "as_of", *model.features])
     frame = frame.reset_index(drop=True)
-    problems = key_problems(frame["entity_id"])
+    problems = key_problems(frame["entity_id"], cure=CURE_OF_DUPLICATES[model.mode])
     as_of = times(frame["as_of"])
     problems += time_problems("as_of", frame["as_of"], as_of)
     outside = as_of.notna() & ~((as_of >= interval.start) & (as_of < interval.end))
     if outside.any():
-        problems.append(outside_problem("as_of", as_of, outside, str(interval)))
+        problems.append(outside_problem("as_of", frame["as_of"], as_of, outside, str(interval)))
     if problems:
         raise ContractError(subject, problems)
     sound = _all_sound(model, frame, as_of)
@@ -174,12 +175,15 @@ def check_labels(model: BatchModel, frame: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(entity_id=texts(frame["entity_id"]))
 
 
-def key_problems(keys: pd.Series[Any], moments: pd.Series[Any] | None = None) -> list[str]:
+def key_problems(
+    keys: pd.Series[Any], moments: pd.Series[Any] | None = None, *, cure: str = ""
+) -> list[str]:
     """What is wrong with a column of keys, each problem with a count and samples.
 
     Args:
         keys: the keys, of any index.
         moments: if given, a key may come once at each of them.
+        cure: of keys that come more than once.
     """
     import pandas as pd
 
@@ -203,6 +207,7 @@ def key_problems(keys: pd.Series[Any], moments: pd.Series[Any] | None = None) ->
     }
     return [
         f"{what} in {_count(bad)} (e.g. {_samples(frame, bad)})"
+        f"{cure if what.endswith('is duplicated') else ''}"
         for what, bad in found.items()
         if bad.any()
     ]

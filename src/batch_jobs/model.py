@@ -22,7 +22,10 @@ RESERVED_COLUMNS = ("entity_id", "as_of", "label", "known_at")
 # What SQLAlchemy's text() takes for a bound parameter: no cast `::` and no escaped `\\:`.
 PARAMETER_PATTERN = re.compile(r"(?<![:\w\\]):(\w+)(?!:)")
 # Texts, names and comments, in which nothing is a parameter; a comment with a plus is a hint.
-_QUOTED = r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|/\*\+.*?\*/"""
+_QUOTED = (
+    r"""\b[eE]'(?:[^'\\]|\\.|'')*'|'(?:[^']|'')*'|"(?:[^"]|"")*"|"""
+    r"""(?<!\w)\$(?P<tag>\w*)\$.*?\$(?P=tag)\$|/\*\+.*?\*/"""
+)
 _COMMENT = r"--[^\n]*|/\*.*?\*/"
 QUOTED_PATTERN = re.compile(f"(?P<quoted>{_QUOTED})|(?P<comment>{_COMMENT})", re.DOTALL)
 # PostgreSQL's cast right behind a parameter, which SQLAlchemy would not see.

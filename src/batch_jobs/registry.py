@@ -160,6 +160,19 @@ def newest_version(
 
 
 @repeatable
+def counts(warehouse: Warehouse) -> dict[str, int]:
+    """How many versions each model has that can be loaded, of all that have any."""
+    with warehouse.read() as connection:
+        rows = connection.execute(
+            text("""
+                SELECT model, count(*) AS versions FROM model_versions
+                WHERE artifact_removed_at IS NULL
+                GROUP BY model ORDER BY model""")
+        )
+        return {row.model: row.versions for row in rows}
+
+
+@repeatable
 def champion(warehouse: Warehouse, model: str) -> ModelVersion | None:
     """The version that serves now."""
     with warehouse.read() as connection:

@@ -391,8 +391,8 @@ def duplicates(warehouse: Warehouse, model: BatchModel, interval: Interval) -> C
             bounds(interval),
         ).all()
     samples = ", ".join(repr(row.entity_id) for row in found[:3])
-    rows = sum(row.times for row in found)
+    rows, cure = sum(row.times for row in found), CURE_OF_DUPLICATES[model.mode]
     return ContractError(
         f"features_query of {model.name}",
-        [f"entity_id is duplicated in {rows:,} rows (e.g. {samples}){CURE_OF_DUPLICATES}"],
+        [f"entity_id is duplicated in {rows:,} rows (e.g. {samples}){cure}"],
     )
