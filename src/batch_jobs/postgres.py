@@ -40,6 +40,7 @@ POOLER = (
     "a pooler such as PgBouncer stands before it and does not pass on the settings of a session "
     "(`options`), without which nothing here is safe: give the address of PostgreSQL itself"
 )
+REFUSED_BY_POOLER = "unsupported startup parameter"
 # A client that was stopped half-way through a COPY is not idle to PostgreSQL.
 COPY_TIMEOUT = "60s"
 # A server that went away without a word is noticed after this long.
@@ -346,7 +347,7 @@ def _engine(url: URL, shown: str) -> Engine:
                 raise ConfigurationError(
                     f"the warehouse {shown} refuses the connection: {_last_line(error)}"
                 ) from None
-            if "unsupported startup parameter" in str(error):
+            if REFUSED_BY_POOLER in str(error):
                 raise ConfigurationError(f"the warehouse {shown}: {POOLER}") from None
             raise
         if arrived != (True,):

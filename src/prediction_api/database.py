@@ -23,7 +23,8 @@ from typing import Any, Protocol
 import asyncpg
 from sqlalchemy.engine import URL, make_url
 
-from batch_jobs.postgres import PostgreSQL
+from batch_jobs.errors import ConfigurationError
+from batch_jobs.postgres import ARRIVED, POOLER, REFUSED_BY_POOLER, PostgreSQL
 from batch_jobs.redaction import first_line
 from batch_jobs.warehouse import stored_time
 from prediction_api.problems import UnavailableError
@@ -36,6 +37,10 @@ CONNECTIONS = 10
 THREADS = 4
 CACHE_KB = 16_000  # of each connection
 STEPS = 20_000  # of SQLite's machine between two looks at the clock: about a millisecond
+FAILURES = (
+    *(asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError),
+    ConfigurationError,
+)
 # What asyncpg takes from a URL; libpq's other parameters mean nothing to it.
 KNOWN_PARAMETERS = {
     *("host", "port", "user", "password", "passfile", "application_name", "target_session_attrs"),
@@ -198,8 +203,9 @@ class PostgreSQLDatabase:
                 async with pool.acquire() as connection:
                     rows: Sequence[Row] = await connection.fetch(statement.numbered, *arguments)
                     return rows
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
-            raise unavailable(error) from error
+        except FAILURES as error:
+            pooled = REFUSED_BY_POOLER in str(error)
+            raise unavailable(ConfigurationError(POOLER) if pooled else error) from error
 
     async def _opened(self) -> asyncpg.Pool:
         options = (
@@ -214,6 +220,7 @@ class PostgreSQLDatabase:
                     min_size=0,
                     max_size=CONNECTIONS,
                     timeout=CONNECT_SECONDS,
+                    init=_require_session,
                     reset=_keep,
                     server_settings={"options": options},
                 )
@@ -227,6 +234,12 @@ class PostgreSQLDatabase:
             await asyncio.wait_for(self._pool.close(), CONNECT_SECONDS)
         except TimeoutError:
             self._pool.terminate()
+
+
+async def _require_session(connection: asyncpg.Connection) -> None:
+    """Find out whether what keeps a connection from writing and from taking long has arrived."""
+    if not await connection.fetchval(ARRIVED):
+        raise ConfigurationError(POOLER)
 
 
 async def _keep(_: Any) -> None:
