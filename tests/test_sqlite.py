@@ -11,6 +11,7 @@ from sqlalchemy.exc import IntegrityError
 
 from batch_jobs import sqlite
 from batch_jobs import warehouse as warehouses
+from batch_jobs.connections import close_kept
 from batch_jobs.errors import (
     ConfigurationError,
     ContractError,
@@ -253,6 +254,7 @@ def _write(warehouse, tries):
 def held(warehouse, tmp_path, monkeypatch):
     """Another connection that holds the warehouse's only lock, for which nobody waits long."""
     monkeypatch.setattr(sqlite, "BUSY_TIMEOUT_MS", 20)
+    close_kept()  # for those that there are wait as long as they were told when they were made
     holder = sqlite3.connect(tmp_path / "warehouse.db", isolation_level=None)
     holder.execute("BEGIN IMMEDIATE")
     yield holder
