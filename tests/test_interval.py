@@ -1,9 +1,10 @@
 """Intervals are half-open and in UTC; a schedule cuts time into them without gap or overlap."""
 
 from datetime import UTC, datetime, timedelta, timezone
-from itertools import pairwise
+from itertools import islice, pairwise
 
 import pytest
+from croniter import croniter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -132,6 +133,24 @@ def test_naive_times_are_refused_on_the_grid_too():
     for ask in (lambda: newest_due(TEN, naive), lambda: list(due_between(TEN, naive, naive))):
         with pytest.raises(IntervalError, match="has no UTC offset"):
             ask()
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        *(TEN, "* * * * *", "7-59/13 */5 * * *", "0 9 * * 1-5", "59 23 31 * *", "30 4 1,15 * 5"),
+        *("15 3,21 29 2 *", "0 0 L * *", "0 12 * * 1#2", "1-3 0 * 6-8 0", "0 3 * * 7"),
+    ],
+)
+def test_the_grid_is_that_of_cron(schedule):
+    """Though it is made day by day: the same ticks as those that croniter finds one by one."""
+    for start in (datetime(2023, 12, 30, 23, 59, tzinfo=UTC), NOON, NOON + timedelta(minutes=7)):
+        found = []
+        ticks = croniter(schedule, start - timedelta.resolution)
+        for interval in islice(due_between(schedule, start, start + timedelta(days=4000)), 1500):
+            found += [interval.start, interval.end]
+        expected = list(islice(ticks.all_next(datetime), len(found) // 2 + 1))
+        assert found == [tick for pair in pairwise(expected) for tick in pair]
 
 
 @given(schedules, moments, st.integers(0, 60 * 48), st.integers(0, 60 * 48))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from itertools import takewhile
 from typing import NamedTuple
 
 from croniter import croniter
@@ -122,10 +124,30 @@ def period_at(schedule: str, time: datetime) -> timedelta:
 def due_between(schedule: str, start: datetime, end: datetime) -> Iterator[Interval]:
     """The intervals of the cron grid that lie inside `[start, end)`, oldest first."""
     start, end = require_aware(start), require_aware(end)
-    left = floor_to_grid(schedule, start)
-    ticks = croniter(schedule, left)
-    if left < start:
-        left = ticks.get_next(datetime)
-    while (right := ticks.get_next(datetime)) <= end:
+    ticks = _ticks(schedule, floor_to_grid(schedule, start))
+    left = next(tick for tick in ticks if tick >= start)
+    while (right := next(ticks)) <= end:
         yield Interval(left, right)
         left = right
+
+
+def _ticks(schedule: str, tick: datetime) -> Iterator[datetime]:
+    """A tick of the cron grid and all after it.
+
+    In UTC all days that have a tick have those of the same times, and croniter takes 50 µs for one.
+    """
+    times = _times_of_day(schedule)
+    while True:
+        midnight = tick.replace(hour=0, minute=0)
+        yield from (each for each in (midnight + time for time in times) if each >= tick)
+        tick = croniter(schedule, midnight + times[-1]).get_next(datetime)
+
+
+@lru_cache
+def _times_of_day(schedule: str) -> tuple[timedelta, ...]:
+    """When the cron grid has ticks, on days on which it has any."""
+    first = croniter(schedule, datetime(2024, 1, 1, tzinfo=UTC)).get_next(datetime)
+    midnight = first.replace(hour=0, minute=0)
+    ticks = croniter(schedule, midnight - timedelta.resolution)
+    day = takewhile(lambda tick: tick < midnight + timedelta(days=1), ticks.all_next(datetime))
+    return tuple(tick - midnight for tick in day)
