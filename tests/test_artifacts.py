@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import pickle
 import random
 import stat
@@ -136,6 +137,18 @@ def test_a_write_that_fails_leaves_no_file_under_any_name(store, tmp_path, monke
     assert _files(tmp_path) == []
     store.write("orders", "v1", GOOD, {})
     assert store.read(version_of()) == GOOD
+
+
+def test_what_a_killed_training_has_left_is_removed_by_a_later_one(store, tmp_path):
+    """Not by one beside which it may still be writing."""
+    store.write("orders", "v1", GOOD, {})
+    left, beside = (tmp_path / f"models/orders/.new-{name}" for name in ("left", "beside"))
+    for folder in (left, beside):
+        folder.mkdir()
+        (folder / "model.joblib").write_bytes(GOOD[:5])
+    os.utime(left, (0, 0))
+    store.write("orders", "v2", GOOD, {})
+    assert (left.exists(), beside.exists()) == (False, True)
 
 
 def test_a_store_that_cannot_be_written_is_found_out_beforehand(tmp_path):

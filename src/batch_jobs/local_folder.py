@@ -9,12 +9,15 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+import time
 import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from batch_jobs.errors import ArtifactError, ConfigurationError
+
+ABANDONED_SECONDS = 24 * 3600  # after which nobody is still writing a version's files
 
 
 class LocalFolder:
@@ -84,6 +87,7 @@ class LocalFolder:
                 write_synced(temporary / name, content, mode & 0o660)
             _sync_folder(temporary)
             _move(temporary, final, files)
+            _sweep(final.parent)
         except OSError as error:
             raise self._unwritable(error) from error
         finally:
@@ -120,6 +124,14 @@ class LocalFolder:
 
     def _unwritable(self, error: OSError) -> ConfigurationError:
         return ConfigurationError(f"the model store {self} cannot be written: {error.strerror}")
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what trainings that were killed while they wrote have left."""
+    for left in folder.glob(".new-*"):
+        with suppress(FileNotFoundError):
+            if time.time() - left.stat().st_mtime > ABANDONED_SECONDS:
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def require_unshared(folder: Path) -> None:
