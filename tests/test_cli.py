@@ -423,7 +423,7 @@ def test_it_is_a_program(shop):
         "PYTHONPATH": "src",
     }
     for arguments, expected in (
-        (["status", "--json"], (0, "[]\n", 0)),
+        (["answer", "--json"], (0, "[]\n", 0)),
         (["gaps", "x"], (2, "", 1)),
     ):
         command = [sys.executable, "-m", "batch_jobs", *arguments]
