@@ -37,9 +37,23 @@ os.environ |= {
     "OMP_WAIT_POLICY": "passive",
 }
 
+# Files that take longest, which boot an Airflow or live through weeks: they are begun first, so
+# that no process of the test run is left alone with one of them at the end.
+LONGEST = (
+    *("test_process_faults.py", "test_dag_runs.py", "test_alerts_end_to_end.py"),
+    *("test_approval_and_drift.py", "test_end_to_end.py", "test_faults.py", "test_walk_forward.py"),
+    *("test_replay.py", "test_memory.py", "test_lifecycle.py", "test_serving.py"),
+)
+
 # The shop of the example models: three weeks of orders, all in the past, with a leap day.
 OPENED = datetime(2024, 2, 10, tzinfo=UTC)
 TRAINED = OPENED + timedelta(days=20)
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with the files that take longest."""
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(LONGEST)))
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -38,7 +38,11 @@ def replayed(shop, tmp_path):
     """A replay of nine days with a training every third: `replayed(name, rule, **fields)`."""
 
     def make(name="orders", rule=None, folder="replay", **fields):
-        fields = {"schedule": "0 3/6 * * *", "train_schedule": "0 3 */3 * *", "chunk_rows": 500} | fields
+        fields = {
+            "schedule": "0 3/6 * * *",
+            "train_schedule": "0 3 */3 * *",
+            "chunk_rows": 500,
+        } | fields
         model = load_model(name, shop.models).model_copy(update=fields)
         origin = replace(shop, models=(model, *shop.models))
         return Replay(origin, name, Interval(START, END), tmp_path / folder, rule)
