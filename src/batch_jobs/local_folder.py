@@ -9,12 +9,12 @@ from __future__ import annotations
 import os
 import shutil
 import stat
-import time
 import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from batch_jobs import clock
 from batch_jobs.errors import ArtifactError, ConfigurationError
 
 ABANDONED_SECONDS = 24 * 3600  # after which nobody is still writing a version's files
@@ -130,7 +130,7 @@ def _sweep(folder: Path) -> None:
     """Remove what trainings that were killed while they wrote have left."""
     for left in folder.glob(".new-*"):
         with suppress(FileNotFoundError):
-            if time.time() - left.stat().st_mtime > ABANDONED_SECONDS:
+            if clock.now().timestamp() - left.stat().st_mtime > ABANDONED_SECONDS:
                 shutil.rmtree(left, ignore_errors=True)
 
 
