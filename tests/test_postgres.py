@@ -393,17 +393,6 @@ def test_a_package_that_is_missing_is_told_with_its_cure(url, monkeypatch, packa
         _at(url)
 
 
-def test_a_type_that_was_made_since_the_last_query_is_known(postgres_url):
-    """The driver's knowledge of types is kept from query to query, for it takes long to get."""
-    warehouse = Warehouse(postgres_url)
-    mood, none = "SELECT 'good'::mood AS mood", "SELECT 'good' AS mood"
-    assert next(warehouse.stream(none, {}, 1))["mood"].tolist() == ["good"]
-    with warehouse.write_source() as connection:
-        connection.exec_driver_sql("CREATE TYPE mood AS ENUM ('good', 'bad')")
-    for _ in range(2):
-        assert next(warehouse.stream(mood, {}, 1))["mood"].tolist() == ["good"]
-
-
 # --- Errors that pass and errors that stay
 
 

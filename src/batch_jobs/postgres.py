@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
-from functools import cached_property, lru_cache
+from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,6 @@ from batch_jobs.run_tables import RunTables
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from adbc_driver_manager import AdbcDatabase
 
 SCHEMA = "serving"
 SCHEMA_PATTERN = re.compile("[a-z][a-z0-9_]{0,62}")
@@ -268,26 +267,14 @@ class PostgreSQL(RunTables):
         )
 
     def stream(
-        self,
-        query: str,
-        values: Mapping[str, Any],
-        chunk_rows: int,
-        *,
-        types_are_kept: bool = True,
+        self, query: str, values: Mapping[str, Any], chunk_rows: int
     ) -> Iterator[tuple[list[str], Sequence[Any]]]:
         """Column names and columns (Arrow) of a query, chunk by chunk, all of one snapshot.
-
-        Args:
-            query: a SELECT.
-            values: of its parameters.
-            chunk_rows: most rows of a chunk.
-            types_are_kept: whether the types of the database may be those of an earlier query.
 
         Raises:
             ContractError: a value of the source, such as a divisor of zero, ends the query.
         """
-        import pyarrow as pa
-        from adbc_driver_manager import AdbcConnection, AdbcStatement
+        import adbc_driver_postgresql.dbapi as adbc
         from psycopg.conninfo import make_conninfo
 
         arguments = _arguments(self._source)
@@ -295,17 +282,13 @@ class PostgreSQL(RunTables):
         # One statement sees one snapshot. With a transaction around it, the server would wait for
         # its end as soon as all is sent, and take a client that still predicts for a stopped one.
         with (
-            AdbcConnection(_types_of(make_conninfo(**arguments))) as connection,
-            AdbcStatement(connection) as statement,
-            aside(statement.cancel) as ask,
+            adbc.connect(make_conninfo(**arguments), autocommit=True) as connection,
+            connection.cursor() as cursor,
+            aside(cursor.adbc_cancel) as ask,
             _told_of_the_source(),
         ):
-            statement.set_sql_query(_with_values(query, values) + "\n")  # it may end in a comment
-            reader = pa.RecordBatchReader.from_stream(ask(statement.execute_query)[0])
-            if types_are_kept and any(map(_is_of_no_known_type, reader.schema)):
-                _types_of.cache_clear()
-                yield from self.stream(query, values, chunk_rows, types_are_kept=False)
-                return
+            ask(cursor.execute, _with_values(query, values) + "\n")  # it may end in a comment
+            reader = cursor.fetch_record_batch()
             names = reader.schema.names
             for table in _rechunked(reader.schema, _batches(reader, ask), chunk_rows):
                 yield names, list(map(_plain, reader.schema, table.columns))
@@ -379,20 +362,6 @@ def _engine(url: URL, shown: str) -> Engine:
         max_overflow=-1,
         pool_pre_ping=True,
     )
-
-
-@lru_cache(4)
-def _types_of(conninfo: str) -> AdbcDatabase:
-    """What connections are made of: the driver reads all types of a database, which takes 40 ms."""
-    import adbc_driver_postgresql
-
-    made: AdbcDatabase = adbc_driver_postgresql.connect(conninfo)
-    return made
-
-
-def _is_of_no_known_type(field: pa.Field) -> bool:
-    name: bytes = (field.metadata or {}).get(b"ADBC:postgresql:typname", b"")
-    return name.startswith(b"unnamed<")
 
 
 def _arguments(url: URL) -> dict[str, Any]:
