@@ -229,17 +229,22 @@ def gaps(
         if complete_until is None:
             return []
         left = max(filter(None, (floor_to_grid(schedule, loaded_time(complete_until)), since)))
-        spans = [
-            (loaded_time(row.interval_start), loaded_time(row.interval_end))
-            for row in connection.execute(
-                text(f"""
-                    SELECT interval_start, interval_end FROM prediction_runs
-                    WHERE model = :model AND {COVERS} AND interval_end > :left
-                    ORDER BY interval_start"""),  # noqa: S608
-                {"model": model, "left": stored_time(left)},
-            )
-        ]
+        spans = _covered(connection, model, left)
     return list(_uncovered(due_between(schedule, left, until), spans))
+
+
+def _covered(
+    connection: Connection, model: str, since: datetime
+) -> list[tuple[datetime, datetime]]:
+    """The spans of the intervals that are published and end after a moment, sorted by start."""
+    rows = connection.execute(
+        text(f"""
+            SELECT interval_start, interval_end FROM prediction_runs
+            WHERE model = :model AND {COVERS} AND interval_end > :since
+            ORDER BY interval_start"""),  # noqa: S608
+        {"model": model, "since": stored_time(since)},
+    )
+    return [(loaded_time(row.interval_start), loaded_time(row.interval_end)) for row in rows]
 
 
 def _uncovered(
@@ -320,16 +325,7 @@ def unhealed(warehouse: Warehouse, model: str, since: datetime, heard: datetime)
                 ORDER BY interval_start, interval_end"""),
             key,
         ).all()
-        published = [
-            (loaded_time(row.interval_start), loaded_time(row.interval_end))
-            for row in connection.execute(
-                text(f"""
-                    SELECT interval_start, interval_end FROM prediction_runs
-                    WHERE model = :model AND {COVERS} AND interval_end > :since
-                    ORDER BY interval_start"""),  # noqa: S608
-                key,
-            )
-        ]
+        published = _covered(connection, model, since)
     newest = max((end for _, end in published), default=since)
     missing = _uncovered(map(_interval, tried), published)
     replaced = {_interval(row) for row in tried if row.mode == "replace"}
