@@ -20,10 +20,11 @@ from typing import Any
 import psutil
 from sqlalchemy import text
 
-from batch_jobs import lifecycle, serving
+from batch_jobs.database.warehouse import Warehouse, stored_time
 from batch_jobs.interval import Interval
+from batch_jobs.runs import jobs
 from batch_jobs.settings import Settings
-from batch_jobs.warehouse import Warehouse, stored_time
+from batch_jobs.training import train
 from tests.conftest import ROOT
 from tests.slack_endpoint import SlackEndpoint
 from utils.local import LocalAirflow
@@ -372,9 +373,9 @@ def publish_the_interval_before(settings: Settings, names: Sequence[str]) -> Non
             text(f"INSERT INTO {table} VALUES (:id, :placed, :settled, :amount)"), items
         )
     for name in names:
-        lifecycle.train(settings, name, BEFORE.start)
-        lifecycle.promote(settings, name, actor="tests")
-        serving.predict(settings, name, BEFORE)
+        train.train(settings, name, BEFORE.start)
+        train.promote(settings, name, actor="tests")
+        jobs.predict(settings, name, BEFORE)
 
 
 def sqlite_url(root: Path) -> str:

@@ -4,8 +4,8 @@ import hashlib
 
 from sklearn.linear_model import LinearRegression
 
-from batch_jobs.artifacts import libraries, serialize
-from batch_jobs.registry import ModelVersion
+from batch_jobs.registry.store import libraries, serialize
+from batch_jobs.registry.versions import ModelVersion
 
 GOOD = serialize(LinearRegression().fit([[0.0], [1.0]], [0.0, 2.0]))
 

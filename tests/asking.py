@@ -4,9 +4,10 @@ from datetime import UTC, datetime
 
 from sqlalchemy import text
 
-from batch_jobs import claims, requests
-from batch_jobs.requests import Row, Submission
-from batch_jobs.warehouse import Warehouse, stored_time
+from batch_jobs.database.warehouse import Warehouse, stored_time
+from batch_jobs.requests import queue
+from batch_jobs.requests import submit as requests
+from batch_jobs.requests.submit import Row, Submission
 from tests.attempts import ask
 
 
@@ -38,6 +39,6 @@ def rejects(settings, request_id):
 
 def pass_the_lease(settings):
     """Let every attempt have been silent for longer than it may be."""
-    moment = stored_time(datetime.now(UTC) - 2 * claims.LEASE)
+    moment = stored_time(datetime.now(UTC) - 2 * queue.LEASE)
     with Warehouse(settings.warehouse).write() as connection:
         connection.execute(text("UPDATE requests SET claimed_at = :moment"), {"moment": moment})

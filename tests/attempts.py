@@ -8,14 +8,15 @@ import pyarrow as pa
 import pytest
 from sqlalchemy import create_engine, text
 
-from batch_jobs import publication, registry, staging
 from batch_jobs.catalog import load_model
+from batch_jobs.database.warehouse import Warehouse, loaded_time, stored_time
 from batch_jobs.interval import Interval
-from batch_jobs.ledger import Counts, load_run
-from batch_jobs.registry import ModelVersion
-from batch_jobs.serving import new_token
-from batch_jobs.staging import Claim
-from batch_jobs.warehouse import Warehouse, loaded_time, stored_time
+from batch_jobs.registry import versions
+from batch_jobs.registry.versions import ModelVersion
+from batch_jobs.runs import publication, staging
+from batch_jobs.runs.jobs import new_token
+from batch_jobs.runs.ledger import Counts, load_run
+from batch_jobs.runs.staging import Claim
 
 MIDNIGHT = datetime(2024, 3, 1, tzinfo=UTC)
 EVERYTHING = ((None, None),)
@@ -40,7 +41,7 @@ def find_run(warehouse, run_id):
 def claim(warehouse, interval, token=None, *, mode="merge", model="orders", ranges=EVERYTHING):
     """Claim an interval for a version that is registered as far as the ledger can see."""
     version = ModelVersion(model, "v1", stored_time(MIDNIGHT), "0" * 64, {"size_bytes": 0}, {}, {})
-    registry.register(warehouse, version)
+    versions.register(warehouse, version)
     return staging.claim(
         warehouse, Claim(model, interval, token or new_token(), "v1", mode, ranges)
     )
@@ -49,8 +50,8 @@ def claim(warehouse, interval, token=None, *, mode="merge", model="orders", rang
 def retell(settings, name="orders"):
     """Let the champion of a model have been trained for what the model's file says now."""
     warehouse = Warehouse(settings.warehouse)
-    champion = registry.champion(warehouse, name)
-    contract = registry.contract_of(load_model(name, settings.models))
+    champion = versions.champion(warehouse, name)
+    contract = versions.contract_of(load_model(name, settings.models))
     with warehouse.write() as connection:
         connection.execute(
             text("UPDATE model_versions SET manifest = :manifest WHERE version = :version"),

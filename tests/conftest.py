@@ -13,7 +13,7 @@ from uuid import uuid4
 import pytest
 from sqlalchemy.engine import make_url
 
-from batch_jobs.connections import close_kept
+from batch_jobs.database.connections import close_kept
 
 ROOT = Path(__file__).parent.parent
 _folder = tempfile.TemporaryDirectory(prefix="batch-jobs-airflow-")  # removed at exit
@@ -67,7 +67,7 @@ def warehouse_url(request, tmp_path):
 @pytest.fixture(scope="session")
 def _postgres_template(postgres):
     """A database with our tables and views, to copy."""
-    from batch_jobs.warehouse import Warehouse
+    from batch_jobs.database.warehouse import Warehouse
 
     postgres.create_database("empty_warehouse")
     Warehouse(postgres.url("empty_warehouse")).ensure_schema()
@@ -77,7 +77,7 @@ def _postgres_template(postgres):
 @pytest.fixture(params=["sqlite", "postgresql"])
 def warehouse(request, tmp_path):
     """A warehouse with its tables and views, and nothing in them."""
-    from batch_jobs.warehouse import Warehouse
+    from batch_jobs.database.warehouse import Warehouse
 
     if request.param == "postgresql":
         server = request.getfixturevalue("postgres")
@@ -107,8 +107,8 @@ def _trained_postgres_shop(tmp_path_factory, postgres):
 
 
 def _open_shop(settings):
-    from batch_jobs import lifecycle
-    from batch_jobs.warehouse import Warehouse
+    from batch_jobs.database.warehouse import Warehouse
+    from batch_jobs.training import train
     from tests.example_models._tables import make_tables
 
     warehouse = Warehouse(settings.warehouse)
@@ -116,8 +116,8 @@ def _open_shop(settings):
     with warehouse.write_source() as connection:
         make_tables(connection, OPENED, TRAINED + timedelta(days=1))
     for name in ("orders", "customers"):
-        lifecycle.train(settings, name, TRAINED)
-        lifecycle.promote(settings, name, actor="tests")
+        train.train(settings, name, TRAINED)
+        train.promote(settings, name, actor="tests")
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -144,8 +144,8 @@ def _copied(server, template):
 @pytest.fixture(scope="session")
 def flights_2013(tmp_path_factory):
     """A warehouse with the real flights and weather of 2013, not moved; only to be read."""
-    from batch_jobs.samples import load_flights
-    from batch_jobs.warehouse import Warehouse
+    from batch_jobs.database.warehouse import Warehouse
+    from batch_jobs.samples.load import load_flights
 
     made = Warehouse(f"sqlite:///{tmp_path_factory.mktemp('flights')}/warehouse.db")
     made.ensure_schema()
@@ -271,7 +271,7 @@ def deployment(request, tmp_path, monkeypatch):
     """Two models with one tick published, to try faults on; see tests/deployment.py."""
     from tests.deployment import Deployment
 
-    monkeypatch.setattr("batch_jobs.staging.LARGE", 1)  # as in tests/warm.py
+    monkeypatch.setattr("batch_jobs.runs.staging.LARGE", 1)  # as in tests/warm.py
     if request.param == "sqlite":
         folder, (settings, versions) = request.getfixturevalue("_faulty")
         shutil.copy(folder / "warehouse.db", tmp_path)

@@ -6,7 +6,7 @@ from functools import cached_property
 
 from sqlalchemy import text
 
-from batch_jobs import serving
+from batch_jobs.runs import jobs
 from batch_jobs.settings import Settings
 from tests.fault_models._rows import SIZES, expected, number_of, tick
 from tests.postgres_server import PostgresServer
@@ -92,7 +92,7 @@ class Deployment:
 
     def predict(self, model, number, **options):
         """Publish a tick from this process, without a fault."""
-        return serving.predict(self.settings, model, tick(number), parts=1, **options)
+        return jobs.predict(self.settings, model, tick(number), parts=1, **options)
 
     def ask(self, sql, **values):
         """Rows of a query as tuples."""

@@ -2,8 +2,8 @@
 
 from datetime import timedelta
 
-from batch_jobs import retention
-from batch_jobs.warehouse import loaded_time, stored_time
+from batch_jobs.database.warehouse import loaded_time, stored_time
+from batch_jobs.runs import retention
 from tests.attempts import MIDNIGHT, ask
 
 

@@ -10,8 +10,8 @@ from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
 from batch_jobs import failpoints
-from batch_jobs.artifacts import ModelStore
-from batch_jobs.warehouse import Warehouse
+from batch_jobs.database.warehouse import Warehouse
+from batch_jobs.registry.store import ModelStore
 from tests.deployment import shown
 
 CAPABILITY_VERSION = 0x20080522  # of linux/capability.h

@@ -10,7 +10,8 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 
-from batch_jobs import lifecycle, serving
+from batch_jobs.runs import jobs
+from batch_jobs.training import train
 from tests.fault_models._rows import tick
 from tests.faults import Attempt, Order, wait_for_an_end
 
@@ -162,11 +163,11 @@ class Soak:
 
 def predict(settings, model, number, force):
     """What the library does for a tick."""
-    return serving.predict(settings, model, tick(number), force=force)
+    return jobs.predict(settings, model, tick(number), force=force)
 
 
 def promote(settings, model, versions):
     """Let another version than the champion serve."""
-    champion = serving.status(settings, model)[0]["model_version"]
+    champion = jobs.status(settings, model)[0]["model_version"]
     other = next(name for name in versions if name != champion)
-    lifecycle.promote(settings, model, other, actor="tests", reason="for a change")
+    train.promote(settings, model, other, actor="tests", reason="for a change")

@@ -13,9 +13,9 @@ from airflow._shared.listeners.spec import taskinstance
 from airflow.listeners.listener import ListenerManager
 from airflow.listeners.spec import dagrun, importerrors
 
-from batch_jobs import outbox
-from batch_jobs.outbox import TaskTry
-from batch_jobs.warehouse import Warehouse
+from batch_jobs.alerts import outbox
+from batch_jobs.alerts.outbox import TaskTry
+from batch_jobs.database.warehouse import Warehouse
 from tests.conftest import ROOT
 from tests.slack_endpoint import slack_endpoint
 from utils import slack_alert

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from batch_jobs import outbox
-from batch_jobs.warehouse import Warehouse
+from batch_jobs.alerts import outbox
+from batch_jobs.database.warehouse import Warehouse
 from tests.conftest import ROOT
 from tests.slack_endpoint import CANARY, SlackEndpoint, listening
 from utils.local import LocalAirflow

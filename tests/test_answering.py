@@ -11,14 +11,16 @@ from queue import Queue
 import pytest
 from sqlalchemy import text
 
-from batch_jobs import answering, lifecycle, serving
-from batch_jobs.answering import answer
+from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.errors import ArtifactError
 from batch_jobs.interval import Interval
-from batch_jobs.registry import champion
-from batch_jobs.scoring import Fitted
-from batch_jobs.serving import new_token
-from batch_jobs.warehouse import Warehouse
+from batch_jobs.registry.versions import champion
+from batch_jobs.requests import worker
+from batch_jobs.requests.worker import answer
+from batch_jobs.runs import jobs
+from batch_jobs.runs.jobs import new_token
+from batch_jobs.scoring.predict import Fitted
+from batch_jobs.training import train
 from tests.asking import rejects, results, state, submit
 from tests.attempts import ask, forget_promotions
 from tests.conftest import TRAINED
@@ -36,7 +38,7 @@ def _answer(settings, **options):
 def test_a_request_is_answered_as_a_prediction_run_would(shop):
     """The same rows get the same scores, in more than one chunk; the answer names the version."""
     span = Interval(TRAINED, TRAINED + 20 * STEP)
-    serving.predict(shop, "orders", span)
+    jobs.predict(shop, "orders", span)
     warehouse = Warehouse(shop.warehouse)
     sql = """SELECT o.entity_id, CAST(o.amount AS double precision), o.country, p.score
              FROM orders AS o
@@ -134,12 +136,12 @@ def test_without_a_champion_a_request_waits(shop):
     warehouse = Warehouse(shop.warehouse)
     version = champion(warehouse, "orders").version
     forget_promotions(warehouse)
-    lifecycle.promote(shop, "customers", actor="tests", reason="again")
+    train.promote(shop, "customers", actor="tests", reason="again")
     errors = []
-    answering.answer_each(shop, told=lambda *told: errors.append(told))
+    worker.answer_each(shop, told=lambda *told: errors.append(told))
     assert errors == []
     assert (state(shop, asked)[0], state(shop, other)[0]) == ("waiting", "done")
-    lifecycle.promote(shop, "orders", version, actor="tests", reason="again")
+    train.promote(shop, "orders", version, actor="tests", reason="again")
     _answer(shop)
     assert state(shop, asked)[0] == "done"
 
@@ -158,7 +160,7 @@ def test_a_champion_that_does_not_load_claims_nothing(shop):
     other = submit(shop, "customers", [("c", {"visits": 1, "spent": 2})])
     _change_sha256(shop, "0" * 64)
     errors = []
-    answering.answer_each(shop, told=lambda name, error: errors.append((name, type(error))))
+    worker.answer_each(shop, told=lambda name, error: errors.append((name, type(error))))
     assert errors == [("orders", ArtifactError)]
     assert (state(shop, asked)[0], state(shop, other)[0]) == ("waiting", "done")
 
@@ -209,8 +211,8 @@ def test_what_is_not_answered_in_time_goes_on_where_it_stopped(shop):
     assert _answer(shop, stop=lambda: bool(told), progress=told.append) == []
     assert state(shop, asked) == ("waiting", 20, 7, 0)
     first = champion(Warehouse(shop.warehouse), "orders").version
-    later = lifecycle.train(shop, "orders", TRAINED + STEP).version
-    lifecycle.promote(shop, "orders", later, actor="tests", reason="newer")
+    later = train.train(shop, "orders", TRAINED + STEP).version
+    train.promote(shop, "orders", later, actor="tests", reason="newer")
     [answered] = _answer(shop, progress=told.append)
     assert (answered.model_version, answered.counts.scored, told) == (first, 20, [7, 7, 6])
     assert [number for number, *_ in results(shop, asked)] == [*range(1, 21)]
@@ -267,7 +269,7 @@ def _following(settings, names=None):
     """What is told by a thread that answers as requests come; and how to wake it."""
     told, stop, wake = Queue(), threading.Event(), threading.Event()
     thread = threading.Thread(
-        target=answering.follow, args=(settings, names, stop, wake), kwargs={"told": told.put}
+        target=worker.follow, args=(settings, names, stop, wake), kwargs={"told": told.put}
     )
     thread.start()
     try:

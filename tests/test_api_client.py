@@ -8,8 +8,8 @@ import httpx
 import pytest
 
 from batch_jobs import clock
+from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.interval import Interval
-from batch_jobs.warehouse import Warehouse
 from prediction_api.client import (
     AsyncPredictionClient,
     Given,

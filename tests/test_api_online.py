@@ -11,13 +11,15 @@ import pytest
 from hypothesis import given, settings, strategies
 from pydantic import ValidationError
 
-from batch_jobs import lifecycle, registry, serving
-from batch_jobs.artifacts import ARTIFACT
 from batch_jobs.catalog import load_model
-from batch_jobs.contract import check_features
+from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.interval import Interval
 from batch_jobs.model import BatchModel, Category, Number
-from batch_jobs.warehouse import Warehouse
+from batch_jobs.registry import versions
+from batch_jobs.registry.store import ARTIFACT
+from batch_jobs.runs import jobs
+from batch_jobs.scoring.contract import check_features
+from batch_jobs.training import train
 from prediction_api.config import Config
 from prediction_api.main import create_app
 from prediction_api.online import Asked
@@ -53,7 +55,7 @@ def test_an_answer_is_what_a_run_would_have_published(shop, client):
     double = "CAST(s.{} AS DOUBLE PRECISION)"  # or PostgreSQL would round it for the eye
     columns = {"orders": f"{double.format('amount')}, s.country", "customers": "s.visits"}
     for name, features in columns.items():
-        run = serving.predict(shop, name, day)
+        run = jobs.predict(shop, name, day)
         published = ask(
             warehouse,
             f"SELECT {features}, p.score, p.label FROM {name} AS s "
@@ -80,8 +82,8 @@ def test_a_request_that_is_repeated_gets_the_first_answer(shop, client):
     """Also after another version was promoted, and in whatever form the features are given."""
     headers = {"Idempotency-Key": "order-1"}
     first = client.post("/predict", json={"features": ORDER}, headers=headers).json()
-    lifecycle.train(shop, "orders", TRAINED + timedelta(hours=6))
-    lifecycle.promote(shop, "orders", actor="tests", reason="newer")
+    train.train(shop, "orders", TRAINED + timedelta(hours=6))
+    train.promote(shop, "orders", actor="tests", reason="newer")
     again = client.post("/predict", json={"features": [90, "kr"]}, headers=headers)
     assert again.json() == first
     assert kept(shop) == 1
@@ -127,8 +129,8 @@ def test_a_promotion_is_followed_without_a_restart(shop, monkeypatch):
     followed = Event()
     with api.serving(shop, model="orders") as client:
         first = client.post("/predict", json={"features": ORDER}).json()["model_version"]
-        later = lifecycle.train(shop, "orders", TRAINED + timedelta(hours=6)).version
-        lifecycle.promote(shop, "orders", actor="tests", reason="newer")
+        later = train.train(shop, "orders", TRAINED + timedelta(hours=6)).version
+        train.promote(shop, "orders", actor="tests", reason="newer")
         while f'version="{later}"' not in client.get("/metrics").text:
             assert not followed.wait(0.01)
         second = client.post("/predict", json={"features": ORDER}).json()["model_version"]
@@ -184,15 +186,15 @@ def test_a_promotion_to_other_features_is_followed(shop, monkeypatch):
     original = load_model("orders", shop.models)
     turned = original.model_copy(update={"features": dict(reversed(original.features.items()))})
     settings = replace(shop, models=(turned, *shop.models))
-    first, waiting = registry.champion(Warehouse(shop.warehouse), "orders").version, Event()
+    first, waiting = versions.champion(Warehouse(shop.warehouse), "orders").version, Event()
     with api.serving(settings, model="orders") as client:
         assert client.post("/predict", json={"features": [90, "kr"]}).status_code == 200
-        lifecycle.train(settings, "orders", TRAINED + timedelta(hours=6))
-        lifecycle.promote(settings, "orders", actor="tests", reason="newer")
+        train.train(settings, "orders", TRAINED + timedelta(hours=6))
+        train.promote(settings, "orders", actor="tests", reason="newer")
         while client.post("/predict", json={"features": ["kr", 90]}).status_code != 200:
             assert not waiting.wait(0.01)
         assert client.post("/predict", json={"features": [90, "kr"]}).status_code == 422
-        lifecycle.rollback(settings, "orders", first, actor="tests", reason="older")
+        train.rollback(settings, "orders", first, actor="tests", reason="older")
         while client.post("/predict", json={"features": [90, "kr"]}).status_code != 200:
             assert not waiting.wait(0.01)
 
@@ -200,14 +202,14 @@ def test_a_promotion_to_other_features_is_followed(shop, monkeypatch):
 def test_a_version_that_cannot_be_loaded_leaves_the_one_before(shop, caplog):
     """Its file was changed: nothing of it is loaded, and it is told once."""
     warehouse = Warehouse(shop.warehouse)
-    first = registry.champion(warehouse, "orders").version
+    first = versions.champion(warehouse, "orders").version
 
     async def promote_a_damaged_one():
         app = create_app(Config(shop, model="orders"))
         async with app.router.lifespan_context(app):
             champions = app.state.shared.champions
-            later = lifecycle.train(shop, "orders", TRAINED + timedelta(hours=6)).version
-            lifecycle.promote(shop, "orders", actor="tests", reason="newer")
+            later = train.train(shop, "orders", TRAINED + timedelta(hours=6)).version
+            train.promote(shop, "orders", actor="tests", reason="newer")
             path = Path(shop.model_store, "orders", later, ARTIFACT)
             content = await asyncio.to_thread(_flip, path)
             await champions.refresh()

@@ -13,9 +13,10 @@ import pyarrow as pa
 import pytest
 from sqlalchemy.engine import make_url
 
-from batch_jobs import clock, registry
-from batch_jobs.registry import ModelVersion
-from batch_jobs.warehouse import Warehouse, stored_time
+from batch_jobs import clock
+from batch_jobs.database.warehouse import Warehouse, stored_time
+from batch_jobs.registry import versions
+from batch_jobs.registry.versions import ModelVersion
 from tests.api import detail, serving, settings_of
 from tests.attempts import MIDNIGHT, claim, publish, score, tick
 from tests.history import latest, prune
@@ -135,10 +136,10 @@ def test_the_champion_is_told(api):
     """The version of the newest promotion."""
     for name in ("v1", "v2"):
         version = ModelVersion("orders", name, "2024-03-01", "0" * 64, {"size_bytes": 0}, {}, {})
-        registry.register(api.warehouse, version)
-        champion = registry.champion(api.warehouse, "orders")
+        versions.register(api.warehouse, version)
+        champion = versions.champion(api.warehouse, "orders")
         expected = champion and champion.version
-        registry.promote(
+        versions.promote(
             api.warehouse, version, expected=expected, action="promote", actor="a", reason="b"
         )
     [_, orders] = api.get("/models").json()["models"]

@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from batch_jobs import answering, requests
-from batch_jobs.requests import Row, Submission
-from batch_jobs.warehouse import Warehouse
+from batch_jobs.database.warehouse import Warehouse
+from batch_jobs.requests import submit, worker
+from batch_jobs.requests.submit import Row, Submission
 from tests import api
 from tests.api import KEY, OTHER_KEY, bearer, detail
 from tests.attempts import ask
@@ -155,7 +155,7 @@ def test_what_nobody_answers_waits(shop):
         told = client.get(url).json()
         assert (told["state"], told["progress"], told["results"]) == ("waiting", 0.0, [])
         assert "not done" in detail(client.get(f"{url}/results.csv"), 409)
-        answering.answer(shop, "orders", "token")
+        worker.answer(shop, "orders", "token")
         assert client.get(url).json()["state"] == "done"
 
 
@@ -163,7 +163,7 @@ def test_a_server_that_ends_leaves_what_waits_to_the_next(shop):
     """Its thread ends with it, and another server goes on."""
     rows = [Row(str(number), {"amount": 1.0, "country": "kr"}) for number in range(200)]
     with api.serving(shop, model="orders", answer=True):
-        sent = requests.submit(Warehouse(shop.warehouse), Submission("orders", rows))
+        sent = submit.submit(Warehouse(shop.warehouse), Submission("orders", rows))
     with api.serving(shop, model="orders", answer=True) as client:
         while client.get(f"/requests/{sent.request_id}").json()["state"] != "done":
             Event().wait(0.02)

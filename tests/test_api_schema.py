@@ -7,8 +7,8 @@ import schemathesis
 from hypothesis import HealthCheck, settings, strategies
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
-from batch_jobs import serving as jobs
 from batch_jobs.interval import Interval
+from batch_jobs.runs import jobs
 from prediction_api.config import Config
 from prediction_api.main import create_app
 from tests.api import KEY, bearer, serving, settings_of

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 from sqlalchemy import text
 
-from batch_jobs import registry
-from batch_jobs.warehouse import Warehouse
+from batch_jobs.database.warehouse import Warehouse
+from batch_jobs.registry import versions
 from tests.airflow_cases import free_port, until
 from tests.conftest import ROOT
 from tests.example_models._tables import make_tables
@@ -198,13 +198,13 @@ def test_a_run_of_the_cron_keeps_its_data_interval_beside_drift(site, asked):
     """It trains as of the interval's end, and there is no catching up."""
     assert (asked["run_type"], len(runs(site))) == ("scheduled", 1)
     assert datetime.fromisoformat(asked["data_interval_end"]) == site.due
-    version = registry.newest_version(site.warehouse, "careful")
+    version = versions.newest_version(site.warehouse, "careful")
     assert datetime.fromisoformat(version.as_of) == site.due
 
 
 def test_a_person_sees_what_the_gate_says(site, asked):
     """Verdict, reasons and metrics are in the form; Slack has the question once, with the link."""
-    version = registry.newest_version(site.warehouse, "careful")
+    version = versions.newest_version(site.warehouse, "careful")
     found = site.airflow.api("GET", question(site, asked))
     assert found["subject"] == f"May careful {version.version} serve?"
     assert found["options"] == [f"Approve {version.version}", "Reject"]
@@ -223,7 +223,7 @@ def test_the_one_who_approves_is_recorded(site, approved):
     """The version that was asked about is the champion."""
     assert states(site, approved)["promote"] == "success"
     [(version, actor, reason)] = promotions(site)
-    assert version == registry.champion(site.warehouse, "careful").version
+    assert version == versions.champion(site.warehouse, "careful").version
     assert actor == f"admin (airflow {approved['dag_run_id']})"
     assert reason == "there is no champion to compare with"
 
@@ -232,7 +232,7 @@ def test_drift_trains_once_however_often_it_is_told(site, retrained):
     """While another training goes on, events wait; then they are one run, as of the first."""
     assert [run["run_type"] for run in runs(site)] == ["scheduled", "asset_triggered"]
     assert retrained["data_interval_end"] is None
-    version = registry.newest_version(site.warehouse, "careful")
+    version = versions.newest_version(site.warehouse, "careful")
     as_of = datetime.fromisoformat(retrained["run_after"])
     assert datetime.fromisoformat(version.as_of) == as_of
     assert "careful_drift at " in log(site, retrained, "evidence")

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from batch_jobs.artifacts import PAGE, ModelStore, deserialize, libraries, name_version
 from batch_jobs.errors import ArtifactError, ConfigurationError
+from batch_jobs.registry.store import PAGE, ModelStore, deserialize, libraries, name_version
 from tests.artifacts import GOOD, Hostile, version_of
 
 

@@ -14,10 +14,12 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from batch_jobs import lifecycle, registry, serving
+from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.errors import ArtifactError, TrainingDataError
 from batch_jobs.interval import Interval
-from batch_jobs.warehouse import Warehouse
+from batch_jobs.registry import versions
+from batch_jobs.runs import jobs
+from batch_jobs.training import train
 from tests.artifacts import Hostile
 from tests.attempts import ask
 from tests.test_signing import write_keys
@@ -33,7 +35,7 @@ HOLDOUT = "placed_at >= '2024-02-26' AND placed_at < '2024-03-01'"
 
 
 def _champion(settings):
-    return registry.champion(Warehouse(settings.warehouse), "orders")
+    return versions.champion(Warehouse(settings.warehouse), "orders")
 
 
 def _change(settings, sql, **values):
@@ -59,7 +61,7 @@ def serves(shop):
 
     def check(settings=shop):
         assert (_champion(settings), _promotions(settings)) == (before, promotions)
-        run = serving.predict(settings, "orders", HOUR)
+        run = jobs.predict(settings, "orders", HOUR)
         assert (run.state, run.model_version, run.counts.scored) == (
             "published",
             before.version,
@@ -72,7 +74,7 @@ def serves(shop):
 @pytest.fixture
 def challenger(shop):
     """A second version, that has served and could do so again."""
-    version = lifecycle.train(shop, "orders", LATER)
+    version = train.train(shop, "orders", LATER)
     _let_have_served(shop, version)
     return version
 
@@ -80,8 +82,8 @@ def challenger(shop):
 def _let_have_served(settings, version):
     """Let a version be one to which a rollback may go."""
     before = _champion(settings).version
-    lifecycle.promote(settings, "orders", version.version, actor="ann", reason="a trial")
-    lifecycle.rollback(settings, "orders", before, actor="ann", reason="it was one")
+    train.promote(settings, "orders", version.version, actor="ann", reason="a trial")
+    train.rollback(settings, "orders", before, actor="ann", reason="it was one")
 
 
 def _retold(settings, version, **changed):
@@ -96,7 +98,7 @@ def _retold(settings, version, **changed):
 
 def _is_refused(settings, version, words):
     """Whether neither a promotion nor a rollback gets the version to serve."""
-    for act in (lifecycle.promote, lifecycle.rollback):
+    for act in (train.promote, train.rollback):
         with pytest.raises(ArtifactError, match=words) as caught:
             act(settings, "orders", version.version, actor="eve", reason="mine")
         assert "\n" not in str(caught.value)
@@ -116,7 +118,7 @@ def test_a_manifest_edited_with_its_hash_gets_nobody_in(shop, request, tmp_path)
     """Neither in the warehouse nor beside the file: the signature does not hold, nothing runs."""
     keys = write_keys(tmp_path, "ours")
     signed = replace(shop, signing_key=keys[0], verify_key=keys[1])
-    version = lifecycle.train(signed, "orders", LATER)
+    version = train.train(signed, "orders", LATER)
     _let_have_served(shop, version)
     serves = request.getfixturevalue("serves")
     marker = tmp_path / "marker"
@@ -200,7 +202,7 @@ def test_labels_that_teach_nothing_are_refused(shop, serves, change, words):
     """Training says what is wrong with them, and registers nothing."""
     _change(shop, change)
     with pytest.raises(TrainingDataError, match=words) as caught:
-        lifecycle.train(shop, "orders", TRAINED)
+        train.train(shop, "orders", TRAINED)
     assert (caught.value.exit_code, "\n" in str(caught.value)) == (2, False)
     assert ask(Warehouse(shop.warehouse), "SELECT count(*) FROM model_versions") == [(2,)]
     serves()
@@ -223,7 +225,7 @@ def test_a_hold_out_of_twenty_rows_is_too_small_unless_the_model_says_otherwise(
         SETTLED_LATE.format(20),
     )
     with pytest.raises(TrainingDataError, match="20 labelled rows to judge on, at least 200 are"):
-        lifecycle.train(replace(shop, models=("usual",)), "orders", TRAINED)
+        train.train(replace(shop, models=("usual",)), "orders", TRAINED)
     serves()
 
 
@@ -237,22 +239,22 @@ def test_a_rollback_to_a_version_whose_file_is_gone_is_refused(shop, challenger,
 @pytest.mark.parametrize("second", ["promote", "rollback"])
 def test_of_two_promotions_at_once_one_wins(shop, challenger, second, in_background, monkeypatch):
     """Both have looked, and then both write: the other is told who serves now."""
-    other = lifecycle.train(shop, "orders", LATER + timedelta(hours=6))
+    other = train.train(shop, "orders", LATER + timedelta(hours=6))
     _let_have_served(shop, other)
     recorded = _promotions(shop)
     before, both = _champion(shop), threading.Barrier(2)
-    promote = registry.promote
+    promote = versions.promote
 
     def together(*arguments, **keywords):
         both.wait(60)
         return promote(*arguments, **keywords)
 
     with monkeypatch.context() as patched:
-        patched.setattr(registry, "promote", together)
+        patched.setattr(versions, "promote", together)
         one = in_background(
-            lifecycle.promote, shop, "orders", challenger.version, actor="ann", reason="now"
+            train.promote, shop, "orders", challenger.version, actor="ann", reason="now"
         )
-        act = {"promote": lifecycle.promote, "rollback": lifecycle.rollback}[second]
+        act = {"promote": train.promote, "rollback": train.rollback}[second]
         two = in_background(act, shop, "orders", other.version, actor="bob", reason="mine")
         ended = [(challenger, one.exception(60)), (other, two.exception(60))]
 
@@ -262,4 +264,4 @@ def test_of_two_promotions_at_once_one_wins(shop, challenger, second, in_backgro
     assert f"{before.version}, but {winner.version} serves now; " in str(error)
     assert _champion(shop) == winner
     assert [version for version, _ in _promotions(shop)[len(recorded) :]] == [winner.version]
-    assert serving.predict(shop, "orders", HOUR).model_version == winner.version
+    assert jobs.predict(shop, "orders", HOUR).model_version == winner.version

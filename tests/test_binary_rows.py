@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from batch_jobs.binary_rows import MOST_GROUPS, binary_rows
+from batch_jobs.database.copy import MOST_GROUPS, binary_rows
 
 COLUMNS = "run_id bigint, entity_id text, part integer, score double precision, label text"
 TYPES = {

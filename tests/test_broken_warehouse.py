@@ -16,10 +16,11 @@ from sqlalchemy import text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 
-from batch_jobs import cli, serving
-from batch_jobs.artifacts import ModelStore
-from batch_jobs.connections import close_kept
-from batch_jobs.warehouse import SCHEMA_VERSION, Warehouse
+from batch_jobs.cli import commands
+from batch_jobs.database.connections import close_kept
+from batch_jobs.database.warehouse import SCHEMA_VERSION, Warehouse
+from batch_jobs.registry.store import ModelStore
+from batch_jobs.runs import jobs
 from tests.deployment import shown
 from tests.fault_models._rows import tick
 from tests.mishaps import (
@@ -45,7 +46,7 @@ def database_file(deployment):
 @pytest.mark.parametrize("size", [8_000, 60_000])
 def test_a_full_disk_under_sqlite_costs_nobody_a_row(deployment, attempt, size):
     """Wherever the write-ahead log comes to its limit; with room again, the same call publishes."""
-    failed = attempt(with_small_files, size, serving.predict, "ticks", tick(1)).result()
+    failed = attempt(with_small_files, size, jobs.predict, "ticks", tick(1)).result()
     assert (failed.code, failed.error) == (1, "OperationalError"), failed
     assert is_as_before(deployment)
     assert "published" not in deployment.states("ticks", 1)
@@ -111,7 +112,7 @@ def test_a_warehouse_that_may_not_be_written_is_one_clear_error(deployment, atte
     mode = harmed.stat().st_mode
     harmed.chmod(0o444 if what == "file" else 0o555)
     before = path.read_bytes()
-    failed = attempt(without_privileges, serving.predict, "ticks", tick(1)).result()
+    failed = attempt(without_privileges, jobs.predict, "ticks", tick(1)).result()
     assert (failed.code, failed.error) == (2, "ConfigurationError"), failed
     assert "\n" not in failed.message
     assert path.read_bytes() == before
@@ -124,7 +125,7 @@ def test_a_warehouse_that_may_not_be_written_is_one_clear_error(deployment, atte
 @on_sqlite
 def test_a_warehouse_whose_folder_is_gone_is_one_clear_error(deployment, tmp_path):
     """As when a disk is not mounted: nothing is made in its place."""
-    with pytest.raises(cli.BatchJobsError) as caught:
+    with pytest.raises(commands.BatchJobsError) as caught:
         deployment.at(f"sqlite:///{tmp_path}/mounted/warehouse.db").predict("ticks", 1)
     assert caught.value.exit_code == 2
     assert not (tmp_path / "mounted").exists()
@@ -155,7 +156,7 @@ def test_a_damaged_page_of_sqlite_is_one_clear_error(deployment, table):
         whole = file.read(PAGE)
         file.seek((page - 1) * PAGE)
         file.write(bytes([whole[0] ^ 0x40]) + whole[1:])
-    with pytest.raises(cli.BatchJobsError, match="database disk image is malformed") as caught:
+    with pytest.raises(commands.BatchJobsError, match="database disk image is malformed") as caught:
         deployment.predict("ticks", 1)
     assert caught.value.exit_code == 2
     with path.open("r+b") as file:
@@ -207,7 +208,7 @@ def command(deployment, monkeypatch, capsys):
         monkeypatch.setenv("BATCH_JOBS_MODEL_STORE", deployment.settings.model_store)
         monkeypatch.setenv("BATCH_JOBS_MODELS", "tests.fault_models")
         with pytest.raises(SystemExit) as exited:
-            cli.main()
+            commands.main()
         return exited.value.code or 0, "".join(capsys.readouterr())
 
     yield run

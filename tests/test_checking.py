@@ -9,9 +9,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from batch_jobs import Category, Number, checking
+from batch_jobs import Category, Number
 from batch_jobs.catalog import load_model
-from batch_jobs.warehouse import Warehouse
+from batch_jobs.database.warehouse import Warehouse
+from batch_jobs.training import check
 from tests.attempts import ask
 
 NOW = datetime(2024, 3, 1, tzinfo=UTC)
@@ -25,7 +26,7 @@ def test_a_sound_model_passes(shop, name):
     counts = " UNION ALL ".join(f"SELECT count(*) FROM {table}" for table in tables)
     before = ask(Warehouse(shop.warehouse), counts)
 
-    findings = checking.check(shop, name, NOW)
+    findings = check.check(shop, name, NOW)
 
     assert [finding for finding in findings if not finding.holds] == []
     assert len(findings) >= 9
@@ -155,9 +156,9 @@ def test_what_is_wrong_is_found_by_the_proof_that_is_about_it(
     """In words that say what is wrong; proofs that do not hang on it are tried all the same."""
     model = load_model("orders", shop.models)
     changed = model.model_copy(update=change)
-    monkeypatch.setattr(checking, "load_model", lambda *_: changed)
+    monkeypatch.setattr(check, "load_model", lambda *_: changed)
 
-    findings = {finding.proof: finding for finding in checking.check(shop, "orders", NOW)}
+    findings = {finding.proof: finding for finding in check.check(shop, "orders", NOW)}
 
     assert not findings[proof].holds
     assert re.search(words, findings[proof].said), findings[proof].said

@@ -5,8 +5,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from pydantic import ValidationError
 
-from batch_jobs import Limits, circuit_breaker
+from batch_jobs import Limits
 from batch_jobs.interval import Volume
+from batch_jobs.runs import circuit_breaker
 
 DAY = timedelta(days=1)
 TICK = timedelta(minutes=10)

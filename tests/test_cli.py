@@ -14,10 +14,11 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
-from batch_jobs import cli, serving
+from batch_jobs.cli import commands
+from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.errors import FencedError, IncompleteError
 from batch_jobs.interval import newest_due
-from batch_jobs.warehouse import Warehouse
+from batch_jobs.runs import jobs
 from tests.asking import state, submit
 from tests.attempts import forget_promotions
 
@@ -48,7 +49,7 @@ def run(monkeypatch, capsys):
         monkeypatch.setattr(sys, "argv", ["batch-jobs", *arguments])
         capsys.readouterr()
         with pytest.raises(SystemExit) as exited:
-            cli.main()
+            commands.main()
         return Done(exited.value.code or 0, *capsys.readouterr())
 
     yield run
@@ -374,7 +375,7 @@ def test_a_failed_run_exits_1_and_a_fenced_one_3(on_shop, monkeypatch, error, ex
     def fail(*_, **__):
         raise error
 
-    monkeypatch.setattr(serving, "predict", fail)
+    monkeypatch.setattr(jobs, "predict", fail)
     done = on_shop("predict", "orders", *SPAN)
     assert (done.exit_code, done.err) == (exit_code, f"error: {error}\n")
 
@@ -387,7 +388,7 @@ def test_an_error_of_the_database_is_one_line_without_password_or_values(on_shop
         dsn = "connection to postgresql://writer:hunter2@db/serving failed: password=hunter2"
         raise OperationalError("SELECT :x", {"x": "hunter2"}, Exception(dsn))
 
-    monkeypatch.setattr(serving, "status", fail)
+    monkeypatch.setattr(jobs, "status", fail)
     done = on_shop("status")
     assert done.exit_code == 1
     assert _is_one_clear_line(done)
@@ -409,7 +410,7 @@ def test_help_lists_every_command_and_says_what_each_does(run, monkeypatch):
     """A person who types nothing but --help finds the way."""
     monkeypatch.setenv("COLUMNS", "120")
     done = run("--help")
-    for command in cli.app.registered_commands:
+    for command in commands.app.registered_commands:
         assert f" {command.name or command.callback.__name__} " in done.out
         assert command.callback.__doc__
     assert done.exit_code == 0

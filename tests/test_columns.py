@@ -6,12 +6,13 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import text
 
-from batch_jobs import lifecycle, serving
 from batch_jobs.catalog import load_model
-from batch_jobs.checking import check
+from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.errors import BatchJobsError, ContractError, TrainingDataError
 from batch_jobs.interval import Interval
-from batch_jobs.warehouse import Warehouse
+from batch_jobs.runs import jobs
+from batch_jobs.training import train
+from batch_jobs.training.check import check
 from tests.attempts import ask
 
 TRAINED = datetime(2024, 3, 1, tzinfo=UTC)
@@ -68,11 +69,11 @@ def test_a_form_of_time_gives_the_rows_of_an_interval_or_is_refused_by_name(shop
     """Never an empty run in silence, nor one of some of the rows."""
     _hold(shop, form)
     if form in SORTED:
-        run = serving.predict(shop, "orders", HOUR)
+        run = jobs.predict(shop, "orders", HOUR)
         assert run.counts.scored == 6
         return
     with pytest.raises(BatchJobsError, match=r"as_of|labelled rows|no row") as caught:
-        serving.predict(shop, "orders", HOUR)
+        jobs.predict(shop, "orders", HOUR)
     assert caught.value.exit_code == 2
     states = "SELECT count(*) FROM prediction_runs WHERE state = 'published'"
     assert ask(Warehouse(shop.warehouse), states) == [(0,)]
@@ -84,13 +85,13 @@ def test_one_row_of_another_form_is_not_left_out_in_silence(shop, form):
     """Its interval is refused by name; the next one goes on."""
     _hold(shop, form, "entity_id = (SELECT max(entity_id) FROM held WHERE placed_at < :end)")
     if form == "+0000":  # sorts where it belongs, and says what it means
-        assert serving.predict(shop, "orders", HOUR).counts.scored == 6
+        assert jobs.predict(shop, "orders", HOUR).counts.scored == 6
         return
     with pytest.raises(BatchJobsError, match="as_of") as caught:
-        serving.predict(shop, "orders", HOUR)
+        jobs.predict(shop, "orders", HOUR)
     assert caught.value.exit_code == 2
     after = Interval(HOUR.end, HOUR.end + timedelta(hours=1))
-    assert serving.predict(shop, "orders", after).counts.scored == 6
+    assert jobs.predict(shop, "orders", after).counts.scored == 6
 
 
 @on_sqlite
@@ -101,22 +102,22 @@ def test_a_late_row_of_another_form_is_told_of(shop, form):
         connection.execute(text("CREATE TABLE late AS SELECT * FROM orders"))
         gone = "DELETE FROM orders WHERE entity_id = (SELECT max(entity_id) FROM orders WHERE "
         connection.execute(text(f"{gone} placed_at < :end)"), {"end": HOUR.end.isoformat()})
-    assert serving.predict(shop, "orders", HOUR).counts.scored == 5
+    assert jobs.predict(shop, "orders", HOUR).counts.scored == 5
     with Warehouse(shop.warehouse).write() as connection:
         connection.execute(text("DROP TABLE orders"))
         connection.execute(text("ALTER TABLE late RENAME TO orders"))
     late = "entity_id = (SELECT max(entity_id) FROM held WHERE placed_at < :end)"
     _hold(shop, form, late)
     newest = Interval(HOUR.end, HOUR.end + timedelta(hours=1))
-    planned = serving.plan_due(shop, "orders", newest, serving.new_token())
+    planned = jobs.plan_due(shop, "orders", newest, jobs.new_token())
     assert [run.interval for run in planned] == [HOUR, newest]
     with pytest.raises(ContractError, match="as_of"):
-        serving.score_and_publish(shop, planned[0], planned[0].token)
-    assert serving.score_and_publish(shop, planned[1], planned[1].token).counts.scored == 6
+        jobs.score_and_publish(shop, planned[0], planned[0].token)
+    assert jobs.score_and_publish(shop, planned[1], planned[1].token).counts.scored == 6
     served = "SELECT count(*) FROM current_predictions"
     assert ask(Warehouse(shop.warehouse), served) == [(11,)]
     later = Interval(newest.end, newest.end + timedelta(hours=1))
-    planned = serving.plan_due(shop, "orders", later, serving.new_token())
+    planned = jobs.plan_due(shop, "orders", later, jobs.new_token())
     assert [run.interval for run in planned] == [later]
 
 
@@ -128,7 +129,7 @@ def test_neither_check_nor_training_takes_a_form_that_is_not_found(shop, form):
     failed = [found.said for found in check(shop, "orders", TRAINED) if not found.holds]
     assert any("as_of" in said or "no row" in said for said in failed)
     with pytest.raises((ContractError, TrainingDataError)):
-        lifecycle.train(shop, "orders", TRAINED)
+        train.train(shop, "orders", TRAINED)
 
 
 @on_sqlite
@@ -137,7 +138,7 @@ def test_a_few_times_of_another_form_are_found_among_many(shop, form):
     """By the interval of one of them, before a version learns without them."""
     _hold(shop, form, "entity_id LIKE '%7' AND placed_at < '2024-02-29'")
     with pytest.raises(ContractError, match="as_of"):
-        lifecycle.train(shop, "orders", TRAINED)
+        train.train(shop, "orders", TRAINED)
 
 
 @on_sqlite
@@ -147,9 +148,9 @@ def test_a_query_that_compares_times_as_times_takes_each_form(shop, form):
     _hold(shop, form)
     model = ORDERS.model_copy(update={"features_query": AS_TIMES})
     settings = replace(shop, models=(model, *shop.models))
-    version = lifecycle.train(settings, "orders", TRAINED)
-    lifecycle.promote(settings, "orders", version.version, actor="ann", reason="times")
-    assert serving.predict(settings, "orders", HOUR).counts.scored == 6
+    version = train.train(settings, "orders", TRAINED)
+    train.promote(settings, "orders", version.version, actor="ann", reason="times")
+    assert jobs.predict(settings, "orders", HOUR).counts.scored == 6
 
 
 @on_sqlite
@@ -160,7 +161,7 @@ def test_an_interval_that_really_has_no_row_is_published_empty(shop):
         connection.execute(
             text(gone), {"start": HOUR.start.isoformat(), "end": HOUR.end.isoformat()}
         )
-    assert serving.predict(shop, "orders", HOUR).counts.read == 0
+    assert jobs.predict(shop, "orders", HOUR).counts.read == 0
 
 
 SPACE = "replace(placed_at, 'T', ' ')"
@@ -187,10 +188,10 @@ def test_a_type_of_time_on_postgresql_gives_its_rows_or_is_refused(shop, kind, h
             f"ALTER TABLE orders ALTER placed_at TYPE {kind} USING CAST({held} AS {kind})"
         )
     if kind == "timestamptz":
-        assert serving.predict(shop, "orders", HOUR).counts.scored == 6
+        assert jobs.predict(shop, "orders", HOUR).counts.scored == 6
         return
     with pytest.raises(ContractError, match="as_of"):
-        serving.predict(shop, "orders", HOUR)
+        jobs.predict(shop, "orders", HOUR)
 
 
 ENDLESS = [
@@ -216,7 +217,7 @@ def test_moments_outside_of_the_calendar_are_far_away_and_not_long_ago(shop, col
             f"UPDATE orders SET {column} = '{moment}' WHERE entity_id LIKE 'order-000_1'"
         )
     if words is None:
-        version = lifecycle.train(shop, "orders", TRAINED)
+        version = train.train(shop, "orders", TRAINED)
         assert version.manifest["label_coverage"] > 0.9
         return
     anywhere = "placed_at >= :start AND placed_at < :end OR entity_id LIKE 'order-000_1'"
@@ -225,4 +226,4 @@ def test_moments_outside_of_the_calendar_are_far_away_and_not_long_ago(shop, col
         shop, models=(model.model_copy(update={"features_query": query}), *shop.models)
     )
     with pytest.raises(ContractError, match=words):
-        lifecycle.train(settings, "orders", TRAINED)
+        train.train(settings, "orders", TRAINED)

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batch_jobs import BatchModel, Category, Interval, Number
-from batch_jobs.contract import CURE_OF_DUPLICATES, check_features, check_labels
 from batch_jobs.errors import ContractError
+from batch_jobs.scoring.contract import CURE_OF_DUPLICATES, check_features, check_labels
 
 DAY = Interval(datetime(2024, 2, 29, tzinfo=UTC), datetime(2024, 3, 1, tzinfo=UTC))
 MODEL = BatchModel(

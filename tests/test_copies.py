@@ -7,10 +7,10 @@ import stat
 
 import pytest
 
-from batch_jobs.artifacts import ModelStore
-from batch_jobs.copies import COPIES, Copies
 from batch_jobs.errors import ConfigurationError, StoreUnavailableError
-from batch_jobs.local_folder import LocalFolder
+from batch_jobs.registry.cache import COPIES, Copies
+from batch_jobs.registry.local_folder import LocalFolder
+from batch_jobs.registry.store import ModelStore
 from tests.artifacts import GOOD, version_of
 
 CHANGED = GOOD[:-1] + bytes([GOOD[-1] ^ 1])

@@ -12,11 +12,13 @@ from airflow.utils.db import initdb
 from sqlalchemy import text
 from uuid6 import uuid7
 
-from batch_jobs import Interval, ledger, lifecycle, serving, staging
+from batch_jobs import Interval
+from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.errors import IncompleteError
+from batch_jobs.runs import jobs, ledger, staging
+from batch_jobs.runs.scoring import predict_chunk
 from batch_jobs.settings import Settings
-from batch_jobs.streaming import predict_chunk
-from batch_jobs.warehouse import Warehouse
+from batch_jobs.training import train
 from tests import mishaps
 from tests.asking import state, submit
 from tests.conftest import ROOT
@@ -61,8 +63,8 @@ def settings(tmp_path, monkeypatch, now):
 @pytest.fixture
 def promoted(settings, now):
     """The settings of a deployment whose orders model has a champion."""
-    lifecycle.train(settings, "orders", now - timedelta(hours=6))
-    lifecycle.promote(settings, "orders", actor="test")
+    train.train(settings, "orders", now - timedelta(hours=6))
+    train.promote(settings, "orders", actor="test")
     return settings
 
 
@@ -124,7 +126,7 @@ def test_a_run_promotes_the_version_that_it_has_trained(promoted, now):
 
     The form fills in now; the interval that was due then ended last Monday.
     """
-    newer = lifecycle.train(promoted, "orders", now - timedelta(hours=2)).version
+    newer = train.train(promoted, "orders", now - timedelta(hours=2)).version
     wanted = now - timedelta(hours=4)
     assert run("train_orders", logical_date=wanted)[0] == "success"
     versions = dict(rows(promoted, "SELECT version, as_of FROM model_versions"))
@@ -159,8 +161,8 @@ def test_nobody_is_asked_about_a_version_that_the_gate_refuses(promoted, now, mo
 def test_a_rollback_leaves_nothing_of_the_later_version(promoted, now, capfd):
     """And records who asked for it, and why; a version that there is not is told."""
     [(first,)] = rows(promoted, "SELECT version FROM promotions")
-    later = lifecycle.train(promoted, "orders", now - timedelta(hours=3)).version
-    lifecycle.promote(promoted, "orders", later, actor="test", reason="newer")
+    later = train.train(promoted, "orders", now - timedelta(hours=3)).version
+    train.promote(promoted, "orders", later, actor="test", reason="newer")
     assert run("predict_orders")[0] == "success"
 
     answer = run("rollback_orders", {"version": first, "reason": "it is worse"})
@@ -252,7 +254,7 @@ def test_a_span_that_is_asked_for_is_all_that_is_due_in_it(promoted, now, by):
 
 def test_after_an_outage_the_missed_intervals_are_published_oldest_first(promoted, now):
     """Gaps within the look-back of two hours are healed by the next run, one by one."""
-    serving.predict(promoted, "orders", Interval(now - 9 * STEP, now - 8 * STEP))
+    jobs.predict(promoted, "orders", Interval(now - 9 * STEP, now - 8 * STEP))
     assert run("predict_orders", logical_date=now) == ("success", DONE)
     starts = rows(promoted, "SELECT interval_start FROM prediction_runs ORDER BY published_at")
     assert starts == [((now - n * STEP).isoformat(),) for n in range(9, 0, -1)]
@@ -261,7 +263,7 @@ def test_after_an_outage_the_missed_intervals_are_published_oldest_first(promote
 
 def test_a_gap_that_cannot_be_filled_holds_back_only_itself(promoted, now):
     """The newest interval is published all the same; the run fails, loudly."""
-    serving.predict(promoted, "orders", Interval(now - 4 * STEP, now - 3 * STEP))
+    jobs.predict(promoted, "orders", Interval(now - 4 * STEP, now - 3 * STEP))
     with Warehouse(promoted.warehouse).write() as connection:
         connection.execute(
             text("""
@@ -281,10 +283,10 @@ def test_a_gap_that_cannot_be_filled_holds_back_only_itself(promoted, now):
 
 def test_an_interval_that_others_take_over_skips_nothing(promoted, now):
     """By hand, while the run scores: its own intervals are published, and it is a success."""
-    serving.predict(promoted, "orders", Interval(now - 4 * STEP, now - 3 * STEP))
+    jobs.predict(promoted, "orders", Interval(now - 4 * STEP, now - 3 * STEP))
 
     def by_hand():
-        serving.predict(promoted, "orders", Interval(now - 2 * STEP, now - STEP), accept="seen")
+        jobs.predict(promoted, "orders", Interval(now - 2 * STEP, now - STEP), accept="seen")
 
     with mishaps.once("score.opened", by_hand):
         assert run("predict_orders", logical_date=now) == ("success", DONE)
@@ -293,11 +295,11 @@ def test_an_interval_that_others_take_over_skips_nothing(promoted, now):
 
 def test_an_interval_that_others_take_over_and_lose_is_no_success(promoted, now, capfd):
     """Its own intervals are published all the same, and the run says whose the other one was."""
-    serving.predict(promoted, "orders", Interval(now - 4 * STEP, now - 3 * STEP))
+    jobs.predict(promoted, "orders", Interval(now - 4 * STEP, now - 3 * STEP))
 
     def by_hand():
-        token = serving.new_token()
-        theirs = serving.plan(promoted, "orders", Interval(now - 2 * STEP, now - STEP), token)
+        token = jobs.new_token()
+        theirs = jobs.plan(promoted, "orders", Interval(now - 2 * STEP, now - STEP), token)
         staging.fail(Warehouse(promoted.warehouse), theirs.run_id, "given up")
 
     with mishaps.once("score.opened", by_hand):
@@ -316,7 +318,7 @@ def test_after_a_publication_what_is_too_old_is_removed(promoted, now):
     """By the model's own `keep`; what readers see stays."""
     old = Interval(now - 4 * STEP, now - 3 * STEP)
     for _ in range(2):
-        serving.predict(promoted, "orders", old, force=True)
+        jobs.predict(promoted, "orders", old, force=True)
     with Warehouse(promoted.warehouse).write() as connection:
         connection.execute(
             text("""
@@ -338,7 +340,7 @@ def test_a_prune_that_fails_is_told_and_touches_nothing(promoted, now, monkeypat
     def fail(*_):
         raise IncompleteError("a test")
 
-    monkeypatch.setattr("batch_jobs.retention.prune", fail)
+    monkeypatch.setattr("batch_jobs.runs.retention.prune", fail)
     assert run("predict_orders", logical_date=now) == ("failed", DONE | {"prune": "failed"})
     assert len(rows(promoted, "SELECT * FROM current_predictions")) == 1
     assert "a test" in capfd.readouterr().out
@@ -364,7 +366,7 @@ def test_a_request_that_cannot_be_answered_is_told_and_holds_nothing_up(
             raise RuntimeError("a test")
         return predict_chunk(model, predictor, interval, chunk)
 
-    monkeypatch.setattr("batch_jobs.streaming.predict_chunk", predict)
+    monkeypatch.setattr("batch_jobs.runs.scoring.predict_chunk", predict)
     poison, other = (
         submit(promoted, "orders", [("a", {"amount": amount, "country": None})])
         for amount in (666, 1)
@@ -377,7 +379,7 @@ def test_a_request_that_cannot_be_answered_is_told_and_holds_nothing_up(
 
 def test_an_empty_interval_is_a_recorded_successful_run(promoted, now):
     """No rows is an outcome, not a failure; readers keep what they had."""
-    serving.predict(promoted, "orders", Interval(now - 2 * STEP, now - STEP))
+    jobs.predict(promoted, "orders", Interval(now - 2 * STEP, now - STEP))
     with Warehouse(promoted.warehouse).write() as connection:
         connection.execute(
             text("DELETE FROM orders WHERE placed_at >= :start"),

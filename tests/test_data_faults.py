@@ -7,9 +7,9 @@ row may hold is in tests/test_contract.py.
 import pytest
 from sqlalchemy import text
 
-from batch_jobs import serving
+from batch_jobs.database.warehouse import Warehouse, stored_time
 from batch_jobs.errors import ContractError
-from batch_jobs.warehouse import Warehouse, stored_time
+from batch_jobs.runs import jobs
 from tests.deployment import shown
 from tests.fault_models._rows import expected, tick
 from tests.mishaps import change, is_as_before, is_published_once, once
@@ -84,7 +84,7 @@ KEYS = [
 def test_keys_are_stored_to_the_byte(deployment, parts):
     """Whatever they mean to SQL, CSV, COPY or a spreadsheet; those that look alike stay two."""
     put(deployment, {key: str(place) for place, key in enumerate(KEYS)})
-    run = serving.predict(deployment.settings, "ticks", tick(EMPTY), parts=parts)
+    run = jobs.predict(deployment.settings, "ticks", tick(EMPTY), parts=parts)
     rows = deployment.ask("SELECT entity_id, score FROM predictions WHERE run_id > 2")
     assert {key.encode(): round(score) for key, score in rows} == {
         key.encode(): place for place, key in enumerate(KEYS)
@@ -199,5 +199,5 @@ def test_a_source_that_changes_while_it_is_read_is_read_as_it_was(deployment):
         )
 
     with once("score.chunk_staged", rewrite):
-        serving.predict(deployment.settings, "ticks", tick(1), parts=1)
+        jobs.predict(deployment.settings, "ticks", tick(1), parts=1)
     assert deployment.seen("ticks") == shown("ticks", [0, 1])

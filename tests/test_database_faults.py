@@ -11,9 +11,9 @@ from contextlib import ExitStack, closing, contextmanager
 import pytest
 from sqlalchemy.engine import make_url
 
-from batch_jobs import serving
 from batch_jobs.errors import WarehouseUnavailableError
-from batch_jobs.serving import new_token
+from batch_jobs.runs import jobs
+from batch_jobs.runs.jobs import new_token
 from tests.deployment import shown
 from tests.fault_models._rows import tick
 from tests.faults import until
@@ -114,8 +114,8 @@ def locked(deployment):
 @pytest.fixture
 def hasty(deployment, monkeypatch):
     """Settings with which a job waits for a lock for a moment, and tries only once."""
-    monkeypatch.setattr("batch_jobs.warehouse.PATIENCE_SECONDS", 0)
-    monkeypatch.setattr("batch_jobs.sqlite.BUSY_TIMEOUT_MS", 100)
+    monkeypatch.setattr("batch_jobs.database.warehouse.PATIENCE_SECONDS", 0)
+    monkeypatch.setattr("batch_jobs.database.sqlite.BUSY_TIMEOUT_MS", 100)
     return with_query(deployment.settings, options="-c lock_timeout=100ms")
 
 
@@ -129,25 +129,25 @@ def test_a_claim_that_somebody_holds_fails_the_job_after_a_while(deployment, has
     """Readers are not held up, and the same call succeeds afterwards."""
     with locked(deployment):
         with pytest.raises(WarehouseUnavailableError, match="did not let claim through") as caught:
-            serving.predict(hasty, "ticks", tick(0), force=True)
+            jobs.predict(hasty, "ticks", tick(0), force=True)
         assert is_one_clear_line(caught.value, deployment)
         assert is_as_before(deployment)
-    assert serving.predict(hasty, "ticks", tick(0), force=True).state == "published"
+    assert jobs.predict(hasty, "ticks", tick(0), force=True).state == "published"
     assert deployment.states("ticks", 0) == ["superseded", "published"]
     assert is_as_before(deployment)
 
 
 def test_a_publication_that_somebody_holds_up_fails_and_can_be_repeated(deployment, hasty):
     """What is staged stays staged, so that only publishing is tried again."""
-    run = serving.plan(hasty, "ticks", tick(1), new_token(), parts=1)
-    serving.score(hasty, "ticks", run.run_id, 0, run.token)
+    run = jobs.plan(hasty, "ticks", tick(1), new_token(), parts=1)
+    jobs.score(hasty, "ticks", run.run_id, 0, run.token)
     with locked(deployment):
         with pytest.raises(WarehouseUnavailableError) as caught:
-            serving.publish(hasty, run.run_id)
+            jobs.publish(hasty, run.run_id)
         assert is_one_clear_line(caught.value, deployment)
         assert is_as_before(deployment)
         assert deployment.states("ticks", 1) == ["staging"]
-    assert serving.publish(hasty, run.run_id).state == "published"
+    assert jobs.publish(hasty, run.run_id).state == "published"
     assert is_published_once(deployment)
 
 
@@ -155,11 +155,11 @@ def test_a_lock_that_is_released_in_time_is_waited_for(
     deployment, in_background, monkeypatch, caplog
 ):
     """Whole transactions are repeated, and nobody hears of it but the log."""
-    monkeypatch.setattr("batch_jobs.sqlite.BUSY_TIMEOUT_MS", 100)
+    monkeypatch.setattr("batch_jobs.database.sqlite.BUSY_TIMEOUT_MS", 100)
     settings = with_query(deployment.settings, options="-c lock_timeout=100ms")
-    serving.plan(settings, "ticks", tick(1), new_token())
+    jobs.plan(settings, "ticks", tick(1), new_token())
     with locked(deployment):
-        job = in_background(serving.predict, settings, "ticks", tick(1))
+        job = in_background(jobs.predict, settings, "ticks", tick(1))
         until(lambda: "trying again" in caplog.text, "the job to wait")
     assert job.result().state == "published"
     assert is_published_once(deployment, states=("failed", "published"))
@@ -169,28 +169,28 @@ def test_a_lock_that_is_released_in_time_is_waited_for(
 @pytest.mark.parametrize("model", ["ticks", "population"])
 def test_a_table_that_an_administrator_locks_fails_the_job_after_a_while(deployment, hasty, model):
     """As `VACUUM FULL` does; publishing gives up, and the same call succeeds afterwards."""
-    run = serving.plan(hasty, model, tick(1), new_token(), parts=1)
-    serving.score(hasty, model, run.run_id, 0, run.token)
+    run = jobs.plan(hasty, model, tick(1), new_token(), parts=1)
+    jobs.score(hasty, model, run.run_id, 0, run.token)
     with held(deployment, "LOCK TABLE shared_predictions, served_predictions"):
         with pytest.raises(WarehouseUnavailableError, match="lock timeout") as caught:
-            serving.publish(hasty, run.run_id)
+            jobs.publish(hasty, run.run_id)
         assert is_one_clear_line(caught.value, deployment)
     assert is_as_before(deployment, model)
-    assert serving.publish(hasty, run.run_id).state == "published"
+    assert jobs.publish(hasty, run.run_id).state == "published"
     assert is_published_once(deployment, model)
 
 
 @on_postgres
 def test_a_source_that_an_administrator_locks_fails_the_job_after_a_while(deployment, hasty):
     """The source is read by another driver, whose errors are told alike."""
-    run = serving.plan(hasty, "ticks", tick(1), new_token(), parts=1)
+    run = jobs.plan(hasty, "ticks", tick(1), new_token(), parts=1)
     with held(deployment, "LOCK TABLE fault_rows"):
         with pytest.raises(WarehouseUnavailableError, match="lock timeout") as caught:
-            serving.score(hasty, "ticks", run.run_id, 0, run.token)
+            jobs.score(hasty, "ticks", run.run_id, 0, run.token)
         assert is_one_clear_line(caught.value, deployment)
         assert is_as_before(deployment)
-    serving.score(hasty, "ticks", run.run_id, 0, run.token)
-    serving.publish(hasty, run.run_id)
+    jobs.score(hasty, "ticks", run.run_id, 0, run.token)
+    jobs.publish(hasty, run.run_id)
     assert is_published_once(deployment)
 
 
@@ -226,7 +226,7 @@ def test_a_publication_that_waits_for_a_table_holds_no_reader_up(
 @on_postgres
 def test_a_long_reader_delays_neither_a_publication_nor_other_readers(deployment, monkeypatch):
     """And it goes on reading what it has begun to read, to the row."""
-    monkeypatch.setattr("batch_jobs.run_tables.READERS_SECONDS", 0.1)
+    monkeypatch.setattr("batch_jobs.database.partitions.READERS_SECONDS", 0.1)
     reading = "SELECT entity_id, score, run_id FROM current_predictions ORDER BY model, entity_id"
     with held(deployment, "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY") as reader:
         rows = reader.execute(reading).fetchall()
@@ -251,7 +251,7 @@ def test_a_deadlock_is_resolved_by_trying_again(deployment, in_background, caplo
 
         crossing = []
         with once("publish.locked", cross):
-            job = in_background(serving.predict, settings, "ticks", tick(1))
+            job = in_background(jobs.predict, settings, "ticks", tick(1))
             until(lambda: crossing, "our transaction to hold its claim")
             crossing[0].result()
         assert is_as_before(deployment)
@@ -272,7 +272,7 @@ def test_what_cannot_be_serialized_is_tried_again(deployment, caplog):
             other.execute("UPDATE serving_heads SET fresh_until = fresh_until")
 
     with once("publish.locked", change):
-        assert serving.predict(settings, "ticks", tick(1)).state == "published"
+        assert jobs.predict(settings, "ticks", tick(1)).state == "published"
     assert "could not serialize access due to concurrent update; trying again" in caplog.text
     assert is_published_once(deployment)
 
@@ -283,7 +283,7 @@ def test_one_attempt_that_claims_many_times_at_once_has_one_run(deployment):
 
     def claim():
         ready.wait(60)
-        return serving.plan(deployment.settings, "ticks", tick(1), token).run_id
+        return jobs.plan(deployment.settings, "ticks", tick(1), token).run_id
 
     with ThreadPoolExecutor(4) as pool:
         claims = [pool.submit(claim) for _ in range(4)]
@@ -310,11 +310,11 @@ def test_a_server_that_stays_away_fails_the_job_with_one_clear_line(deployment, 
     """It says which warehouse, without its password; the next try finds everything as it was."""
     deployment.server.stop()
     with pytest.raises(WarehouseUnavailableError, match="did not answer") as caught:
-        serving.predict(hasty, "ticks", tick(1))
+        jobs.predict(hasty, "ticks", tick(1))
     deployment.server.start()
     deployment.close()
     assert is_one_clear_line(caught.value, deployment)
     assert is_as_before(deployment)
     assert deployment.states("ticks", 1) == []
-    assert serving.predict(hasty, "ticks", tick(1)).state == "published"
+    assert jobs.predict(hasty, "ticks", tick(1)).state == "published"
     assert is_published_once(deployment)

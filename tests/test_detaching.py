@@ -6,9 +6,9 @@ from datetime import UTC, datetime
 import pytest
 from sqlalchemy import text
 
-from batch_jobs import publication, staging
-from batch_jobs.retention import Pruned
-from batch_jobs.warehouse import Warehouse
+from batch_jobs.database.warehouse import Warehouse
+from batch_jobs.runs import publication, staging
+from batch_jobs.runs.retention import Pruned
 from tests.attempts import app_connections, ask, claim, publish, score, seen, tick
 from tests.faults import until
 from tests.history import now, prune, states
@@ -20,7 +20,7 @@ TABLES = "SELECT relname FROM pg_class WHERE relkind = 'r' AND relname LIKE 'pre
 @pytest.fixture
 def populations(postgres_url, monkeypatch):
     """A warehouse on PostgreSQL with two populations of a model, each with a table of its own."""
-    monkeypatch.setattr("batch_jobs.staging.LARGE", 1)
+    monkeypatch.setattr("batch_jobs.runs.staging.LARGE", 1)
     made = Warehouse(postgres_url)
     made.ensure_schema()
     for number in range(2):
@@ -91,7 +91,7 @@ def test_a_session_that_ends_while_it_detaches_leaves_the_rest_to_the_next(
     populations, connect, monkeypatch
 ):
     """Half-way between PostgreSQL's two transactions, as in a crash."""
-    monkeypatch.setattr("batch_jobs.run_tables.DETACH_TIMEOUT", "60s")
+    monkeypatch.setattr("batch_jobs.database.partitions.DETACH_TIMEOUT", "60s")
     holder = connect()
     watcher = connect().execution_options(isolation_level="AUTOCOMMIT")
     _hold(holder)

@@ -7,7 +7,7 @@ from xml.etree import ElementTree as ET
 import matplotlib as mpl
 import pytest
 
-from batch_jobs.drawing import BLUE, DARK, GRID, INK, MUTED, SURFACE, Section, page, svg
+from batch_jobs.reports.html import BLUE, DARK, GRID, INK, MUTED, SURFACE, Section, page, svg
 
 
 def _paint(axes):

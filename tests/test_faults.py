@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from batch_jobs import serving
+from batch_jobs.runs import jobs
 from tests.deployment import shown
 from tests.fault_models._rows import tick
 from tests.faults import Order
 
-LIBRARY = Path(serving.__file__).parent
+LIBRARY = Path(jobs.__file__).parent
 EVERYWHERE = {
     place
     for path in LIBRARY.glob("*.py")
@@ -73,11 +73,11 @@ def test_attempts_that_are_stopped_killed_or_fail_are_made_good_by_a_retry(
     """
     zombie = None
     if place not in LOCKED:
-        zombie = attempt(serving.predict, model, tick(1), order=_order(place, "stop")).stopped()
-    killed = attempt(serving.predict, model, tick(1), force=True, order=_order(place, "kill"))
+        zombie = attempt(jobs.predict, model, tick(1), order=_order(place, "stop")).stopped()
+    killed = attempt(jobs.predict, model, tick(1), force=True, order=_order(place, "kill"))
     assert killed.result().code == -signal.SIGKILL
     assert deployment.seen(model) == shown(model, _after_the_fault(place))
-    failed = attempt(serving.predict, model, tick(1), force=True, order=_order(place, "fail"))
+    failed = attempt(jobs.predict, model, tick(1), force=True, order=_order(place, "fail"))
     assert (failed.result().code, failed.result().error) == (1, "BrokenError")
     assert deployment.seen(model) == shown(model, _after_the_fault(place))
     _retry_and_go_on(deployment, model)
@@ -99,10 +99,10 @@ def test_an_attempt_that_is_stopped_while_it_publishes_holds_no_reader_up(
     trace.
     """
     zombie = attempt(
-        serving.predict, "ticks", tick(1), order=_order(place, "stop"), settings=deployment.hasty()
+        jobs.predict, "ticks", tick(1), order=_order(place, "stop"), settings=deployment.hasty()
     ).stopped()
     waiting = Order("plan.before_claim", "wait")
-    retry = attempt(serving.predict, "ticks", tick(1), order=waiting).wait_at(waiting.place)
+    retry = attempt(jobs.predict, "ticks", tick(1), order=waiting).wait_at(waiting.place)
     retry.go()
     watched = reader()
     assert watched.looked(5).reads

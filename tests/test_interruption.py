@@ -8,8 +8,8 @@ import threading
 
 import pytest
 
+from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.interruption import aside, ended_by_interruption
-from batch_jobs.warehouse import Warehouse
 from tests.attempts import ask
 from tests.conftest import ROOT
 from tests.faults import PATIENCE, until

@@ -5,11 +5,12 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import text
 
-from batch_jobs import lifecycle, serving
-from batch_jobs.checking import check
+from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.errors import ContractError
 from batch_jobs.interval import Interval
-from batch_jobs.warehouse import Warehouse
+from batch_jobs.runs import jobs
+from batch_jobs.training import train
+from batch_jobs.training.check import check
 from tests.attempts import ask
 
 TRAINED = datetime(2024, 3, 1, tzinfo=UTC)
@@ -54,14 +55,14 @@ def test_parts_share_all_keys_among_them(shop, kind):
     key, wanted = KEYS[kind]
     _hold(shop, key)
     for parts in (1, 4):
-        serving.predict(shop, "orders", HOUR, parts=parts, force=True)
+        jobs.predict(shop, "orders", HOUR, parts=parts, force=True)
         found = _seen(shop)
         assert wanted in found
         assert sorted(found.values()) == pytest.approx(sorted(before.values()), abs=1e-12)
 
 
 def _predicted(shop):
-    serving.predict(shop, "orders", HOUR)
+    jobs.predict(shop, "orders", HOUR)
     found = _seen(shop)
     with Warehouse(shop.warehouse).write() as connection:
         connection.execute(text("DELETE FROM current_rows"))
@@ -73,11 +74,11 @@ def test_late_rows_and_labels_are_joined_by_their_key(shop, kind):
     """A row that is published is not late; training finds the labels, and check holds the keys."""
     key, wanted = KEYS[kind]
     _hold(shop, key)
-    run = serving.predict(shop, "orders", HOUR)
-    [again] = {found.run_id for found in serving.backfill(shop, "orders", _grid(HOUR))[:1]}
+    run = jobs.predict(shop, "orders", HOUR)
+    [again] = {found.run_id for found in jobs.backfill(shop, "orders", _grid(HOUR))[:1]}
     assert run.run_id < again
-    assert serving.backfill(shop, "orders", _grid(HOUR))[0].run_id == again
-    assert lifecycle.train(shop, "orders", TRAINED).manifest["rows_judged"] == 559
+    assert jobs.backfill(shop, "orders", _grid(HOUR))[0].run_id == again
+    assert train.train(shop, "orders", TRAINED).manifest["rows_judged"] == 559
     failed = [found for found in check(shop, "orders", TRAINED) if not found.holds]
     assert failed == []
     assert wanted in _seen(shop)
@@ -96,4 +97,4 @@ def test_a_float_is_no_key(shop, key):
     """It may have lost digits, and `17.0` joins with nothing; the error says what may be."""
     _hold(shop, key)
     with pytest.raises(ContractError, match="entity_id is neither text nor a whole number nor a U"):
-        serving.predict(shop, "orders", HOUR)
+        jobs.predict(shop, "orders", HOUR)

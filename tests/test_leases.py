@@ -5,9 +5,10 @@ from datetime import timedelta
 
 import pytest
 
-from batch_jobs import clock, leases, ledger, serving, staging
-from batch_jobs.serving import new_token
-from batch_jobs.warehouse import Warehouse, loaded_time, stored_time
+from batch_jobs import clock
+from batch_jobs.database.warehouse import Warehouse, loaded_time, stored_time
+from batch_jobs.runs import jobs, leases, ledger, staging
+from batch_jobs.runs.jobs import new_token
 from tests.deployment import shown
 from tests.fault_models._rows import tick
 from tests.faults import Order, until
@@ -41,15 +42,15 @@ def heard(deployment, run_id):
 
 def planned(deployment, number):
     """The ticks that a scheduled run claims."""
-    runs = serving.plan_due(deployment.settings, "ticks", tick(number), new_token())
+    runs = jobs.plan_due(deployment.settings, "ticks", tick(number), new_token())
     return [run.interval for run in runs]
 
 
 @pytest.fixture
 def scoring(deployment, attempt):
     """An attempt at tick 1 in a process of its own that takes long for its second chunk."""
-    run = serving.plan(deployment.settings, "ticks", tick(1), new_token(), parts=1)
-    working = (restless, timedelta(milliseconds=5), serving.score, "ticks", run.run_id, 0)
+    run = jobs.plan(deployment.settings, "ticks", tick(1), new_token(), parts=1)
+    working = (restless, timedelta(milliseconds=5), jobs.score, "ticks", run.run_id, 0)
     place = "score.before_chunk"
     return run, attempt(*working, run.token, order=Order(place, "wait", 2)).wait_at(place)
 
@@ -62,7 +63,7 @@ def test_an_attempt_that_takes_hours_keeps_its_interval(deployment, scoring):
 
     assert planned(deployment, 2) == [tick(2)]
     assert process.go().result().code == 0
-    assert serving.publish(deployment.settings, run.run_id).state == "published"
+    assert jobs.publish(deployment.settings, run.run_id).state == "published"
     assert deployment.seen("ticks") == shown("ticks", [0, 1])
 
 
@@ -83,7 +84,7 @@ def test_what_a_killed_attempt_left_is_scored_by_the_next_run_after_minutes(depl
 def test_what_was_fenced_off_or_has_failed_is_renewed_by_nobody(deployment, scoring):
     """A process that goes on in vain does not say that somebody works on the interval."""
     run, process = scoring
-    serving.plan(deployment.settings, "ticks", tick(1), new_token(), force=True)
+    jobs.plan(deployment.settings, "ticks", tick(1), new_token(), force=True)
     left = heard(deployment, run.run_id)
     warehouse = Warehouse(deployment.url)
 
@@ -98,9 +99,9 @@ def test_a_long_wait_before_the_first_row_is_made_up_for(deployment):
     """A task that waited for a slot for most of its lease begins with a whole one."""
     now = clock.now()
     with clock.set_to(now):
-        run = serving.plan(deployment.settings, "ticks", tick(1), new_token(), parts=1)
+        run = jobs.plan(deployment.settings, "ticks", tick(1), new_token(), parts=1)
     with clock.set_to(now + timedelta(minutes=4)):
-        serving.score(deployment.settings, "ticks", run.run_id, 0, run.token)
+        jobs.score(deployment.settings, "ticks", run.run_id, 0, run.token)
     assert heard(deployment, run.run_id) == now + timedelta(minutes=4)
 
 
@@ -108,10 +109,10 @@ def test_intervals_that_wait_for_their_turn_in_a_task_are_kept(deployment, monke
     """A task scores one after the other, and the last one may have to wait for long."""
     monkeypatch.setattr(leases, "BEAT", timedelta(milliseconds=5))
     monkeypatch.setattr(leases, "_heart", leases._Heart())
-    runs = serving.plan_due(deployment.settings, "ticks", tick(2), new_token())
+    runs = jobs.plan_due(deployment.settings, "ticks", tick(2), new_token())
     ids = [run.run_id for run in runs]
     pass_by(deployment, timedelta(hours=3))
-    with serving.attempt(deployment.settings, ids):
+    with jobs.attempt(deployment.settings, ids):
         pass_by(deployment, timedelta(hours=3))
         busy = {tick(1), tick(2)}
         since = clock.now() - leases.LEASE
@@ -123,7 +124,7 @@ def test_a_lease_that_cannot_be_renewed_now_is_renewed_later(deployment, monkeyp
     """The warehouse may be away for a moment; whoever works does not hear of it."""
     monkeypatch.setattr(leases, "BEAT", timedelta(milliseconds=5))
     monkeypatch.setattr(leases, "_heart", leases._Heart())
-    run = serving.plan(deployment.settings, "ticks", tick(1), new_token())
+    run = jobs.plan(deployment.settings, "ticks", tick(1), new_token())
     pass_by(deployment, timedelta(hours=3))
     renew, tries = leases._renew, []
 
@@ -155,7 +156,7 @@ def test_a_plan_that_fails_half_way_keeps_nothing(deployment):
 
 def test_the_rows_of_a_part_that_is_tried_again_are_not_swept(deployment):
     """Its run had failed when somebody began to tidy up, and was taken up again before the end."""
-    run = serving.plan(deployment.settings, "ticks", tick(1), new_token(), parts=1)
+    run = jobs.plan(deployment.settings, "ticks", tick(1), new_token(), parts=1)
     warehouse = Warehouse(deployment.url)
     _, part = staging.open_part(warehouse, run.run_id, 0, run.token)
     staging.fail_part(warehouse, run.run_id, 0, run.token, "a test")
@@ -167,10 +168,10 @@ def test_the_rows_of_a_part_that_is_tried_again_are_not_swept(deployment):
 
 def test_a_run_whose_rows_are_removed_is_not_taken_up_again(deployment):
     """Only a new attempt can score the interval then."""
-    run = serving.plan(deployment.settings, "ticks", tick(1), new_token(), parts=1)
+    run = jobs.plan(deployment.settings, "ticks", tick(1), new_token(), parts=1)
     warehouse = Warehouse(deployment.url)
     staging.open_part(warehouse, run.run_id, 0, run.token)
     staging.fail_part(warehouse, run.run_id, 0, run.token, "a test")
     staging.remove_rows(warehouse, run.run_id, run.rows_table)
-    with pytest.raises(serving.IncompleteError, match="has failed: a test; only a new attempt"):
+    with pytest.raises(jobs.IncompleteError, match="has failed: a test; only a new attempt"):
         staging.open_part(warehouse, run.run_id, 0, new_token())

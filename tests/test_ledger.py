@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batch_jobs import ledger, publication, staging
 from batch_jobs.errors import ConfigurationError, FencedError, IncompleteError
 from batch_jobs.interval import due_between
-from batch_jobs.ledger import Counts
+from batch_jobs.runs import ledger, publication, staging
+from batch_jobs.runs.ledger import Counts
 from tests.attempts import (
     MIDNIGHT,
     ask,

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from batch_jobs import Number, lifecycle, registry
-from batch_jobs.artifacts import ModelStore, serialize
+from batch_jobs import Number
 from batch_jobs.catalog import load_model
+from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.errors import (
     ArtifactError,
     ConfigurationError,
@@ -22,8 +22,10 @@ from batch_jobs.errors import (
     TrainingDataError,
     UnknownModelError,
 )
-from batch_jobs.loading import load_version
-from batch_jobs.warehouse import Warehouse
+from batch_jobs.registry import versions
+from batch_jobs.registry.loading import load_version
+from batch_jobs.registry.store import ModelStore, serialize
+from batch_jobs.training import train
 from tests.attempts import ask, forget_promotions
 
 TRAINED = datetime(2024, 3, 1, tzinfo=UTC)
@@ -39,7 +41,7 @@ def _change(settings, sql):
 
 
 def _champion(settings, name="orders"):
-    return registry.champion(Warehouse(settings.warehouse), name)
+    return versions.champion(Warehouse(settings.warehouse), name)
 
 
 def _artifact(settings, version):
@@ -57,14 +59,14 @@ def _recorded(settings):
 @pytest.fixture
 def challenger(shop):
     """A second version of `orders`, trained on six hours more, and not promoted."""
-    return lifecycle.train(shop, "orders", LATER)
+    return train.train(shop, "orders", LATER)
 
 
 @pytest.fixture
 def refused(shop):
     """A version that learnt from turned labels, so that the gate keeps it out."""
     _change(shop, "UPDATE orders SET returned = 1 - returned WHERE placed_at < '2024-02-26'")
-    return lifecycle.train(shop, "orders", LATER)
+    return train.train(shop, "orders", LATER)
 
 
 def test_training_registers_a_version_and_promotes_nobody(shop, challenger):
@@ -89,15 +91,15 @@ def test_a_challenger_is_judged_against_the_champion_on_the_same_rows(shop, chal
 @on_sqlite
 def test_a_candidate_is_what_the_gate_lets_take_over(shop):
     """Neither the champion itself nor what the gate refuses."""
-    assert lifecycle.candidate(shop, "orders") == (_champion(shop), False)
-    challenger = lifecycle.train(shop, "orders", LATER)
-    assert lifecycle.candidate(shop, "orders") == (challenger, True)
+    assert train.candidate(shop, "orders") == (_champion(shop), False)
+    challenger = train.train(shop, "orders", LATER)
+    assert train.candidate(shop, "orders") == (challenger, True)
 
 
 @on_sqlite
 def test_what_the_gate_refuses_is_no_candidate(shop, refused):
     """It is named all the same, for the reason to be told."""
-    version, may_serve = lifecycle.candidate(shop, "orders")
+    version, may_serve = train.candidate(shop, "orders")
     assert (version.version, may_serve) == (refused.version, False)
 
 
@@ -106,8 +108,8 @@ def test_a_model_is_fresh_by_what_its_newest_version_knew(shop):
     """And not by when the machine happened to train it; exactly as old is not newer."""
     champion = _champion(shop)
     before = TRAINED - timedelta(seconds=1)
-    assert lifecycle.trained_since(shop, "orders", before) == champion
-    assert lifecycle.trained_since(shop, "orders", TRAINED) is None
+    assert train.trained_since(shop, "orders", before) == champion
+    assert train.trained_since(shop, "orders", TRAINED) is None
 
 
 @on_sqlite
@@ -116,15 +118,15 @@ def test_the_gates_report_is_drawn_beside_the_artifact(shop, challenger):
     page = _artifact(shop, challenger).with_name("gate.html")
     assert f"May replace {challenger.gate['champion']}." in page.read_text("utf-8")
     forget_promotions(Warehouse(shop.warehouse))
-    assert lifecycle.train(shop, "orders", LATER).version == challenger.version
+    assert train.train(shop, "orders", LATER).version == challenger.version
     assert "May serve: it would be the first to do so." in page.read_text("utf-8")
 
 
 @on_sqlite
 def test_a_report_that_cannot_be_drawn_loses_no_training(shop, monkeypatch, caplog):
     """The verdict is what counts; the log says what ails the drawing."""
-    monkeypatch.setattr("batch_jobs.gate_page.page", lambda *_: 1 / 0)
-    version = lifecycle.train(shop, "orders", EARLIER)
+    monkeypatch.setattr("batch_jobs.reports.gate.page", lambda *_: 1 / 0)
+    version = train.train(shop, "orders", EARLIER)
     assert version.gate["promote"]
     assert not _artifact(shop, version).with_name("gate.html").exists()
     assert "the gate's report is not drawn: ZeroDivisionError" in caplog.text
@@ -134,7 +136,7 @@ def test_training_as_of_the_same_moment_gives_the_same_version(shop):
     """What happened since changes nothing: neither new rows nor labels that ripened."""
     champion = _champion(shop)
     _change(shop, "UPDATE orders SET returned = 1 - returned WHERE settled_at > '2024-03-01T00'")
-    assert lifecycle.train(shop, "orders", TRAINED).version == champion.version
+    assert train.train(shop, "orders", TRAINED).version == champion.version
 
 
 @on_sqlite
@@ -148,14 +150,14 @@ def test_training_as_of_the_same_moment_gives_the_same_version(shop):
 def test_training_as_of_the_future_or_of_no_certain_time_is_refused(shop, as_of, error):
     """Nobody knows yet what will be known then."""
     with pytest.raises(IntervalError, match=error):
-        lifecycle.train(shop, "orders", as_of)
+        train.train(shop, "orders", as_of)
 
 
 @on_sqlite
 def test_an_unknown_model_is_told_the_known_ones(shop):
     """Before anything else is looked at."""
     with pytest.raises(UnknownModelError, match="known models: customers, orders"):
-        lifecycle.train(shop, "order", TRAINED)
+        train.train(shop, "order", TRAINED)
 
 
 @pytest.mark.parametrize(
@@ -178,7 +180,7 @@ def test_a_training_that_fails_registers_nothing(shop, sql, as_of, error, words)
     champion, files = _champion(shop), sorted(Path(shop.model_store).rglob("*"))
     _change(shop, sql)
     with pytest.raises(error, match=words):
-        lifecycle.train(shop, "orders", as_of)
+        train.train(shop, "orders", as_of)
     assert (_champion(shop), sorted(Path(shop.model_store).rglob("*"))) == (champion, files)
 
 
@@ -188,13 +190,13 @@ def test_an_unwritable_store_is_found_out_before_training(shop, tmp_path):
     (tmp_path / "file").touch()
     settings = replace(shop, model_store=str(tmp_path / "file" / "models"))
     with pytest.raises(ConfigurationError, match=r"model store .* cannot be written: Not a dir"):
-        lifecycle.train(settings, "orders", datetime(2023, 1, 1, tzinfo=UTC))
+        train.train(settings, "orders", datetime(2023, 1, 1, tzinfo=UTC))
 
 
 def test_rows_that_do_not_fit_are_left_out_and_told(shop, caplog):
     """A few bad rows of weeks do not stop the training."""
     _change(shop, "UPDATE orders SET amount = -1 WHERE entity_id IN ('order-00007', 'order-00008')")
-    lifecycle.train(shop, "orders", TRAINED)
+    train.train(shop, "orders", TRAINED)
     assert (
         "2 rows do not fit the contract and are left out, e.g. order-00007: amount" in caplog.text
     )
@@ -212,7 +214,7 @@ def test_a_champion_that_cannot_be_judged_does_not_stop_training(shop, harm):
         path.write_bytes(path.read_bytes()[:-1] + b"x")
     else:
         _become_champion(shop, serialize("not an estimator"))
-    gate = lifecycle.train(shop, "orders", LATER).gate
+    gate = train.train(shop, "orders", LATER).gate
     [reason] = gate["reasons"]
     assert reason.startswith(f"it cannot be compared with the champion {_champion(shop).version}: ")
     assert (gate["promote"], gate["undecided"]) == (False, True)
@@ -224,15 +226,15 @@ def _become_champion(settings, artifact):
     odd = replace(before, version="odd", sha256=hashlib.sha256(artifact).hexdigest())
     ModelStore(settings.model_store).write("orders", "odd", artifact, {})
     warehouse = Warehouse(settings.warehouse)
-    registry.register(warehouse, odd)
-    registry.promote(
+    versions.register(warehouse, odd)
+    versions.promote(
         warehouse, odd, expected=before.version, action="promote", actor="tests", reason="odd"
     )
 
 
 def test_the_newest_version_is_promoted_if_its_gate_says_so(shop, challenger):
     """With the gate's reason as the reason, and the one before it kept on record."""
-    answer = lifecycle.promote(shop, "orders", actor="ann")
+    answer = train.promote(shop, "orders", actor="ann")
     assert (answer.outcome, answer.champion) == ("promoted", challenger.version)
     assert _champion(shop) == challenger
     assert _recorded(shop) == [(challenger.version, "promote", answer.reason)]
@@ -240,14 +242,14 @@ def test_the_newest_version_is_promoted_if_its_gate_says_so(shop, challenger):
 
 def test_promoting_the_champion_changes_nothing(shop):
     """A repeated task writes no second row."""
-    answer = lifecycle.promote(shop, "orders", _champion(shop).version, actor="ann")
+    answer = train.promote(shop, "orders", _champion(shop).version, actor="ann")
     assert (answer.outcome, _recorded(shop)) == ("unchanged", [])
 
 
 def test_a_challenger_that_the_gate_refuses_is_kept_out(shop, refused):
     """The answer tells all its reasons, and who goes on serving."""
     champion = _champion(shop)
-    answer = lifecycle.promote(shop, "orders", actor="ann")
+    answer = train.promote(shop, "orders", actor="ann")
     assert (answer.outcome, answer.champion) == ("kept", champion.version)
     assert "shown to be worse" in answer.reason
     assert (_champion(shop), _recorded(shop)) == (champion, [])
@@ -256,18 +258,18 @@ def test_a_challenger_that_the_gate_refuses_is_kept_out(shop, refused):
 def test_a_reason_overrules_the_gate_and_is_recorded(shop, refused):
     """Somebody answers for it by name; without its name nobody means it."""
     reason = "the labels were turned"
-    assert lifecycle.promote(shop, "orders", actor="ann", reason=reason).outcome == "kept"
-    lifecycle.promote(shop, "orders", refused.version, actor="ann", reason=reason)
+    assert train.promote(shop, "orders", actor="ann", reason=reason).outcome == "kept"
+    train.promote(shop, "orders", refused.version, actor="ann", reason=reason)
     assert _champion(shop) == refused
     assert _recorded(shop) == [(refused.version, "promote", "the labels were turned")]
 
 
 def test_a_challenger_judged_against_somebody_else_is_not_promoted(shop, challenger):
     """Of two challengers of one champion, the second must be judged again."""
-    second = lifecycle.train(shop, "orders", LATER + timedelta(hours=6))
-    lifecycle.promote(shop, "orders", challenger.version, actor="ann")
+    second = train.train(shop, "orders", LATER + timedelta(hours=6))
+    train.promote(shop, "orders", challenger.version, actor="ann")
     with pytest.raises(ArtifactError, match=f"but {challenger.version} serves now; train again"):
-        lifecycle.promote(shop, "orders", second.version, actor="bob")
+        train.promote(shop, "orders", second.version, actor="bob")
     assert _champion(shop) == challenger
 
 
@@ -278,24 +280,24 @@ def test_a_model_without_a_version_has_nothing_to_promote(shop):
     with pytest.raises(
         ArtifactError, match="no trained version yet; run `batch-jobs train orders --as-of"
     ):
-        lifecycle.promote(shop, "orders", actor="ann")
+        train.promote(shop, "orders", actor="ann")
     with pytest.raises(NoChampionError, match="train orders --as-of TIME"):
-        lifecycle.require_champion(Warehouse(shop.warehouse), "orders")
+        train.require_champion(Warehouse(shop.warehouse), "orders")
 
 
 def test_a_rollback_makes_an_earlier_version_serve_again(shop, challenger):
     """It is recorded as what it is; doing it twice changes nothing."""
     first = _champion(shop)
-    lifecycle.promote(shop, "orders", actor="ann")
+    train.promote(shop, "orders", actor="ann")
     for outcome in ("promoted", "unchanged"):
-        answer = lifecycle.rollback(shop, "orders", first.version, actor="bob", reason="too eager")
+        answer = train.rollback(shop, "orders", first.version, actor="bob", reason="too eager")
         assert answer.outcome == outcome
     assert _champion(shop) == first
     assert _recorded(shop)[1:] == [(first.version, "rollback", "too eager")]
 
 
 @on_sqlite
-@pytest.mark.parametrize("act", [lifecycle.promote, lifecycle.rollback])
+@pytest.mark.parametrize("act", [train.promote, train.rollback])
 @pytest.mark.parametrize(
     ("harm", "words"),
     [
@@ -309,9 +311,9 @@ def test_a_version_that_does_not_load_never_becomes_the_champion(
 ):
     """It is loaded to prove it, before anything is written."""
     champion = _champion(shop)
-    if act is lifecycle.rollback:  # to what has served
-        lifecycle.promote(shop, "orders", actor="ann")
-        lifecycle.rollback(shop, "orders", champion.version, actor="ann", reason="too eager")
+    if act is train.rollback:  # to what has served
+        train.promote(shop, "orders", actor="ann")
+        train.rollback(shop, "orders", champion.version, actor="ann", reason="too eager")
     recorded = _recorded(shop)
     harm(_artifact(shop, challenger))
     with pytest.raises(ArtifactError, match=words):
@@ -324,7 +326,7 @@ def test_a_version_that_does_not_load_never_becomes_the_champion(
 def test_an_unknown_version_is_refused(shop, version):
     """Whatever it looks like."""
     with pytest.raises(ArtifactError, match="orders has no version"):
-        lifecycle.rollback(shop, "orders", version, actor="ann", reason="typo")
+        train.rollback(shop, "orders", version, actor="ann", reason="typo")
 
 
 @on_sqlite
@@ -359,7 +361,7 @@ def _retold(settings, change):
 
 def test_the_manifest_says_what_a_version_was_made_of(shop):
     """Its rows, its code, its metrics, and twenty golden rows with their answers."""
-    version = lifecycle.train(replace(shop, commit="abc123"), "orders", EARLIER)
+    version = train.train(replace(shop, commit="abc123"), "orders", EARLIER)
     manifest = version.manifest
     assert (manifest["commit"], manifest["metrics"]) == ("abc123", version.metrics)
     golden = manifest["golden"]
@@ -367,10 +369,7 @@ def test_the_manifest_says_what_a_version_was_made_of(shop):
     assert {len(values) for values in (*golden["inputs"].values(), golden["answers"])} == {20}
     assert all(sum(answer) == pytest.approx(1) for answer in golden["answers"])
     _change(shop, "UPDATE orders SET amount = amount + 0.001 WHERE entity_id = 'order-00500'")
-    assert (
-        lifecycle.train(shop, "orders", EARLIER).manifest["data_digest"]
-        != (manifest["data_digest"])
-    )
+    assert train.train(shop, "orders", EARLIER).manifest["data_digest"] != (manifest["data_digest"])
 
 
 @on_sqlite
@@ -413,34 +412,34 @@ def test_a_population_is_trained_on_snapshots_spread_over_its_history(shop):
 
 def test_the_newest_version_is_the_one_that_has_seen_the_newest_data(shop, challenger):
     """A back-dated training, though it came last, is no candidate."""
-    lifecycle.train(shop, "orders", EARLIER)
-    assert lifecycle.candidate(shop, "orders") == (challenger, True)
-    assert lifecycle.promote(shop, "orders", actor="dag").version == challenger
+    train.train(shop, "orders", EARLIER)
+    assert train.candidate(shop, "orders") == (challenger, True)
+    assert train.promote(shop, "orders", actor="dag").version == challenger
 
 
 def test_the_version_of_one_training_is_found_by_its_moment(shop, challenger):
     """A DAG run promotes what it has trained itself, and nothing else."""
-    older = lifecycle.train(shop, "orders", EARLIER)
-    assert lifecycle.candidate(shop, "orders", EARLIER) == (older, False)
-    answer = lifecycle.promote(shop, "orders", actor="dag", as_of=EARLIER)
+    older = train.train(shop, "orders", EARLIER)
+    assert train.candidate(shop, "orders", EARLIER) == (older, False)
+    answer = train.promote(shop, "orders", actor="dag", as_of=EARLIER)
     assert (answer.version, answer.outcome) == (older, "kept")
     shown = f"it has seen data up to {older.as_of}, and {_champion(shop).version}, which serves, "
     assert answer.reason.startswith(shown)
     with pytest.raises(ArtifactError, match=r"orders has no version as of 2024-02-29 12:00"):
-        lifecycle.promote(shop, "orders", actor="dag", as_of=EARLIER - timedelta(hours=6))
+        train.promote(shop, "orders", actor="dag", as_of=EARLIER - timedelta(hours=6))
 
 
 def test_a_version_that_was_rolled_back_comes_back_by_name_and_with_a_reason_only(shop, challenger):
     """Whoever rolled it back had a reason, which the answer tells."""
     first = _champion(shop)
-    lifecycle.promote(shop, "orders", actor="dag")
-    lifecycle.rollback(shop, "orders", first.version, actor="ann", reason="it is wrong on Mondays")
+    train.promote(shop, "orders", actor="dag")
+    train.rollback(shop, "orders", first.version, actor="ann", reason="it is wrong on Mondays")
     for version in (None, challenger.version):
-        answer = lifecycle.promote(shop, "orders", version, actor="dag")
+        answer = train.promote(shop, "orders", version, actor="dag")
         assert (answer.outcome, answer.champion) == ("kept", first.version)
         assert answer.reason.startswith("it was rolled back (it is wrong on Mondays); to promote")
-    assert lifecycle.candidate(shop, "orders") == (challenger, False)
-    lifecycle.promote(shop, "orders", challenger.version, actor="ann", reason="mended")
+    assert train.candidate(shop, "orders") == (challenger, False)
+    train.promote(shop, "orders", challenger.version, actor="ann", reason="mended")
     assert _champion(shop) == challenger
 
 
@@ -448,10 +447,10 @@ def test_a_rollback_goes_to_versions_that_have_served(shop, challenger):
     """The error names them; what the gate refused never serves by a rollback."""
     first = _champion(shop)
     _change(shop, "UPDATE orders SET returned = 1 - returned WHERE placed_at < '2024-02-26'")
-    refused = lifecycle.train(shop, "orders", LATER + timedelta(hours=6)).version
+    refused = train.train(shop, "orders", LATER + timedelta(hours=6)).version
     with pytest.raises(ArtifactError, match=r"never served; roll back .*\(there is none\), or"):
-        lifecycle.rollback(shop, "orders", refused, actor="ann", reason="oh")
-    lifecycle.promote(shop, "orders", challenger.version, actor="ann", reason="now")
+        train.rollback(shop, "orders", refused, actor="ann", reason="oh")
+    train.promote(shop, "orders", challenger.version, actor="ann", reason="now")
     with pytest.raises(ArtifactError, match=rf"a version that did \({first.version}\), or"):
-        lifecycle.rollback(shop, "orders", refused, actor="ann", reason="oh")
+        train.rollback(shop, "orders", refused, actor="ann", reason="oh")
     assert _champion(shop) == challenger

@@ -6,14 +6,17 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import text
 
-from batch_jobs import Category, Number, lifecycle, registry, serving
-from batch_jobs.answering import answer
+from batch_jobs import Category, Number
 from batch_jobs.catalog import load_model
+from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.errors import ArtifactError
 from batch_jobs.interval import Interval
-from batch_jobs.loading import as_trained, load_version
-from batch_jobs.serving import new_token
-from batch_jobs.warehouse import Warehouse
+from batch_jobs.registry import versions
+from batch_jobs.registry.loading import as_trained, load_version
+from batch_jobs.requests.worker import answer
+from batch_jobs.runs import jobs
+from batch_jobs.runs.jobs import new_token
+from batch_jobs.training import train
 from tests.asking import results, submit
 from tests.attempts import ask
 
@@ -69,7 +72,7 @@ def _scores(settings):
 
 
 def _champion(settings):
-    return registry.champion(Warehouse(settings.warehouse), "orders")
+    return versions.champion(Warehouse(settings.warehouse), "orders")
 
 
 def _change(settings, sql):
@@ -81,11 +84,11 @@ def _change(settings, sql):
 def test_a_champion_is_scored_by_its_own_query_and_contract(shop, edit):
     """Cut into parts, as one, and again: the same rows and scores as before the edit."""
     edited = _edited(shop, **EDITS[edit])
-    serving.predict(shop, "orders", HOUR)
+    jobs.predict(shop, "orders", HOUR)
     before = _scores(shop)
     assert len(before) == 6
     for parts in (1, 3):
-        run = serving.predict(edited, "orders", HOUR, parts=parts, force=True)
+        run = jobs.predict(edited, "orders", HOUR, parts=parts, force=True)
         assert (run.state, run.model_version) == ("published", _champion(shop).version)
         assert _scores(shop) == before
 
@@ -97,12 +100,12 @@ def test_a_backfill_and_late_rows_are_scored_as_the_champion_was_trained(shop, e
     edited = _edited(shop, **EDITS[edit])
     _change(shop, "CREATE TABLE late AS SELECT * FROM orders WHERE entity_id = 'order-02883'")
     _change(shop, "DELETE FROM orders WHERE entity_id = 'order-02883'")
-    assert {run.state for run in serving.backfill(edited, "orders", HOUR)} == {"published"}
+    assert {run.state for run in jobs.backfill(edited, "orders", HOUR)} == {"published"}
     _change(shop, "INSERT INTO orders SELECT * FROM late")
-    serving.backfill(edited, "orders", HOUR)
+    jobs.backfill(edited, "orders", HOUR)
     assert "order-02883" in dict(_scores(shop))
     found = dict(_scores(shop))
-    serving.backfill(shop, "orders", HOUR, force=True)
+    jobs.backfill(shop, "orders", HOUR, force=True)
     assert dict(_scores(shop)) == found
 
 
@@ -118,8 +121,8 @@ def test_requests_are_answered_as_the_champion_was_trained(shop, edit):
 @pytest.mark.parametrize("edit", ["another unit", "a feature less", "another name"])
 def test_challenger_and_champion_are_compared_each_with_its_own_features(shop, edit):
     """On the same entities: the champion is as good as it was before the edit."""
-    usual = lifecycle.train(shop, "orders", LATER).gate
-    edited = lifecycle.train(_edited(shop, **EDITS[edit]), "orders", LATER).gate
+    usual = train.train(shop, "orders", LATER).gate
+    edited = train.train(_edited(shop, **EDITS[edit]), "orders", LATER).gate
     assert edited["metrics"]["champion"] == pytest.approx(usual["metrics"]["champion"])
     assert edited["champion"] == _champion(shop).version
     assert not edited["undecided"]
@@ -129,13 +132,13 @@ def test_challenger_and_champion_are_compared_each_with_its_own_features(shop, e
 def test_a_promoted_version_is_scored_by_what_the_file_said_when_it_was_trained(shop):
     """From its promotion on; the one before it is rolled back to with its own query."""
     edited, first = _edited(shop, **EDITS["another unit"]), _champion(shop)
-    serving.predict(shop, "orders", HOUR)
+    jobs.predict(shop, "orders", HOUR)
     before = dict(_scores(shop))
-    version = lifecycle.train(edited, "orders", LATER)
-    lifecycle.promote(edited, "orders", version.version, actor="ann", reason="new unit")
-    serving.predict(edited, "orders", HOUR, force=True)
+    version = train.train(edited, "orders", LATER)
+    train.promote(edited, "orders", version.version, actor="ann", reason="new unit")
+    jobs.predict(edited, "orders", HOUR, force=True)
     assert dict(_scores(shop)) != before
-    serving.rollback(edited, "orders", first.version, actor="ann", reason="old unit")
+    jobs.rollback(edited, "orders", first.version, actor="ann", reason="old unit")
     assert dict(_scores(shop)) == before
 
 
@@ -144,15 +147,15 @@ def test_a_champion_whose_columns_are_gone_is_not_replaced_unheard(shop):
     _change(shop, "ALTER TABLE orders RENAME COLUMN country TO land")
     query = QUERY.replace("country", "land")
     edited = _edited(shop, **{**EDITS["another name"], "features_query": query})
-    champion, challenger = _champion(shop), lifecycle.train(edited, "orders", LATER)
+    champion, challenger = _champion(shop), train.train(edited, "orders", LATER)
     [reason] = challenger.gate["reasons"]
     assert reason.startswith(f"it cannot be compared with the champion {champion.version}: ")
     assert "country" in reason
-    answer = lifecycle.promote(edited, "orders", actor="dag")
+    answer = train.promote(edited, "orders", actor="dag")
     assert (answer.outcome, answer.champion) == ("kept", champion.version)
     assert f"`batch-jobs promote orders {challenger.version} --reason …`" in answer.reason
     why = "the column was renamed"
-    lifecycle.promote(edited, "orders", challenger.version, actor="ann", reason=why)
+    train.promote(edited, "orders", challenger.version, actor="ann", reason=why)
     assert _champion(shop) == challenger
 
 
@@ -161,9 +164,9 @@ def test_what_the_gate_cannot_decide_a_person_approves(shop):
     """The approval is recorded with what nobody could compare."""
     _change(shop, "ALTER TABLE orders RENAME COLUMN country TO land")
     edited = _edited(shop, **EDITS["a feature less"])
-    challenger = lifecycle.train(edited, "orders", LATER)
-    assert lifecycle.candidate(edited, "orders") == (challenger, True)
-    answer = lifecycle.promote(edited, "orders", challenger.version, actor="dag", approved_by="ann")
+    challenger = train.train(edited, "orders", LATER)
+    assert train.candidate(edited, "orders") == (challenger, True)
+    answer = train.promote(edited, "orders", challenger.version, actor="dag", approved_by="ann")
     assert (answer.outcome, answer.reason[:16]) == ("promoted", "approved by ann;")
 
 
@@ -182,7 +185,7 @@ def test_what_the_gate_cannot_decide_a_person_approves(shop):
 def test_it_is_told_how_the_file_differs_from_the_champions(shop, edit, told):
     """How a model is served may change at any time; what it is trained for is named."""
     champion, model = _champion(shop), ORDERS.model_copy(update={**edit, "file": ""})
-    found = registry.file_differs(model, champion)
+    found = versions.file_differs(model, champion)
     if told is None:
         assert found is None
     else:
@@ -200,11 +203,11 @@ def test_an_estimator_that_was_edited_is_told_by_the_files_hash(shop, tmp_path, 
     settings = replace(shop, models=("edited_package",))
     model, version = (
         load_model("orders", settings.models),
-        lifecycle.train(settings, "orders", LATER),
+        train.train(settings, "orders", LATER),
     )
-    assert registry.file_differs(model, version) is None
+    assert versions.file_differs(model, version) is None
     file.write_text("from tests.example_models.orders import model  # and more")
-    told = registry.file_differs(model, version)
+    told = versions.file_differs(model, version)
     assert f"from that of {version.version}, though in no query and no feature, since 20" in told
 
 

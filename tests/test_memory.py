@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from batch_jobs import lifecycle, serving
-from batch_jobs.serving import new_token
-from batch_jobs.warehouse import Warehouse
+from batch_jobs.database.warehouse import Warehouse
+from batch_jobs.runs import jobs
+from batch_jobs.runs.jobs import new_token
+from batch_jobs.training import train
 from tests.fault_models._rows import START, number_of, tick
 from tests.mishaps import peak_memory, with_little_memory
 
@@ -65,8 +66,8 @@ def many(deployment, tmp_path, monkeypatch):
             deployment.settings, models=(package,), model_store=str(tmp_path / "models")
         )
         if not deployment.versions_of("many"):
-            lifecycle.train(settings, "many", START)
-            lifecycle.promote(settings, "many", actor="tests", reason="first")
+            train.train(settings, "many", START)
+            train.promote(settings, "many", actor="tests", reason="first")
         with Warehouse(deployment.url).write() as connection:
             connection.exec_driver_sql(f"UPDATE size SET rows = {rows}")
         return settings
@@ -80,8 +81,8 @@ def growth(attempt, many):
 
     def measure(rows, chunk_rows):
         settings = many(rows, chunk_rows)
-        run = serving.plan(settings, "many", tick(1), new_token())
-        scored = (peak_memory, serving.score, "many", run.run_id, 0, run.token)
+        run = jobs.plan(settings, "many", tick(1), new_token())
+        scored = (peak_memory, jobs.score, "many", run.run_id, 0, run.token)
         ended = attempt(*scored, settings=settings).result()
         assert ended.code == 0, ended
         return ended.value
@@ -106,12 +107,12 @@ def _served(deployment):
 
 def test_a_job_that_runs_out_of_memory_loses_nothing(deployment, attempt, many):
     """It ends in whatever way; with a smaller chunk, the same call publishes."""
-    serving.predict(many(2_000, 1_000), "many", tick(0))
-    limited = (with_little_memory, 50_000_000, serving.predict, "many", tick(1))
+    jobs.predict(many(2_000, 1_000), "many", tick(0))
+    limited = (with_little_memory, 50_000_000, jobs.predict, "many", tick(1))
     ended = attempt(*limited, settings=many(50_000, 50_000)).result()
     assert ended.code != 0, ended
     assert _served(deployment) == (2_000, 0)
     assert deployment.states("many", 1)[0] in {"staging", "failed"}  # killed, or told in time
-    serving.predict(many(3_000, 1_000), "many", tick(1))
+    jobs.predict(many(3_000, 1_000), "many", tick(1))
     assert _served(deployment) == (3_000, 1)
     assert deployment.states("many", 1) == ["failed", "published"]

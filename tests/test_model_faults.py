@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from sklearn.base import BaseEstimator, RegressorMixin
 
-from batch_jobs import lifecycle, serving
 from batch_jobs.errors import (
     ArtifactError,
     CircuitBreakerError,
@@ -20,7 +19,9 @@ from batch_jobs.errors import (
     FencedError,
     IncompleteError,
 )
-from batch_jobs.scoring import Fitted
+from batch_jobs.runs import jobs
+from batch_jobs.scoring.predict import Fitted
+from batch_jobs.training import train
 from tests.deployment import shown
 from tests.fault_models._rows import tick
 from tests.mishaps import is_as_before, is_published_once, once
@@ -31,14 +32,14 @@ on_sqlite = pytest.mark.parametrize("deployment", ["sqlite"], indirect=True)
 
 def test_a_doubled_task_of_a_part_changes_nothing(deployment):
     """Each part is scored twice and published twice: every row is there once."""
-    run = serving.plan(deployment.settings, "ticks", tick(1), serving.new_token(), parts=5)
+    run = jobs.plan(deployment.settings, "ticks", tick(1), jobs.new_token(), parts=5)
     for part in (3, 0, 4, 1, 2):
         counts = [
-            serving.score(deployment.settings, "ticks", run.run_id, part, token)
-            for token in (run.token, serving.new_token())
+            jobs.score(deployment.settings, "ticks", run.run_id, part, token)
+            for token in (run.token, jobs.new_token())
         ]
         assert counts[0] == counts[1]
-    published = [serving.publish(deployment.settings, run.run_id) for _ in range(2)]
+    published = [jobs.publish(deployment.settings, run.run_id) for _ in range(2)]
     assert published[0] == published[1]
     assert published[0].counts.read == 12
     assert is_published_once(deployment)
@@ -46,16 +47,16 @@ def test_a_doubled_task_of_a_part_changes_nothing(deployment):
 
 def test_a_part_that_failed_half_way_is_scored_again_by_its_retry(deployment):
     """What the first try had staged is not there twice, and the other parts are not touched."""
-    run = serving.plan(deployment.settings, "ticks", tick(1), serving.new_token(), parts=2)
-    serving.score(deployment.settings, "ticks", run.run_id, 0, run.token)
+    run = jobs.plan(deployment.settings, "ticks", tick(1), jobs.new_token(), parts=2)
+    jobs.score(deployment.settings, "ticks", run.run_id, 0, run.token)
 
     def lose_power():
         raise KeyboardInterrupt
 
     with once("score.chunk_staged", lose_power), pytest.raises(KeyboardInterrupt):
-        serving.score(deployment.settings, "ticks", run.run_id, 1, run.token)
-    serving.score(deployment.settings, "ticks", run.run_id, 1, serving.new_token())
-    assert serving.publish(deployment.settings, run.run_id).counts.read == 12
+        jobs.score(deployment.settings, "ticks", run.run_id, 1, run.token)
+    jobs.score(deployment.settings, "ticks", run.run_id, 1, jobs.new_token())
+    assert jobs.publish(deployment.settings, run.run_id).counts.read == 12
     assert is_published_once(deployment)
 
 
@@ -80,7 +81,7 @@ def test_a_model_that_answers_for_other_rows_fails_the_run(deployment, monkeypat
     """Which score belongs to which row is then anybody's guess."""
     stub = loaded(lambda count: np.ones(count - 1))
     with monkeypatch.context() as patched:
-        patched.setattr("batch_jobs.loading.load_version", stub)
+        patched.setattr("batch_jobs.registry.loading.load_version", stub)
         with pytest.raises(ContractError, match="estimator: answered"):
             deployment.predict("ticks", 1)
     assert is_as_before(deployment)
@@ -95,7 +96,9 @@ def test_a_model_that_answers_for_other_rows_fails_the_run(deployment, monkeypat
 def test_a_model_that_answers_no_numbers_fails_the_run(deployment, monkeypatch, model, error, wild):
     """Each row is set aside, and then there are too many of those."""
     with monkeypatch.context() as patched:
-        patched.setattr("batch_jobs.loading.load_version", loaded(lambda n: np.full(n, wild)))
+        patched.setattr(
+            "batch_jobs.registry.loading.load_version", loaded(lambda n: np.full(n, wild))
+        )
         with pytest.raises(error):
             deployment.predict(model, 1)
     assert is_as_before(deployment, model)
@@ -111,11 +114,11 @@ def test_a_model_whose_file_is_gone_fails_the_run(deployment, tmp_path):
     settings = replace(deployment.settings, model_store=str(store))
     (store / "ticks").rename(tmp_path / "gone")
     with pytest.raises(ArtifactError, match="cannot be read from") as caught:
-        serving.predict(settings, "ticks", tick(1))
+        jobs.predict(settings, "ticks", tick(1))
     assert caught.value.exit_code == 2
     assert is_as_before(deployment)
     (tmp_path / "gone").rename(store / "ticks")
-    serving.predict(settings, "ticks", tick(1))
+    jobs.predict(settings, "ticks", tick(1))
     assert is_published_once(deployment, states=["failed", "published"])
 
 
@@ -124,10 +127,10 @@ def test_two_promotions_while_a_run_is_scored_mix_no_versions(deployment):
     first, second = sorted(deployment.versions_of("ticks"), key=deployment.versions.get)
 
     def promote():
-        lifecycle.promote(deployment.settings, "ticks", second, actor="tests", reason="now")
+        train.promote(deployment.settings, "ticks", second, actor="tests", reason="now")
 
     def roll_back():
-        lifecycle.rollback(deployment.settings, "ticks", first, actor="tests", reason="no")
+        train.rollback(deployment.settings, "ticks", first, actor="tests", reason="no")
         promote()
 
     with once("score.chunk_staged", promote), once("score.all_staged", roll_back):

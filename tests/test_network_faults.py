@@ -7,9 +7,11 @@ are lost cannot be brought about without root, and tcp_user_timeout is not tried
 
 import pytest
 
-from batch_jobs import lifecycle, registry, serving
+from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.errors import FencedError, WarehouseUnavailableError
-from batch_jobs.warehouse import Warehouse
+from batch_jobs.registry import versions
+from batch_jobs.runs import jobs
+from batch_jobs.training import train
 from tests.deployment import shown
 from tests.fault_models._rows import tick
 from tests.faults import until
@@ -50,7 +52,7 @@ def test_a_commit_that_is_lost_has_one_effect(deployment, proxy, behind, step, w
     place, hit = STEPS[step]
     cut = getattr(proxy, f"drop_{way}")
     with once(place, lambda: cut(COMMIT), hit):
-        run = serving.predict(behind, "ticks", tick(1))
+        run = jobs.predict(behind, "ticks", tick(1))
     assert (proxy.cut.is_set(), proxy.answer) == (True, "COMMIT" if way == "after" else None)
     assert run.state == "published"
     assert (run.counts.read, run.counts.scored, run.counts.rejected) == (12, 11, 1)
@@ -61,7 +63,7 @@ def test_a_commit_that_is_lost_has_one_effect(deployment, proxy, behind, step, w
 def test_a_population_whose_commit_is_lost_is_published_once(deployment, proxy, behind, way):
     """Its table is attached with the commit, or with the one of the repetition."""
     with once("publish.locked", lambda: getattr(proxy, f"drop_{way}")(COMMIT)):
-        assert serving.predict(behind, "population", tick(1)).state == "published"
+        assert jobs.predict(behind, "population", tick(1)).state == "published"
     assert proxy.cut.is_set()
     assert is_published_once(deployment, "population")
 
@@ -70,11 +72,11 @@ def test_a_population_whose_commit_is_lost_is_published_once(deployment, proxy, 
 def test_a_promotion_whose_commit_is_lost_is_recorded_once(deployment, proxy, behind, way):
     """The audit trail has one row for it, and the next run takes the version."""
     warehouse = Warehouse(behind.warehouse)
-    serves = registry.champion(warehouse, "ticks").version
+    serves = versions.champion(warehouse, "ticks").version
     (other,) = set(deployment.versions_of("ticks")) - {serves}
-    version = registry.find_version(warehouse, "ticks", other)
+    version = versions.find_version(warehouse, "ticks", other)
     getattr(proxy, f"drop_{way}")(COMMIT)
-    registry.promote(
+    versions.promote(
         warehouse, version, expected=serves, action="promote", actor="tests", reason="better"
     )
     assert (proxy.cut.is_set(), proxy.answer) == (True, "COMMIT" if way == "after" else None)
@@ -95,7 +97,7 @@ def test_a_training_that_is_cut_off_registers_one_version(
     with Warehouse(deployment.url).write() as connection:
         connection.exec_driver_sql("UPDATE label_shift SET shift = 5")
     getattr(proxy, f"drop_{way}")(statement)
-    version = lifecycle.train(behind, "ticks", tick(0).start)
+    version = train.train(behind, "ticks", tick(0).start)
     assert proxy.cut.is_set()
     assert sorted(deployment.ask(known)) == sorted([*before, (version.version,)])
 
@@ -106,7 +108,7 @@ def test_whoever_vanishes_half_way_holds_nobody_up(
 ):
     """The server ends its session; another attempt publishes; when it is back, it is fenced."""
     with once(place, proxy.blackhole, hit):
-        vanished = in_background(serving.predict, behind, "ticks", tick(1))
+        vanished = in_background(jobs.predict, behind, "ticks", tick(1))
         until(proxy.swallowed.is_set, "the job to be cut off")
     assert is_as_before(deployment)
     assert deployment.predict("ticks", 1).state == "published"
@@ -123,7 +125,7 @@ def test_whoever_comes_back_from_a_black_hole_goes_on(
 ):
     """Its connection is lost, and the transaction that was under way is repeated."""
     with once(place, proxy.blackhole, hit):
-        job = in_background(serving.predict, behind, "ticks", tick(1))
+        job = in_background(jobs.predict, behind, "ticks", tick(1))
         until(proxy.swallowed.is_set, "the job to be cut off")
     assert is_as_before(deployment)
     proxy.pass_all()
@@ -136,16 +138,16 @@ def test_a_server_out_of_reach_fails_the_job_with_one_clear_line(
     deployment, proxy, behind, monkeypatch, way
 ):
     """Silence is an answer after connect_timeout; the next call finds everything as it was."""
-    monkeypatch.setattr("batch_jobs.warehouse.PATIENCE_SECONDS", 0)
+    monkeypatch.setattr("batch_jobs.database.warehouse.PATIENCE_SECONDS", 0)
     getattr(proxy, way)()
     with pytest.raises(WarehouseUnavailableError, match="did not answer") as caught:
-        serving.predict(behind, "ticks", tick(1))
+        jobs.predict(behind, "ticks", tick(1))
     assert caught.value.exit_code == 1
     assert "\n" not in str(caught.value)
     assert deployment.server.password not in str(caught.value)
     assert is_as_before(deployment)
     proxy.pass_all()
-    assert serving.predict(behind, "ticks", tick(1)).state == "published"
+    assert jobs.predict(behind, "ticks", tick(1)).state == "published"
     assert is_published_once(deployment)
 
 
@@ -166,7 +168,7 @@ def test_connections_that_are_reset_half_way_are_made_again(
         proxy.pass_all()
 
     with once(place, reset, hit):
-        assert serving.predict(behind, model, tick(1)).state == "published"
+        assert jobs.predict(behind, model, tick(1)).state == "published"
     assert is_published_once(deployment, model)
 
 
@@ -176,7 +178,7 @@ def test_connections_that_are_reset_half_way_are_made_again(
 def test_a_poor_network_is_only_slow(deployment, proxy, behind, model, way, amount):
     """64 kB in a second, or fifty bytes at a time, from the first connection to the last."""
     getattr(proxy, way)(amount)
-    assert serving.predict(behind, model, tick(1)).state == "published"
+    assert jobs.predict(behind, model, tick(1)).state == "published"
     assert is_published_once(deployment, model)
 
 
@@ -186,5 +188,5 @@ def test_a_far_away_server_is_only_slow(deployment, proxy, behind):
         once("publish.audited", lambda: proxy.latency(100)),
         once("publish.committed", proxy.pass_all),
     ):
-        assert serving.predict(behind, "ticks", tick(1)).state == "published"
+        assert jobs.predict(behind, "ticks", tick(1)).state == "published"
     assert is_published_once(deployment)

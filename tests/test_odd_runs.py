@@ -9,11 +9,12 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from batch_jobs import clock, serving
+from batch_jobs import clock
 from batch_jobs.catalog import load_model
+from batch_jobs.database.warehouse import Warehouse, loaded_time, stored_time
 from batch_jobs.errors import CircuitBreakerError, IncompleteError
 from batch_jobs.interval import Interval
-from batch_jobs.warehouse import Warehouse, loaded_time, stored_time
+from batch_jobs.runs import jobs
 from tests.attempts import ask, seen
 from tests.mishaps import change
 
@@ -88,17 +89,17 @@ ODDITIES = {
 def test_what_looks_too_wrong_is_not_published_unless_somebody_accepts_it(shop, oddity):
     """It fails and says what to do, and readers keep what they have; a reason lets it through."""
     name, interval, statements, words = ODDITIES[oddity]
-    serving.predict(shop, name, interval(0))
+    jobs.predict(shop, name, interval(0))
     before = seen(Warehouse(shop.warehouse))
     change(shop, *statements)
     with pytest.raises(CircuitBreakerError, match=words) as caught:
-        serving.predict(shop, name, interval(1))
+        jobs.predict(shop, name, interval(1))
     assert caught.value.exit_code == 1
     assert f"--start {interval(1).start.isoformat()}" in str(caught.value)
     assert seen(Warehouse(shop.warehouse)) == before
     failed = "SELECT state, error FROM prediction_runs ORDER BY run_id DESC LIMIT 1"
     assert ask(Warehouse(shop.warehouse), failed) == [("failed", str(caught.value))]
-    accepted = serving.predict(shop, name, interval(1), accept="it is so")
+    accepted = jobs.predict(shop, name, interval(1), accept="it is so")
     assert (accepted.state, accepted.accepted) == ("published", "it is so")
     stored = "SELECT run_id, accepted FROM prediction_runs ORDER BY run_id DESC LIMIT 1"
     assert ask(Warehouse(shop.warehouse), stored) == [(accepted.run_id, "it is so")]
@@ -115,19 +116,19 @@ def test_a_source_that_falls_silent_is_told_from_one_that_rests(shop):
     change(shop, rest, start=stored_time(day(4).start), end=stored_time(day(5).start))
     change(shop, rest, start=stored_time(day(9).start), end="9999")
     for start, end in ((0, 4), (4, 5), (5, 9), (9, 10), (10, 11)):
-        serving.predict(shop, "orders", Interval(day(start).start, day(end).start))
+        jobs.predict(shop, "orders", Interval(day(start).start, day(end).start))
     counts = "SELECT rows_read FROM prediction_runs ORDER BY run_id"
     read = [count for (count,) in ask(Warehouse(shop.warehouse), counts)]
     assert read == [4, 0, 4, 0, 0]
     before = seen(Warehouse(shop.warehouse))
     dead = r"no row for 3 days.*longer than 2 days.*and none since"
     with pytest.raises(CircuitBreakerError, match=dead):
-        serving.predict(shop, "orders", day(11))
+        jobs.predict(shop, "orders", day(11))
     assert seen(Warehouse(shop.warehouse)) == before
     later = "INSERT INTO orders VALUES ('order-late', :at, 5, 'kr', NULL, NULL)"
     change(shop, later, at=stored_time(day(13).start))
-    assert serving.predict(shop, "orders", day(11)).counts.read == 0
-    assert serving.predict(shop, "orders", day(13)).counts.scored == 1
+    assert jobs.predict(shop, "orders", day(11)).counts.read == 0
+    assert jobs.predict(shop, "orders", day(13)).counts.scored == 1
 
 
 @pytest.fixture
@@ -162,13 +163,13 @@ def test_a_quiet_hour_is_no_outage_and_keeps_nothing_back(known):
     change(known, "CREATE TABLE kept AS SELECT * FROM orders", gone, start=stored_time(hour(2).end))
     change(known, gone, start=stored_time(hour(2).start))
     for number in range(3):
-        serving.predict(known, "orders", hour(number))
+        jobs.predict(known, "orders", hour(number))
     with pytest.raises(CircuitBreakerError, match=r"for 2:00:00, longer than 1:49:00 \(by"):
-        serving.predict(known, "orders", hour(3))
+        jobs.predict(known, "orders", hour(3))
     back = "INSERT INTO orders SELECT * FROM kept WHERE placed_at >= :start"
     change(known, back, start=stored_time(hour(4).start))
-    assert serving.predict(known, "orders", hour(4)).counts.scored == 6
-    assert serving.predict(known, "orders", hour(3)).counts.read == 0
+    assert jobs.predict(known, "orders", hour(4)).counts.scored == 6
+    assert jobs.predict(known, "orders", hour(3)).counts.read == 0
 
 
 def test_an_empty_interval_that_was_refused_is_published_once_there_are_rows_again(shop):
@@ -179,13 +180,13 @@ def test_an_empty_interval_that_was_refused_is_published_once_there_are_rows_aga
     quiet = "DELETE FROM orders WHERE placed_at >= :start AND placed_at < :end"
     change(shop, quiet, start=stored_time(tick(1).start), end=stored_time(tick(3).start))
     for number in (0, 1):
-        serving.predict(settings, "orders", tick(number))
+        jobs.predict(settings, "orders", tick(number))
     with clock.set_to(tick(2).end), pytest.raises(CircuitBreakerError, match="no row for 0:20:00"):
-        serving.predict(settings, "orders", tick(2))
+        jobs.predict(settings, "orders", tick(2))
     with clock.set_to(tick(3).end):
-        token = serving.new_token()
-        for run in serving.plan_due(settings, "orders", tick(3), token):
-            serving.score_and_publish(settings, run, token)
+        token = jobs.new_token()
+        for run in jobs.plan_due(settings, "orders", tick(3), token):
+            jobs.score_and_publish(settings, run, token)
     ended = """SELECT interval_start, rows_read FROM prediction_runs WHERE state = 'published'
         ORDER BY interval_start"""
     found = {loaded_time(start): read for start, read in ask(Warehouse(shop.warehouse), ended)}
@@ -199,34 +200,34 @@ def test_hours_that_nobody_published_are_no_silence(known):
         "DELETE FROM orders WHERE placed_at >= :start",
         start=stored_time(day(11).start),
     )
-    assert serving.predict(known, "orders", Interval(day(11).start, day(11).start + TICK))
+    assert jobs.predict(known, "orders", Interval(day(11).start, day(11).start + TICK))
     with pytest.raises(CircuitBreakerError, match="no row for 1 day"):
-        serving.predict(known, "orders", day(11))
+        jobs.predict(known, "orders", day(11))
 
 
 def test_a_day_by_hand_is_measured_as_a_day_and_a_tick_as_a_tick(shop):
     """Whichever came first: what counts is how many rows come in a time."""
     for number in range(3):
-        serving.predict(shop, "orders", tick(number))
-    assert serving.predict(shop, "orders", day(11)).counts.scored == 144
+        jobs.predict(shop, "orders", tick(number))
+    assert jobs.predict(shop, "orders", day(11)).counts.scored == 144
     more = """INSERT INTO orders SELECT c.entity_id || d.entity_id, :at, 5, 'kr', NULL, NULL
               FROM customers AS c, customers AS d WHERE d.visits < 20"""
     after = Interval(day(12).start, day(12).start + TICK)
     change(shop, more, at=stored_time(after.start))
     with pytest.raises(CircuitBreakerError, match="1,001 rows were read where no interval as long"):
-        serving.predict(shop, "orders", after)
+        jobs.predict(shop, "orders", after)
 
 
 def test_an_empty_population_takes_nothing_away(shop):
     """It is refused, however small the one before was."""
     change(shop, "DELETE FROM customers WHERE visits > 1")
-    serving.predict(shop, "customers", day(10))
+    jobs.predict(shop, "customers", day(10))
     change(shop, "UPDATE customers SET entity_id = 'x' || entity_id")
     change(shop, "CREATE TABLE kept AS SELECT * FROM customers", "DELETE FROM customers")
     before = seen(Warehouse(shop.warehouse))
     with pytest.raises(IncompleteError, match="keep the last good predictions"):
-        serving.predict(shop, "customers", day(11), accept="whatever")
+        jobs.predict(shop, "customers", day(11), accept="whatever")
     assert seen(Warehouse(shop.warehouse)) == before
     change(shop, "INSERT INTO customers SELECT * FROM kept")
-    serving.predict(shop, "customers", day(11))
+    jobs.predict(shop, "customers", day(11))
     assert seen(Warehouse(shop.warehouse)).keys() == {"xcustomer-0", "xcustomer-1"}

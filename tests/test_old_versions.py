@@ -9,11 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from batch_jobs import clock, lifecycle, old_versions, registry, serving, staging
-from batch_jobs.artifacts import ModelStore
+from batch_jobs import clock
+from batch_jobs.database.warehouse import Warehouse, stored_time
 from batch_jobs.errors import ArtifactError
-from batch_jobs.registry import ModelVersion
-from batch_jobs.warehouse import Warehouse, stored_time
+from batch_jobs.registry import old_versions, versions
+from batch_jobs.registry.store import ModelStore
+from batch_jobs.registry.versions import ModelVersion
+from batch_jobs.runs import jobs, staging
+from batch_jobs.training import train
 from tests.artifacts import GOOD, version_of
 from tests.attempts import EVERYTHING, MIDNIGHT, ask, tick
 from tests.conftest import TRAINED
@@ -35,7 +38,7 @@ def history(warehouse, store):
     for day, name in enumerate(NAMES):
         with clock.set_to(MIDNIGHT + day * DAY):
             store.write("orders", name, GOOD, {})
-            registry.register(warehouse, _version(name, MIDNIGHT + day * DAY))
+            versions.register(warehouse, _version(name, MIDNIGHT + day * DAY))
             if day < 4:
                 _promote(warehouse, name, NAMES[day - 1] if day else None)
     return warehouse
@@ -47,8 +50,8 @@ def _version(name, as_of):
 
 
 def _promote(warehouse, name, expected, action="promote"):
-    version = registry.find_version(warehouse, "orders", name)
-    registry.promote(
+    version = versions.find_version(warehouse, "orders", name)
+    versions.promote(
         warehouse, version, expected=expected, action=action, actor="tests", reason="a test"
     )
 
@@ -94,7 +97,7 @@ def test_the_newest_is_the_one_that_has_seen_the_newest(history, store, tmp_path
     with clock.set_to(MIDNIGHT + 9 * DAY):
         for number in range(2):
             store.write("orders", f"back-{number}", GOOD, {})
-            registry.register(history, _version(f"back-{number}", MIDNIGHT))
+            versions.register(history, _version(f"back-{number}", MIDNIGHT))
     _remove(history, store)
     assert _left(tmp_path) == ["back-0", "back-1", "v2", "v3", "v6", "v7"]
 
@@ -102,7 +105,7 @@ def test_the_newest_is_the_one_that_has_seen_the_newest(history, store, tmp_path
 def test_a_removed_artifact_is_refused_with_the_day_on_which_it_went(history, store):
     """By whoever loads it, or would let it serve, also if its files are there still."""
     _remove(history, store)
-    removed = registry.find_version(history, "orders", "v0")
+    removed = versions.find_version(history, "orders", "v0")
     words = "artifact of orders v0 was removed by retention on 2024-03-31"
     store.write("orders", "v0", GOOD, {})
     with pytest.raises(ArtifactError, match=words):
@@ -118,7 +121,7 @@ def test_a_removal_that_was_interrupted_is_completed_by_the_next(
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):  # noqa: PT012
         patch.setattr(Path, "rename", _interrupt)
         _remove(history, store)
-    assert registry.find_version(history, "orders", "v0").removed_at is not None
+    assert versions.find_version(history, "orders", "v0").removed_at is not None
     (tmp_path / "models/orders/.old-v1").mkdir()
     assert _remove(history, store) == 4
     assert _left(tmp_path) == ["v2", "v3", "v6", "v7"]
@@ -147,7 +150,7 @@ def test_a_version_that_is_trained_again_to_the_byte_is_there_again(history, sto
     """Its files were written before it is registered."""
     _remove(history, store)
     store.write("orders", "v0", GOOD, {})
-    again = registry.register(history, _version("v0", MIDNIGHT))
+    again = versions.register(history, _version("v0", MIDNIGHT))
     assert again.removed_at is None
     assert store.read(replace(version_of(name="v0"), removed_at=again.removed_at)) == GOOD
 
@@ -155,16 +158,16 @@ def test_a_version_that_is_trained_again_to_the_byte_is_there_again(history, sto
 @on_sqlite
 def test_prune_removes_what_a_model_does_not_keep(shop):
     """By the command, and so by the task after each publication; a rollback to it says so."""
-    first = registry.champion(Warehouse(shop.warehouse), "orders").version
+    first = versions.champion(Warehouse(shop.warehouse), "orders").version
     for hour in (1, 2, 3):
-        version = lifecycle.train(shop, "orders", TRAINED + timedelta(hours=hour))
-        lifecycle.promote(shop, "orders", version.version, actor="tests", reason="newer")
+        version = train.train(shop, "orders", TRAINED + timedelta(hours=hour))
+        train.promote(shop, "orders", version.version, actor="tests", reason="newer")
     with clock.set_to(clock.now() + timedelta(days=400)):
         few = replace(shop, models=(_keeping_two(shop), *shop.models))
-        (pruned,) = serving.prune(few, "orders")
+        (pruned,) = jobs.prune(few, "orders")
     assert (pruned.artifacts, str(pruned)) == (2, "2 artifacts are removed")
     with pytest.raises(ArtifactError, match=f"{first} was removed by retention"):
-        lifecycle.rollback(shop, "orders", first, actor="tests", reason="back")
+        train.rollback(shop, "orders", first, actor="tests", reason="back")
 
 
 def _keeping_two(shop):

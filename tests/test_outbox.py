@@ -6,9 +6,9 @@ from threading import Barrier
 
 from sqlalchemy import text
 
-from batch_jobs import outbox
-from batch_jobs.outbox import Failure, TaskTry
-from batch_jobs.warehouse import loaded_time
+from batch_jobs.alerts import outbox
+from batch_jobs.alerts.outbox import Failure, TaskTry
+from batch_jobs.database.warehouse import loaded_time
 
 NOW = datetime(2026, 11, 22, 15, 0, tzinfo=UTC)
 MINUTES = timedelta(minutes=1)

@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from batch_jobs import outcomes
-from batch_jobs.replay_page import replay_page
+from batch_jobs.evaluation import ground_truth
+from batch_jobs.reports.backtest import replay_page
 
 HOURS = pd.to_datetime([f"2024-03-01T0{hour}:00Z" for hour in range(3)], utc=True)
 
@@ -30,8 +30,8 @@ def _rows(scores, predicted, truth):
 def test_a_prediction_without_an_outcome_is_counted_and_not_judged():
     """Coverage says how many were judged."""
     labels = pd.DataFrame({"entity_id": ["e0", "e2", "e9"], "label": [1, 0, 1]})
-    rows = outcomes.with_outcomes(_predictions([0.8, 0.3, 0.4], ["1", "0", "0"]), labels)
-    found = outcomes.figures(rows, outcomes.classes_of(rows))
+    rows = ground_truth.with_outcomes(_predictions([0.8, 0.3, 0.4], ["1", "0", "0"]), labels)
+    found = ground_truth.figures(rows, ground_truth.classes_of(rows))
     assert (found["rows_scored"], found["label_coverage"]) == (3, 0.6667)
     assert found["brier"] == pytest.approx((0.2**2 + 0.4**2) / 2)
     assert found["log_loss"] == pytest.approx(-(np.log(0.8) + np.log(0.6)) / 2)
@@ -42,23 +42,23 @@ def test_an_outcome_that_is_not_known_changes_no_class_of_the_others():
     """It makes floats of whole numbers, and 1.0 is class 1."""
     labels = pd.DataFrame({"entity_id": ["e0", "e1", "e2"], "label": [1, 2, 3]})
     predictions = _predictions([0.8, 0.6, 0.4, 0.4], ["1", "2", "3", "3"])
-    rows = outcomes.with_outcomes(predictions, labels)
-    assert outcomes.figures(rows, outcomes.classes_of(rows))["accuracy"] == 1
+    rows = ground_truth.with_outcomes(predictions, labels)
+    assert ground_truth.figures(rows, ground_truth.classes_of(rows))["accuracy"] == 1
 
 
 def test_an_outcome_of_a_population_is_that_of_its_moment():
     """The same customer has another one at another hour."""
     predictions = _predictions([1.0, 2.0], None, [0, 1]).assign(entity_id="ann")
     labels = pd.DataFrame({"entity_id": "ann", "as_of": HOURS[[1, 0]], "label": [2.5, 1.5]})
-    rows = outcomes.with_outcomes(predictions, labels)
+    rows = ground_truth.with_outcomes(predictions, labels)
     assert rows["truth"].tolist() == [1.5, 2.5]
-    assert outcomes.figures(rows, outcomes.classes_of(rows))["mae"] == 0.5
+    assert ground_truth.figures(rows, ground_truth.classes_of(rows))["mae"] == 0.5
 
 
 def test_of_many_classes_it_is_known_how_often_the_predicted_one_came_true():
     """Of the others no probability was published."""
     rows = _rows([0.5, 0.6, 0.7], ["a", "b", "c"], ["a", "b", "d"])
-    found = outcomes.figures(rows, outcomes.classes_of(rows))
+    found = ground_truth.figures(rows, ground_truth.classes_of(rows))
     assert found["accuracy"] == pytest.approx(2 / 3)
     assert "log_loss" not in found
 
@@ -67,14 +67,14 @@ def test_of_many_classes_it_is_known_how_often_the_predicted_one_came_true():
 def test_a_week_whose_outcomes_are_alike_or_unknown_has_no_metric(truth):
     """And does not stop the report."""
     rows = _rows([0.5, 0.6], ["1", "1"], truth)
-    assert "log_loss" not in outcomes.figures(rows, ["0", "1"])
+    assert "log_loss" not in ground_truth.figures(rows, ["0", "1"])
 
 
 def test_three_classes_of_which_two_came_are_three():
     """The versions that scored know them, whatever the outcomes were."""
     rows = _rows([0.9] * 4, ["a", "b", "a", "b"], ["a", "b", "a", "b"])
-    classes = outcomes.classes_of(rows, [{"classes": ["a", "b", "c"], "positive": None}])
-    assert outcomes.figures(rows, classes) == {
+    classes = ground_truth.classes_of(rows, [{"classes": ["a", "b", "c"], "positive": None}])
+    assert ground_truth.figures(rows, classes) == {
         "rows_scored": 4,
         "label_coverage": 1.0,
         "accuracy": 1.0,
@@ -84,17 +84,17 @@ def test_three_classes_of_which_two_came_are_three():
 def test_the_score_is_that_of_the_class_that_the_version_names():
     """Whatever sorts last; one class that came does not make it another."""
     rows = _rows([0.9, 0.2, 0.8], ["ill", "well", "ill"], ["ill", "well", "ill"])
-    classes = outcomes.classes_of(rows, [{"classes": ["ill", "well"], "positive": "ill"}])
+    classes = ground_truth.classes_of(rows, [{"classes": ["ill", "well"], "positive": "ill"}])
     assert classes == ["well", "ill"]
-    found = outcomes.figures(rows, classes)
+    found = ground_truth.figures(rows, classes)
     assert (found["auc"], found["accuracy"], found["base_rate"]) == (1, 1, pytest.approx(2 / 3))
 
 
 def test_scores_are_counted_between_0_and_1_if_they_are_probabilities():
     """So that two replays are drawn on one scale; values have their own."""
-    assert outcomes.histogram(_rows([0.5, 0.52], None, 1))["edges"][::20] == [0, 1]
-    assert outcomes.histogram(_rows([-3.0, 7.0], None, 1))["edges"][::20] == [-3, 7]
-    assert sum(outcomes.histogram(_rows([0.1, 0.9], None, 1))["counts"]) == 2
+    assert ground_truth.histogram(_rows([0.5, 0.52], None, 1))["edges"][::20] == [0, 1]
+    assert ground_truth.histogram(_rows([-3.0, 7.0], None, 1))["edges"][::20] == [-3, 7]
+    assert sum(ground_truth.histogram(_rows([0.1, 0.9], None, 1))["counts"]) == 2
 
 
 def _report(gate, **figures):

@@ -5,8 +5,8 @@ from datetime import timedelta
 import pytest
 
 from batch_jobs import clock
+from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.settings import Settings
-from batch_jobs.warehouse import Warehouse
 from prediction_api.plot import Point, plot
 from tests.api import KEY, OTHER_KEY, bearer, serving, settings_of
 from tests.attempts import MIDNIGHT, forget_promotions, publish, tick

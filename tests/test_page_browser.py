@@ -6,8 +6,8 @@ from datetime import timedelta
 import pytest
 from playwright.sync_api import expect
 
-from batch_jobs import serving as jobs
 from batch_jobs.interval import Interval
+from batch_jobs.runs import jobs
 from tests.api import KEY, serving
 from tests.browser import chromium, fits, visiting
 from tests.conftest import TRAINED, _settings_in

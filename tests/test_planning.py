@@ -7,10 +7,12 @@ from datetime import timedelta
 
 import pytest
 
-from batch_jobs import catalog, lifecycle, planning, serving
+from batch_jobs import catalog
+from batch_jobs.database.warehouse import stored_time
 from batch_jobs.interval import Interval
-from batch_jobs.serving import new_token
-from batch_jobs.warehouse import stored_time
+from batch_jobs.runs import jobs, planning
+from batch_jobs.runs.jobs import new_token
+from batch_jobs.training import train
 from tests.deployment import shown
 from tests.fault_models._rows import START, STEP, expected, number_of, tick
 from tests.mishaps import change
@@ -44,18 +46,18 @@ def hold_back(deployment, number, key):
 def plan(deployment, number):
     """The ticks that are due with this one, all scored and published, and by which versions."""
     token = new_token()
-    runs = serving.plan_due(deployment.settings, "ticks", tick(number), token)
+    runs = jobs.plan_due(deployment.settings, "ticks", tick(number), token)
     for run in runs:
         if run.state == "staging":
             for part in range(2):
-                serving.score(deployment.settings, "ticks", run.run_id, part, token)
-            serving.publish(deployment.settings, run.run_id)
+                jobs.score(deployment.settings, "ticks", run.run_id, part, token)
+            jobs.publish(deployment.settings, run.run_id)
     return {number_of(run.interval.start): run.model_version for run in runs}
 
 
 def backfill(deployment, first, last, **options):
     """`{tick: run}` of a backfill."""
-    runs = serving.backfill(deployment.settings, "ticks", span(first, last), **options)
+    runs = jobs.backfill(deployment.settings, "ticks", span(first, last), **options)
     return {number_of(run.interval.start): run.run_id for run in runs}
 
 
@@ -67,7 +69,7 @@ def versions(deployment):
 def promote(deployment):
     """Let the second version serve from now on."""
     _, second = versions(deployment)
-    lifecycle.promote(deployment.settings, "ticks", second, actor="tests", reason="now")
+    train.promote(deployment.settings, "ticks", second, actor="tests", reason="now")
 
 
 @pytest.fixture
@@ -199,7 +201,7 @@ def test_an_interval_that_is_being_scored_is_left_to_its_attempt(deployment):
     arrive = hold_back(deployment, 1, "group-01-4")
     deployment.predict("ticks", 1)
     arrive()
-    serving.plan(deployment.settings, "ticks", tick(1), new_token(), force=True)
+    jobs.plan(deployment.settings, "ticks", tick(1), new_token(), force=True)
     assert list(plan(deployment, 2)) == [2]
 
 
@@ -207,11 +209,9 @@ def test_a_population_has_no_late_rows(deployment):
     """The next run reads all of it anyway."""
     late = "INSERT INTO fault_rows VALUES ('population', 'late', :at, :at, 5)"
     change(deployment.settings, late, at=stored_time(tick(0).start))
-    runs = serving.plan_due(deployment.settings, "population", tick(3), new_token())
+    runs = jobs.plan_due(deployment.settings, "population", tick(3), new_token())
     assert [run.interval for run in runs] == [tick(3)]
-    assert (
-        serving.backfill(deployment.settings, "population", span(0, 0))[0].run_id < runs[0].run_id
-    )
+    assert jobs.backfill(deployment.settings, "population", span(0, 0))[0].run_id < runs[0].run_id
 
 
 @on_sqlite
@@ -303,7 +303,7 @@ def test_hindsight_is_the_same_by_whichever_door(deployment, history):
     assert plan(deployment, 4) == {1: second, 4: second}
     backfill(deployment, 2, 3, champion="current", force=True)
     assert recorded(deployment, CURRENT, 1) == expected | {4: (second, False)}
-    serving.rollback(deployment.settings, "ticks", first, actor="tests", reason="worse")
+    jobs.rollback(deployment.settings, "ticks", first, actor="tests", reason="worse")
     assert recorded(deployment, CURRENT, 1) == dict.fromkeys((1, 2, 3, 4), (first, False))
 
 

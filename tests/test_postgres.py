@@ -19,11 +19,12 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 from tenacity import wait_none
 
-from batch_jobs import postgres as module
-from batch_jobs import samples, staging
-from batch_jobs import warehouse as warehouses
+from batch_jobs.database import postgres as module
+from batch_jobs.database import warehouse as warehouses
+from batch_jobs.database.warehouse import SCHEMA_VERSION, Warehouse, repeatable
 from batch_jobs.errors import ConfigurationError, ContractError, WarehouseUnavailableError
-from batch_jobs.warehouse import SCHEMA_VERSION, Warehouse, repeatable
+from batch_jobs.runs import staging
+from batch_jobs.samples import load
 from tests.attempts import ask, claim, score, tick
 from tests.postgres_server import free_port
 
@@ -60,16 +61,16 @@ IDLE = """SELECT query FROM pg_stat_activity
 
 def test_no_transaction_waits_while_samples_are_made_ready(url, postgres, monkeypatch):
     """Which takes longer than the server allows."""
-    seen, ready = [], samples._iris
+    seen, ready = [], load._iris
 
     def look(now):
         seen.extend(postgres.execute(IDLE, NAME))
         return ready(now)
 
-    monkeypatch.setattr(samples, "_iris", look)
+    monkeypatch.setattr(load, "_iris", look)
     now = datetime(2024, 3, 1, tzinfo=UTC)
-    assert samples.load(_at(url), now, flights=False) == {"iris": 150}
-    assert samples.load(_at(url), now, flights=False) == {"iris": 150}
+    assert load.load(_at(url), now, flights=False) == {"iris": 150}
+    assert load.load(_at(url), now, flights=False) == {"iris": 150}
     assert seen == []
 
 

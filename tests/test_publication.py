@@ -12,10 +12,10 @@ from textwrap import dedent
 import pytest
 from sqlalchemy import text
 
-from batch_jobs import ledger, publication, staging
+from batch_jobs.database.warehouse import Warehouse, loaded_time, stored_time
 from batch_jobs.errors import IncompleteError
-from batch_jobs.ledger import Counts
-from batch_jobs.warehouse import Warehouse, loaded_time, stored_time
+from batch_jobs.runs import ledger, publication, staging
+from batch_jobs.runs.ledger import Counts
 from tests.attempts import ask, claim, head, publish, score, scores, seen, span, tick
 from tests.history import now
 

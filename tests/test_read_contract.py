@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 from sqlalchemy import text
 
-from batch_jobs.warehouse import Warehouse
+from batch_jobs.database.warehouse import Warehouse
 from prediction_api.contract import VERSION, VIEWS, test_contract
 from tests.attempts import ask, publish, tick
 from tests.conftest import ROOT

@@ -8,9 +8,9 @@ import pytest
 import typer.main
 
 from batch_jobs.catalog import load_model, model_names
-from batch_jobs.cli import app
+from batch_jobs.cli.commands import app
+from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.settings import BUNDLED_MODELS
-from batch_jobs.warehouse import Warehouse
 from tests.conftest import ROOT
 
 README = (ROOT / "README.md").read_text()

@@ -2,10 +2,11 @@
 
 import pytest
 
-from batch_jobs import ledger, lifecycle, serving
+from batch_jobs.database.warehouse import Warehouse, stored_time
 from batch_jobs.errors import CircuitBreakerError, ContractError
-from batch_jobs.serving import new_token
-from batch_jobs.warehouse import Warehouse, stored_time
+from batch_jobs.runs import jobs, ledger
+from batch_jobs.runs.jobs import new_token
+from batch_jobs.training import train
 from tests.deployment import shown
 from tests.fault_models._rows import expected, tick
 from tests.mishaps import change
@@ -31,10 +32,10 @@ def spoil(deployment, number, *statements):
 def scheduled(deployment, number):
     """What a scheduled run does: `(ticks that it claimed, errors that it told)`."""
     token, told = new_token(), []
-    runs = serving.plan_due(deployment.settings, "ticks", tick(number), token)
+    runs = jobs.plan_due(deployment.settings, "ticks", tick(number), token)
     for run in runs:
         try:
-            serving.score_and_publish(deployment.settings, run, token)
+            jobs.score_and_publish(deployment.settings, run, token)
         except tuple(CAUSES.values()) as error:
             told.append(type(error))
     return [run.interval for run in runs], told
@@ -53,10 +54,10 @@ def test_what_was_refused_does_not_fail_the_runs_after_it(refused):
     for number in (2, 3):
         assert scheduled(refused, number) == ([tick(number)], [])
     assert refused.seen("ticks") == shown("ticks", [0, 2, 3])
-    assert serving.gaps(refused.settings, "ticks")[0] == tick(1)
-    (status,) = serving.status(refused.settings, "ticks")
+    assert jobs.gaps(refused.settings, "ticks")[0] == tick(1)
+    (status,) = jobs.status(refused.settings, "ticks")
     assert status["fresh_until"] == tick(0).end.isoformat()
-    assert serving.unhealed(refused.settings, "ticks") == []  # long out of the look-back
+    assert jobs.unhealed(refused.settings, "ticks") == []  # long out of the look-back
     missing = ledger.unhealed(Warehouse(refused.url), "ticks", tick(0).start, tick(0).start)
     assert missing == [tick(1)]
 
@@ -94,7 +95,7 @@ def test_other_rows_that_are_refused_too_are_told_once_more(refused):
 def test_another_champion_is_asked_again(refused):
     """It may answer what the one before it could not."""
     _, second = sorted(refused.versions_of("ticks"), key=refused.versions.get)
-    lifecycle.promote(refused.settings, "ticks", second, actor="tests", reason="better")
+    train.promote(refused.settings, "ticks", second, actor="tests", reason="better")
     assert scheduled(refused, 2)[0] == [tick(1), tick(2)]
 
 
@@ -105,7 +106,7 @@ def test_a_person_may_have_it_published_as_it_is(deployment):
     scheduled(deployment, 1)
     scheduled(deployment, 2)
     deployment.predict("ticks", 1, accept="so it is")
-    (status,) = serving.status(deployment.settings, "ticks")
+    (status,) = jobs.status(deployment.settings, "ticks")
     assert status["fresh_until"] == tick(2).end.isoformat()
     assert scheduled(deployment, 3) == ([tick(3)], [])
 
@@ -133,7 +134,7 @@ def test_an_error_of_no_rows_is_tried_again_by_each_run(deployment, monkeypatch)
         raise RuntimeError("a test")
 
     with monkeypatch.context() as patch:
-        patch.setattr("batch_jobs.streaming.predict_chunk", broken)
+        patch.setattr("batch_jobs.runs.scoring.predict_chunk", broken)
         with pytest.raises(RuntimeError):
             deployment.predict("ticks", 1)
     assert scheduled(deployment, 2) == ([tick(1), tick(2)], [])

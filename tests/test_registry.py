@@ -4,9 +4,9 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DatabaseError, IntegrityError
 
-from batch_jobs import registry
 from batch_jobs.errors import ArtifactError
-from batch_jobs.registry import ModelVersion
+from batch_jobs.registry import versions as registry
+from batch_jobs.registry.versions import ModelVersion
 from tests.attempts import ask
 
 AS_OF = "2024-02-29T00:00:00+00:00"

@@ -16,13 +16,15 @@ from threading import Thread
 
 import pytest
 
-from batch_jobs import lifecycle, registry, remote_folder, serving
-from batch_jobs.artifacts import ModelStore
+from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.errors import ArtifactError, ConfigurationError, StoreUnavailableError
 from batch_jobs.interval import Interval
-from batch_jobs.remote_folder import RemoteFolder
+from batch_jobs.registry import remote_folder, versions
+from batch_jobs.registry.remote_folder import RemoteFolder
+from batch_jobs.registry.store import ModelStore
+from batch_jobs.runs import jobs
 from batch_jobs.settings import Settings
-from batch_jobs.warehouse import Warehouse
+from batch_jobs.training import train
 from tests.artifacts import GOOD, Hostile, version_of
 from tests.attempts import ask
 from tests.postgres_server import free_port
@@ -59,12 +61,12 @@ def remote_shop(shop, bucket, tmp_path):
     champion = _champion(settings)
     artifact = ModelStore(shop.model_store).read(champion)
     ModelStore(bucket.url).write("orders", champion.version, artifact, champion.manifest)
-    serving.predict(settings, "orders", HOURS[0])
+    jobs.predict(settings, "orders", HOURS[0])
     return settings
 
 
 def _champion(settings):
-    return registry.champion(Warehouse(settings.warehouse), "orders")
+    return versions.champion(Warehouse(settings.warehouse), "orders")
 
 
 def _states(settings):
@@ -90,9 +92,9 @@ def test_a_model_is_trained_promoted_and_served_from_a_bucket(shop, bucket, tmp_
     """Nothing of it lies in a folder but the copy of what was loaded."""
     shutil.rmtree(shop.model_store)
     settings = replace(shop, model_store=bucket.url, model_cache=str(tmp_path / "copies"))
-    trained = lifecycle.train(settings, "orders", TRAINED + timedelta(hours=6))
-    lifecycle.promote(settings, "orders", trained.version, actor="tests", reason="in a bucket")
-    assert serving.predict(settings, "orders", HOURS[0]).model_version == trained.version
+    trained = train.train(settings, "orders", TRAINED + timedelta(hours=6))
+    train.promote(settings, "orders", trained.version, actor="tests", reason="in a bucket")
+    assert jobs.predict(settings, "orders", HOURS[0]).model_version == trained.version
     names = {name.rpartition("/")[2] for name in bucket.objects()}
     assert names == {"gate.html", "manifest.json", "model.joblib"}
     assert [path.name for path in (tmp_path / "copies").iterdir()] == [trained.sha256]
@@ -179,7 +181,7 @@ def test_a_store_out_of_reach_is_stood_in_for_by_its_copy(s3, bucket, copied, st
 def test_a_champion_with_a_copy_serves_while_the_store_is_away(remote_shop, s3, caplog):
     """Predictions are published as ever."""
     with s3.away():
-        serving.predict(remote_shop, "orders", HOURS[1])
+        jobs.predict(remote_shop, "orders", HOURS[1])
     assert "is loaded from its verified copy" in caplog.text
     assert _states(remote_shop) == [("published",), ("published",)]
 
@@ -187,12 +189,12 @@ def test_a_champion_with_a_copy_serves_while_the_store_is_away(remote_shop, s3, 
 @on_sqlite
 def test_a_run_that_found_neither_store_nor_copy_is_made_good_by_a_retry(remote_shop, s3, tmp_path):
     """The run is not given up, and its retry publishes it."""
-    run = serving.plan(remote_shop, "orders", HOURS[1], serving.new_token(), parts=1)
+    run = jobs.plan(remote_shop, "orders", HOURS[1], jobs.new_token(), parts=1)
     shutil.rmtree(tmp_path / "copies")
     with s3.away(), pytest.raises(StoreUnavailableError):
-        serving.score(remote_shop, "orders", run.run_id, 0, run.token)
-    serving.score(remote_shop, "orders", run.run_id, 0, serving.new_token())
-    assert serving.publish(remote_shop, run.run_id).state == "published"
+        jobs.score(remote_shop, "orders", run.run_id, 0, run.token)
+    jobs.score(remote_shop, "orders", run.run_id, 0, jobs.new_token())
+    assert jobs.publish(remote_shop, run.run_id).state == "published"
 
 
 @pytest.fixture

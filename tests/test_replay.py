@@ -9,11 +9,8 @@ from itertools import pairwise
 import pytest
 from sqlalchemy.engine import make_url
 
-from batch_jobs import Gate, registry
-from batch_jobs.catalog import load_model
-from batch_jobs.errors import ConfigurationError, ContractError, IntervalError
-from batch_jobs.interval import Interval
-from batch_jobs.replay import (
+from batch_jobs import Gate
+from batch_jobs.backtest.run import (
     Replay,
     _read_features,
     live,
@@ -22,7 +19,11 @@ from batch_jobs.replay import (
     shared_figures,
     trainings,
 )
-from batch_jobs.warehouse import Warehouse, loaded_time
+from batch_jobs.catalog import load_model
+from batch_jobs.database.warehouse import Warehouse, loaded_time
+from batch_jobs.errors import ConfigurationError, ContractError, IntervalError
+from batch_jobs.interval import Interval
+from batch_jobs.registry import versions as registry
 from tests.attempts import ask
 from tests.faults import until
 

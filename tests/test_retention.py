@@ -7,9 +7,11 @@ from itertools import count
 import pytest
 from sqlalchemy import text
 
-from batch_jobs import answering, clock, ledger, publication, retention, serving, staging
-from batch_jobs.retention import Pruned
-from batch_jobs.warehouse import Warehouse, stored_time
+from batch_jobs import clock
+from batch_jobs.database.warehouse import Warehouse, stored_time
+from batch_jobs.requests import worker
+from batch_jobs.runs import jobs, ledger, publication, retention, staging
+from batch_jobs.runs.retention import Pruned
 from tests.asking import state, submit
 from tests.attempts import ask, claim, find_run, head, publish, score, seen, tick
 from tests.history import latest, now, prune, states, stored, then
@@ -326,7 +328,7 @@ def test_on_sqlite_the_log_is_cut_unless_a_reader_needs_it(tmp_path, monkeypatch
     """Such a reader is not waited for, as writers would have to wait along."""
     warehouse = _on_sqlite(tmp_path)
     log = tmp_path / "warehouse.db-wal"
-    monkeypatch.setattr("batch_jobs.sqlite.BUSY_TIMEOUT_MS", 3_600_000)
+    monkeypatch.setattr("batch_jobs.database.sqlite.BUSY_TIMEOUT_MS", 3_600_000)
     with warehouse.read() as connection:
         assert connection.scalar(text("SELECT count(*) FROM current_predictions")) == 40
         pruning = threading.Thread(target=prune, args=(warehouse, datetime.now(UTC)), daemon=True)
@@ -379,11 +381,11 @@ def test_readers_beside_publications_and_prunes_see_only_whole_states(warehouse,
 
 def test_finished_requests_go_by_the_clock(shop, monkeypatch):
     """With all that came of them, after `keep`, in batches; those that wait stay."""
-    monkeypatch.setattr("batch_jobs.claims.REMOVED_AT_ONCE", 2)
-    monkeypatch.setattr("batch_jobs.claims.REQUESTS_AT_ONCE", 2)
+    monkeypatch.setattr("batch_jobs.requests.queue.REMOVED_AT_ONCE", 2)
+    monkeypatch.setattr("batch_jobs.requests.queue.REQUESTS_AT_ONCE", 2)
     rows = [("a", {"amount": n, "country": None}) for n in range(-1, 4)]
     asked = [submit(shop, "orders", rows) for _ in range(4)]
-    answering.answer(shop, "orders", serving.new_token())
+    worker.answer(shop, "orders", jobs.new_token())
     waiting = submit(shop, "orders", rows)
     warehouse = Warehouse(shop.warehouse)
     kept = asked[-1]
@@ -404,7 +406,7 @@ def test_finished_requests_go_by_the_clock(shop, monkeypatch):
 
 def test_what_was_computed_on_request_goes_by_the_clock(warehouse, monkeypatch):
     """Of that model, after `keep`, in batches, whether or not it has ever published."""
-    monkeypatch.setattr("batch_jobs.retention.REMOVED_AT_ONCE", 2)
+    monkeypatch.setattr("batch_jobs.runs.retention.REMOVED_AT_ONCE", 2)
     today = datetime.now(UTC)
     publish(warehouse, tick(0), {"a": 0.1})
     publish(warehouse, tick(0), {"a": 0.1}, model="customers")

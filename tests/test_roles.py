@@ -7,11 +7,15 @@ import psycopg
 import pytest
 from psycopg import errors
 
-from batch_jobs import answering, ledger, lifecycle, outbox, registry, requests, retention, serving
+from batch_jobs.alerts import outbox
+from batch_jobs.database.warehouse import SCHEMA_VERSION, Warehouse
 from batch_jobs.errors import ConfigurationError
 from batch_jobs.interval import Interval
-from batch_jobs.requests import Row, Submission
-from batch_jobs.warehouse import SCHEMA_VERSION, Warehouse
+from batch_jobs.registry import versions
+from batch_jobs.requests import submit, worker
+from batch_jobs.requests.submit import Row, Submission
+from batch_jobs.runs import jobs, ledger, retention
+from batch_jobs.training import train
 from tests import api
 from tests.attempts import ask, publish, seen, tick
 from tests.conftest import OPENED, TRAINED, _settings_in, as_login
@@ -145,27 +149,27 @@ def test_a_writer_can_do_all_of_its_work(owned, login, tmp_path, monkeypatch, la
 
     Another login goes on where the first one stopped: what it made belongs to the role.
     """
-    monkeypatch.setattr("batch_jobs.staging.LARGE", large)
+    monkeypatch.setattr("batch_jobs.runs.staging.LARGE", large)
     first = _settings_in(tmp_path, login("batch_jobs_writer"))
     second = replace(first, warehouse=login("batch_jobs_writer"))
     writer = Warehouse(second.warehouse)
     for name, length in (("orders", HOUR / 3), ("customers", 2 * HOUR)):
         day = Interval(TRAINED, TRAINED + length)
-        version = lifecycle.train(first, name, TRAINED)
-        assert registry.register(writer, version).sha256 == version.sha256
-        lifecycle.promote(second, name, actor="tests")
-        runs = serving.backfill(first, name, day)
-        again = [serving.predict(second, name, run.interval, force=True) for run in runs[-2:]]
+        version = train.train(first, name, TRAINED)
+        assert versions.register(writer, version).sha256 == version.sha256
+        train.promote(second, name, actor="tests")
+        runs = jobs.backfill(first, name, day)
+        again = [jobs.predict(second, name, run.interval, force=True) for run in runs[-2:]]
         assert {run.state for run in [*runs, *again]} == {"published"}
-        assert serving.gaps(second, name)[0].start == day.end
+        assert jobs.gaps(second, name)[0].start == day.end
         left = retention.prune(writer, name, timedelta(days=-9999), timedelta(minutes=5))
         assert (left.retired >= 2, left.left) == (True, 0)
-        assert answering.answer(first, name, serving.new_token()) == []
-        given_up = serving.plan(first, name, day, serving.new_token())
-        serving.plan(second, name, day, serving.new_token())
-        serving.predict(second, name, day)
+        assert worker.answer(first, name, jobs.new_token()) == []
+        given_up = jobs.plan(first, name, day, jobs.new_token())
+        jobs.plan(second, name, day, jobs.new_token())
+        jobs.predict(second, name, day)
         assert ledger.find_run(writer, given_up.run_id).state == "failed"
-    assert {row["model"] for row in serving.status(second)} == {"orders", "customers"}
+    assert {row["model"] for row in jobs.status(second)} == {"orders", "customers"}
     now = datetime.now(UTC)
     assert outbox.record(writer, "key", "text", now)
     pending = outbox.claim(writer, now)
@@ -186,7 +190,7 @@ def test_a_writer_can_do_no_more(owned, login):
 def test_a_newer_schema_is_not_the_writers_to_make(owned, login, monkeypatch):
     """It belongs to whoever ran `init`; the error is one clear line."""
     url = login("batch_jobs_writer")
-    monkeypatch.setattr("batch_jobs.warehouse.SCHEMA_VERSION", SCHEMA_VERSION + 1)
+    monkeypatch.setattr("batch_jobs.database.warehouse.SCHEMA_VERSION", SCHEMA_VERSION + 1)
     monkeypatch.setattr(
         Warehouse, "_scripts", lambda _: {SCHEMA_VERSION + 1: "ALTER TABLE fences ADD x text"}
     )
@@ -197,12 +201,12 @@ def test_a_newer_schema_is_not_the_writers_to_make(owned, login, monkeypatch):
 @pytest.fixture
 def reader(owned, login, tmp_path, monkeypatch):
     """The URL of a reader of a warehouse in which both models have published."""
-    monkeypatch.setattr("batch_jobs.staging.LARGE", 1)
+    monkeypatch.setattr("batch_jobs.runs.staging.LARGE", 1)
     settings = _settings_in(tmp_path, login("batch_jobs_writer"))
     for name in ("orders", "customers"):
-        lifecycle.train(settings, name, TRAINED)
-        lifecycle.promote(settings, name, actor="tests")
-        serving.predict(settings, name, Interval(TRAINED, TRAINED + HOUR))
+        train.train(settings, name, TRAINED)
+        train.promote(settings, name, actor="tests")
+        jobs.predict(settings, name, Interval(TRAINED, TRAINED + HOUR))
     return login("batch_jobs_reader")
 
 
@@ -249,16 +253,16 @@ def test_a_requester_adds_a_request_that_a_writer_answers(reader, owned, login, 
     url = login("batch_jobs_requester")
     requester = Warehouse(url)
     asked = Submission("orders", [Row("a", {"amount": 1.5, "country": None})], "me", "key")
-    told = requests.submit(requester, asked)
-    again = requests.submit(requester, asked)
+    told = submit.submit(requester, asked)
+    again = submit.submit(requester, asked)
     assert (told.first, again.first, again.request_id) == (True, False, told.request_id)
     states = "SELECT request_id, state, rows_read, token FROM requests"
     assert ask(requester, states) == [(told.request_id, "waiting", 1, None)]
     settings = _settings_in(tmp_path, login("batch_jobs_writer"))
     asker = replace(settings, warehouse=url)
     with pytest.raises(ConfigurationError, match="permission denied"):
-        answering.answer(asker, "orders", serving.new_token())
-    [answered] = answering.answer(settings, "orders", serving.new_token())
+        worker.answer(asker, "orders", jobs.new_token())
+    [answered] = worker.answer(settings, "orders", jobs.new_token())
     assert answered.state == "done"
     assert ask(requester, "SELECT entity_id FROM request_results") == [("a",)]
     assert retention.prune(Warehouse(settings.warehouse), "orders", -HOUR).requests == 1

@@ -7,10 +7,12 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from batch_jobs import lifecycle, registry, serving
+from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.errors import ArtifactError
 from batch_jobs.interval import Interval
-from batch_jobs.warehouse import Warehouse
+from batch_jobs.registry import versions as registry
+from batch_jobs.runs import jobs
+from batch_jobs.training import train
 from tests.attempts import ask
 
 TRAINED = datetime(2024, 3, 1, tzinfo=UTC)
@@ -25,7 +27,7 @@ def versions(shop):
     """The champion so far, and a later version that took over from it for both models."""
     later = {}
     for name in ("orders", "customers"):
-        version = lifecycle.train(shop, name, TRAINED + timedelta(hours=6))
+        version = train.train(shop, name, TRAINED + timedelta(hours=6))
         before = registry.champion(Warehouse(shop.warehouse), name).version
         later[name] = (before, version.version)
     return later
@@ -33,7 +35,7 @@ def versions(shop):
 
 def _take_over(shop, name):
     version = registry.newest_version(Warehouse(shop.warehouse), name).version
-    lifecycle.promote(shop, name, version, actor="tests", reason="newer")
+    train.promote(shop, name, version, actor="tests", reason="newer")
 
 
 def _seen(shop, name):
@@ -43,16 +45,16 @@ def _seen(shop, name):
 
 
 def _rollback(shop, name, to):
-    return serving.rollback(shop, name, to, actor="ann", reason="it is worse")
+    return jobs.rollback(shop, name, to, actor="ann", reason="it is worse")
 
 
 def test_what_readers_see_of_the_later_version_is_scored_again(shop, versions):
     """What the earlier one had scored stays as it was, and so does the newest interval."""
     first, later = versions["orders"]
-    kept = serving.predict(shop, "orders", _hour(0))
+    kept = jobs.predict(shop, "orders", _hour(0))
     _take_over(shop, "orders")
-    serving.predict(shop, "orders", _hour(1))
-    serving.predict(shop, "orders", _hour(2))
+    jobs.predict(shop, "orders", _hour(1))
+    jobs.predict(shop, "orders", _hour(2))
     before = _seen(shop, "orders")
     assert set(before.values()) == {first, later}
 
@@ -71,8 +73,8 @@ def test_a_population_is_scored_again_as_a_whole(shop, versions):
     """Only the newest run of it is seen."""
     first, _ = versions["customers"]
     _take_over(shop, "customers")
-    serving.predict(shop, "customers", _hour(0))
-    serving.predict(shop, "customers", _hour(1))
+    jobs.predict(shop, "customers", _hour(0))
+    jobs.predict(shop, "customers", _hour(1))
 
     _, runs = _rollback(shop, "customers", first)
 
@@ -85,13 +87,13 @@ def test_a_rollback_that_was_interrupted_goes_on_when_it_is_repeated(shop, versi
     first, _ = versions["orders"]
     _take_over(shop, "orders")
     for hour in range(3):
-        serving.predict(shop, "orders", _hour(hour))
+        jobs.predict(shop, "orders", _hour(hour))
 
     def stop(run):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        serving.rollback(shop, "orders", first, actor="ann", reason="worse", progress=stop)
+        jobs.rollback(shop, "orders", first, actor="ann", reason="worse", progress=stop)
     answer, runs = _rollback(shop, "orders", first)
 
     assert (answer.outcome, [run.interval for run in runs]) == ("unchanged", [_hour(1), _hour(2)])
@@ -102,7 +104,7 @@ def test_a_rollback_that_was_interrupted_goes_on_when_it_is_repeated(shop, versi
 def test_a_rollback_with_nothing_to_score_again_moves_the_pointer_only(shop, versions):
     """Nothing was published by the later version."""
     first, _ = versions["orders"]
-    serving.predict(shop, "orders", _hour(0))
+    jobs.predict(shop, "orders", _hour(0))
     _take_over(shop, "orders")
     assert _rollback(shop, "orders", first)[1] == []
     assert registry.champion(Warehouse(shop.warehouse), "orders").version == first
@@ -111,7 +113,7 @@ def test_a_rollback_with_nothing_to_score_again_moves_the_pointer_only(shop, ver
 def test_a_rollback_to_the_version_that_serves_by_promotion_changes_nothing(shop, versions):
     """What the version before it had scored is not its successor's to score again."""
     first, later = versions["orders"]
-    serving.predict(shop, "orders", _hour(0))
+    jobs.predict(shop, "orders", _hour(0))
     _take_over(shop, "orders")
     before = _seen(shop, "orders")
     answer, runs = _rollback(shop, "orders", later)
@@ -124,7 +126,7 @@ def test_a_rollback_to_a_version_whose_file_is_gone_changes_nothing(shop, versio
     """It is proved before the pointer moves."""
     first, later = versions["orders"]
     _take_over(shop, "orders")
-    serving.predict(shop, "orders", _hour(0))
+    jobs.predict(shop, "orders", _hour(0))
     elsewhere = replace(shop, model_store=f"{shop.model_store}/elsewhere")
     with pytest.raises(ArtifactError, match="cannot be read"):
         _rollback(elsewhere, "orders", first)

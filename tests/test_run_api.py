@@ -11,9 +11,9 @@ from threading import Event
 import httpx
 import pytest
 
-from batch_jobs import registry
+from batch_jobs.database.warehouse import Warehouse
+from batch_jobs.registry import versions
 from batch_jobs.settings import Settings
-from batch_jobs.warehouse import Warehouse
 from tests.api import serving
 from tests.conftest import ROOT
 from utils.api import LocalApi, prepare
@@ -46,12 +46,12 @@ def test_the_request_of_the_seed_works_as_it_is_printed(embedded):
 def test_what_is_there_is_not_made_again(embedded):
     """The champion stays; a warehouse of somebody's own gets its tables, and no model."""
     settings, file = embedded
-    before = registry.champion(Warehouse(settings.warehouse), "iris")
+    before = versions.champion(Warehouse(settings.warehouse), "iris")
     prepare(settings, file)
-    assert registry.champion(Warehouse(settings.warehouse), "iris") == before
+    assert versions.champion(Warehouse(settings.warehouse), "iris") == before
     own = Settings(f"sqlite:///{file.parent}/own.db", settings.model_store)
     prepare(own, file)
-    assert registry.champion(Warehouse(own.warehouse), "iris") is None
+    assert versions.champion(Warehouse(own.warehouse), "iris") is None
 
 
 def test_the_demo_has_one_beside_it_until_it_ends(embedded, tmp_path):

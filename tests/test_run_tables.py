@@ -8,8 +8,8 @@ import psycopg
 import pytest
 from sqlalchemy import text
 
-from batch_jobs import publication, staging
-from batch_jobs.warehouse import SCHEMA_VERSION, Warehouse
+from batch_jobs.database.warehouse import SCHEMA_VERSION, Warehouse
+from batch_jobs.runs import publication, staging
 from tests.attempts import app_connections, ask, claim, publish, score, seen, tick
 from tests.history import now
 from tests.mishaps import once
@@ -30,13 +30,13 @@ LATER = {
 @pytest.fixture(autouse=True)
 def _large(monkeypatch):
     """Every population gets a table of its own."""
-    monkeypatch.setattr("batch_jobs.staging.LARGE", 1)
+    monkeypatch.setattr("batch_jobs.runs.staging.LARGE", 1)
 
 
 @pytest.fixture
 def impatient(monkeypatch):
     """A publication waits for no transaction of a reader's."""
-    monkeypatch.setattr("batch_jobs.run_tables.READERS_SECONDS", 0.05)
+    monkeypatch.setattr("batch_jobs.database.partitions.READERS_SECONDS", 0.05)
 
 
 @pytest.fixture
@@ -259,11 +259,11 @@ def test_a_warehouse_of_version_4_keeps_its_rows(postgres_url, monkeypatch):
     made = Warehouse(postgres_url)
     scripts = made._scripts()
     with monkeypatch.context() as patch:
-        patch.setattr("batch_jobs.warehouse.SCHEMA_VERSION", 4)
+        patch.setattr("batch_jobs.database.warehouse.SCHEMA_VERSION", 4)
         patch.setattr(made, "_scripts", lambda: {n: scripts[n] for n in scripts if n <= 4})
         made.ensure_schema()
         _alter(made, "ADD")
-        patch.setattr("batch_jobs.run_tables.SERVED", "run_predictions")
+        patch.setattr("batch_jobs.database.partitions.SERVED", "run_predictions")
         patch.setattr(publication, "_set_aside", lambda _: None)
         for number in range(3):
             _publish(made, number)
@@ -287,7 +287,7 @@ def test_a_warehouse_of_version_4_keeps_its_rows(postgres_url, monkeypatch):
 
 def test_too_many_kept_tables_are_told_of(populations, monkeypatch, caplog):
     """Before a look into the history needs more locks than the server has."""
-    monkeypatch.setattr("batch_jobs.run_tables.MANY_KEPT", 1)
+    monkeypatch.setattr("batch_jobs.database.partitions.MANY_KEPT", 1)
     for number in range(2):
         _publish(populations, number)
     assert "tables of past runs" not in caplog.text

@@ -22,12 +22,14 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from sqlalchemy import text
 
-from batch_jobs import lifecycle, registry, serving, signing
 from batch_jobs.catalog import load_model
+from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.errors import ArtifactError, ConfigurationError
 from batch_jobs.interval import Interval
-from batch_jobs.loading import load_version
-from batch_jobs.warehouse import Warehouse
+from batch_jobs.registry import signing, versions
+from batch_jobs.registry.loading import load_version
+from batch_jobs.runs import jobs
+from batch_jobs.training import train
 
 TRAINED = datetime(2024, 3, 1, tzinfo=UTC)
 HOUR = Interval(TRAINED, TRAINED + timedelta(hours=1))
@@ -56,13 +58,13 @@ def keys(tmp_path):
 def signed(shop, keys):
     """Settings of a deployment that signs and verifies, whose champion is signed."""
     settings = replace(shop, signing_key=keys[0], verify_key=keys[1])
-    version = lifecycle.train(settings, "orders", TRAINED + timedelta(hours=6)).version
-    lifecycle.promote(settings, "orders", version, actor="tests", reason="signed")
+    version = train.train(settings, "orders", TRAINED + timedelta(hours=6)).version
+    train.promote(settings, "orders", version, actor="tests", reason="signed")
     return settings
 
 
 def _champion(settings):
-    return registry.champion(Warehouse(settings.warehouse), "orders")
+    return versions.champion(Warehouse(settings.warehouse), "orders")
 
 
 def _load(settings, version=None):
@@ -141,7 +143,7 @@ def test_a_signature_by_another_key_is_refused(keys, tmp_path):
 def test_what_is_trained_is_signed_and_scores(signed):
     """The private key is not needed to score."""
     scoring = replace(signed, signing_key=None)
-    assert serving.predict(scoring, "orders", HOUR).model_version == _champion(signed).version
+    assert jobs.predict(scoring, "orders", HOUR).model_version == _champion(signed).version
 
 
 def test_a_signature_is_worth_nothing_without_its_key(shop):
@@ -177,22 +179,22 @@ def test_a_manifest_that_is_edited_with_its_hash_is_refused(signed, tmp_path):
     forged = _champion(signed).version
     marker = _forged(signed, tmp_path)
     with pytest.raises(ArtifactError, match="was changed since it was signed"):
-        serving.predict(signed, "orders", HOUR)
-    later = lifecycle.train(signed, "orders", TRAINED + timedelta(hours=9)).version
-    lifecycle.promote(signed, "orders", later, actor="tests", reason="instead")
+        jobs.predict(signed, "orders", HOUR)
+    later = train.train(signed, "orders", TRAINED + timedelta(hours=9)).version
+    train.promote(signed, "orders", later, actor="tests", reason="instead")
     with pytest.raises(ArtifactError, match="was changed since it was signed"):
-        lifecycle.rollback(signed, "orders", forged, actor="eve", reason="mine")
+        train.rollback(signed, "orders", forged, actor="eve", reason="mine")
     assert not marker.exists()
     by_hash = replace(signed, verify_key="hash-only")
     with pytest.raises(ArtifactError, match="does not answer its golden rows"):
-        lifecycle.rollback(by_hash, "orders", forged, actor="eve", reason="mine")
+        train.rollback(by_hash, "orders", forged, actor="eve", reason="mine")
     assert marker.exists()
 
 
 def test_a_manifest_of_another_version_is_refused(signed):
     """A true signature, but of what was trained before."""
     first = _champion(signed)
-    second = lifecycle.train(signed, "orders", TRAINED + timedelta(hours=9))
+    second = train.train(signed, "orders", TRAINED + timedelta(hours=9))
     swapped = replace(second, manifest=first.manifest)
     with pytest.raises(ArtifactError, match=f"is that of orders {first.version}; roll back"):
         _load(signed, swapped)
@@ -207,7 +209,7 @@ def test_a_manifest_that_is_no_manifest_is_told(signed, manifest):
     name = _champion(signed).version
     _store(signed, manifest=manifest)
     with pytest.raises(ArtifactError, match=f"the manifest of orders {name} is no JSON object"):
-        registry.champion(Warehouse(signed.warehouse), "orders")
+        versions.champion(Warehouse(signed.warehouse), "orders")
 
 
 # --- Keys
@@ -234,7 +236,7 @@ def test_a_signing_key_that_is_none_is_found_out_before_training(shop, tmp_path,
     elif content == "password":
         path = write_keys(tmp_path, "closed", encryption=BestAvailableEncryption(b"x"))[0]
     with pytest.raises(ConfigurationError, match=f"{words}.*openssl genpkey") as caught:
-        lifecycle.train(replace(shop, signing_key=str(path)), "orders", TRAINED)
+        train.train(replace(shop, signing_key=str(path)), "orders", TRAINED)
     assert caught.value.exit_code == 2
 
 
@@ -244,7 +246,7 @@ def test_a_signing_key_that_others_can_read_or_change_is_refused(shop, keys, mod
     """As ssh does."""
     Path(keys[0]).chmod(mode)
     with pytest.raises(ConfigurationError, match=r"everybody can read or change .*chmod 600"):
-        lifecycle.train(replace(shop, signing_key=keys[0]), "orders", TRAINED)
+        train.train(replace(shop, signing_key=keys[0]), "orders", TRAINED)
     assert stat.S_IMODE(Path(keys[0]).stat().st_mode) == mode
 
 
@@ -252,7 +254,7 @@ def test_a_signing_key_that_others_can_read_or_change_is_refused(shop, keys, mod
 def test_training_that_nobody_could_load_does_not_begin(shop, keys):
     """Where signatures are asked for, training needs the key that makes them."""
     with pytest.raises(ConfigurationError, match="there is no BATCH_JOBS_SIGNING_KEY to sign with"):
-        lifecycle.train(replace(shop, verify_key=keys[1]), "orders", TRAINED)
+        train.train(replace(shop, verify_key=keys[1]), "orders", TRAINED)
 
 
 @on_sqlite

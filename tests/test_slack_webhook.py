@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 from slack_sdk import WebhookClient
 
-from batch_jobs import slack_webhook
-from batch_jobs.slack_webhook import SILENT, post, webhook_url
+from batch_jobs.alerts import slack
+from batch_jobs.alerts.slack import SILENT, post, webhook_url
 from tests.slack_endpoint import CANARY, slack_endpoint
 
 __all__ = ["slack_endpoint"]
@@ -78,7 +78,7 @@ def test_url_is_understood_in_every_form_of_the_connection(fields, url):
 @pytest.fixture
 def client(slack_endpoint, monkeypatch):
     """A client of the stand-in, which pauses no longer than it is asked to."""
-    monkeypatch.setattr(slack_webhook, "PAUSE", 0.0)
+    monkeypatch.setattr(slack, "PAUSE", 0.0)
     return WebhookClient(slack_endpoint.url, timeout=3, retry_handlers=[], logger=SILENT)
 
 
@@ -117,7 +117,7 @@ def test_slack_that_recovers_gets_the_message(slack_endpoint, client, monkeypatc
         slack_endpoint.mode = "ok" if seconds else "429"
 
     slack_endpoint.mode, slack_endpoint.retry_after = "429", "5"
-    monkeypatch.setattr(slack_webhook.time, "sleep", wait)
+    monkeypatch.setattr(slack.time, "sleep", wait)
 
     assert post(client, "hello", 8) is None
     assert pauses == [0.0, 5.0]
@@ -134,7 +134,7 @@ def test_long_pause_is_left_to_the_next_run(slack_endpoint, client, asked):
 
 def test_hanging_slack_is_left_after_two_short_tries(slack_endpoint, client, monkeypatch):
     """No try waits longer than the timeout, and there are two."""
-    monkeypatch.setattr(slack_webhook, "TIMEOUT", 0.2)
+    monkeypatch.setattr(slack, "TIMEOUT", 0.2)
     slack_endpoint.mode = "hang"
 
     assert "timed out" in (post(client, "hello", 8) or "")
@@ -144,7 +144,7 @@ def test_hanging_slack_is_left_after_two_short_tries(slack_endpoint, client, mon
 
 def test_time_of_tries_and_pause_is_bounded(slack_endpoint, client):
     """Two tries and the longest pause fit into the eight seconds; with no time, no try."""
-    assert 2 * slack_webhook.TIMEOUT + slack_webhook.PAUSE <= 8
+    assert 2 * slack.TIMEOUT + slack.PAUSE <= 8
     assert post(client, "hello", 0) == "no time left"
     assert slack_endpoint.requests == []
 
@@ -172,7 +172,7 @@ def test_shorter_timeout_of_the_connection_is_respected(slack_endpoint):
 )
 def test_broken_address_is_told_without_the_secret(slack_endpoint, url, monkeypatch):
     """Refused, unknown, of another scheme or no URL at all: a line that does not show it."""
-    monkeypatch.setattr(slack_webhook, "PAUSE", 0.0)
+    monkeypatch.setattr(slack, "PAUSE", 0.0)
     client = WebhookClient(url, timeout=3, retry_handlers=[], logger=SILENT)
     problem = post(client, "hello", 8, [url, CANARY])
 
@@ -182,7 +182,7 @@ def test_broken_address_is_told_without_the_secret(slack_endpoint, url, monkeypa
 
 def test_tls_error_is_told(slack_endpoint, monkeypatch):
     """A server that does not speak TLS is a problem, not an exception."""
-    monkeypatch.setattr(slack_webhook, "PAUSE", 0.0)
+    monkeypatch.setattr(slack, "PAUSE", 0.0)
     url = slack_endpoint.url.replace("http:", "https:")
     client = WebhookClient(url, timeout=3, retry_handlers=[], logger=SILENT)
 

@@ -9,16 +9,16 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
-from batch_jobs import sqlite
-from batch_jobs import warehouse as warehouses
-from batch_jobs.connections import close_kept
+from batch_jobs.database import sqlite
+from batch_jobs.database import warehouse as warehouses
+from batch_jobs.database.connections import close_kept
+from batch_jobs.database.warehouse import SCHEMA_VERSION, Warehouse, repeatable
 from batch_jobs.errors import (
     ConfigurationError,
     ContractError,
     WarehouseUnavailableError,
     WarehouseVersionError,
 )
-from batch_jobs.warehouse import SCHEMA_VERSION, Warehouse, repeatable
 from tests.attempts import ask, publish, seen, tick
 
 VIEWS = ("current_predictions", "serving_status", "prediction_history")
@@ -80,7 +80,7 @@ def warehouse(tmp_path):
 def of_version_1(tmp_path):
     """A warehouse as the release before left it, with runs of both modes."""
     warehouse = Warehouse(f"sqlite:///{tmp_path}/old.db")
-    scripts = files("batch_jobs").joinpath("schema", "sqlite")
+    scripts = files("batch_jobs.database").joinpath("migrations", "sqlite")
     with warehouse.write() as connection:
         warehouse.database.run_script(connection, scripts.joinpath("1.sql").read_text("utf-8"))
         for statement in ROWS.split(";\n"):

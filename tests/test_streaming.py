@@ -11,13 +11,14 @@ from sklearn.base import BaseEstimator, RegressorMixin
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
-from batch_jobs import BatchModel, Category, Number, publication, staging, streaming
+from batch_jobs import BatchModel, Category, Number
+from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.errors import ContractError, FencedError
-from batch_jobs.ledger import Counts
-from batch_jobs.scoring import Fitted
-from batch_jobs.serving import new_token
-from batch_jobs.streaming import Predictor, score_part
-from batch_jobs.warehouse import Warehouse
+from batch_jobs.runs import publication, scoring, staging
+from batch_jobs.runs.jobs import new_token
+from batch_jobs.runs.ledger import Counts
+from batch_jobs.runs.scoring import Predictor, score_part
+from batch_jobs.scoring.predict import Fitted
 from tests.attempts import ask, claim, seen, tick
 
 # Of 200 rows in chunks of ten, the 96th is the one that goes wrong.
@@ -219,7 +220,7 @@ def test_a_reader_that_cannot_begin_ends_the_part(warehouse, score):
 
 def test_a_version_is_loaded_while_many_rows_are_being_read(postgres_url, monkeypatch):
     """Where a run has a table of its own; the first row comes only after loading has begun."""
-    warehouse, began, read = Warehouse(postgres_url), threading.Event(), streaming._read
+    warehouse, began, read = Warehouse(postgres_url), threading.Event(), scoring._read
     warehouse.ensure_schema()
     run = claim(warehouse, tick(0), mode="replace")
     _, part = staging.open_part(warehouse, run.run_id, 0, run.token)
@@ -232,7 +233,7 @@ def test_a_version_is_loaded_while_many_rows_are_being_read(postgres_url, monkey
         assert began.wait(60)
         yield from read(*arguments)
 
-    monkeypatch.setattr(streaming, "_read", late)
+    monkeypatch.setattr(scoring, "_read", late)
     model = _model(warehouse)
     counts, _ = score_part(warehouse, model, load, run, part, run.token)
     assert run.rows_table == f"predictions_r{run.run_id}"

@@ -11,13 +11,14 @@ from airflow.sdk.exceptions import (
     AirflowSkipException,
 )
 
-from batch_jobs import clock, serving, staging
+from batch_jobs import clock
+from batch_jobs.database.warehouse import Warehouse, stored_time
 from batch_jobs.errors import StoreUnavailableError, WarehouseUnavailableError
 from batch_jobs.interval import Interval
-from batch_jobs.leases import LEASE
-from batch_jobs.serving import new_token
-from batch_jobs.streaming import predict_chunk
-from batch_jobs.warehouse import Warehouse, stored_time
+from batch_jobs.runs import jobs, staging
+from batch_jobs.runs.jobs import new_token
+from batch_jobs.runs.leases import LEASE
+from batch_jobs.runs.scoring import predict_chunk
 from tests.deployment import shown
 from tests.fault_models._rows import tick
 from tests.faults import Order, until
@@ -116,7 +117,7 @@ def test_a_run_waits_for_those_who_took_an_interval_over(
     if at == "staged":
         run.score()
     place = "publish.audited"
-    newer = attempt(serving.predict, "ticks", tick(1), order=Order(place, "wait")).wait_at(place)
+    newer = attempt(jobs.predict, "ticks", tick(1), order=Order(place, "wait")).wait_at(place)
     if at == "scored":
         run.score()
     published = in_background(run.publish)
@@ -130,7 +131,7 @@ def test_a_run_waits_for_those_who_took_an_interval_over(
 def test_a_run_fails_if_those_who_took_an_interval_over_failed(deployment, dag_run):
     """With their reason, once all else is published."""
     run = dag_run(2)
-    theirs = serving.plan(deployment.settings, "ticks", tick(1), new_token())
+    theirs = jobs.plan(deployment.settings, "ticks", tick(1), new_token())
     run.score()
     staging.fail(Warehouse(deployment.url), theirs.run_id, "a test")
     with pytest.raises(AirflowFailException, match=r"fenced off .* which has failed: a test"):
@@ -141,7 +142,7 @@ def test_a_run_fails_if_those_who_took_an_interval_over_failed(deployment, dag_r
 def test_a_run_fails_if_those_who_took_an_interval_over_are_dead(deployment, dag_run):
     """Nobody has published it; the next run will, and nobody waits for a lease that ran out."""
     run = dag_run(2)
-    serving.plan(deployment.settings, "ticks", tick(1), new_token())
+    jobs.plan(deployment.settings, "ticks", tick(1), new_token())
     change(
         deployment.settings,
         "UPDATE prediction_runs SET claimed_at = :long_ago WHERE state = 'staging'",
@@ -157,24 +158,24 @@ def test_a_run_fails_if_those_who_took_an_interval_over_are_dead(deployment, dag
 def test_nobody_waits_for_ever(deployment, dag_run):
     """Whoever took an interval over may work for hours; the next run must not be held up."""
     run = dag_run(1)
-    serving.plan(deployment.settings, "ticks", tick(1), new_token())
-    with pytest.raises(serving.FencedError, match="goes on without having published yet"):
-        serving.await_newer(deployment.settings, run.run_ids[0], timedelta())
+    jobs.plan(deployment.settings, "ticks", tick(1), new_token())
+    with pytest.raises(jobs.FencedError, match="goes on without having published yet"):
+        jobs.await_newer(deployment.settings, run.run_ids[0], timedelta())
 
 
 def test_a_newest_interval_that_others_have_claimed_keeps_no_missed_one_back(deployment, dag_run):
     """Those are claimed, scored and published; without any there is nothing to do."""
     token = new_token()
-    theirs = serving.plan(deployment.settings, "ticks", tick(3), new_token())
-    runs = serving.plan_due(deployment.settings, "ticks", tick(3), token)
+    theirs = jobs.plan(deployment.settings, "ticks", tick(3), new_token())
+    runs = jobs.plan_due(deployment.settings, "ticks", tick(3), token)
     assert [run.interval for run in runs] == [tick(1), tick(2)]
-    runs = serving.plan_due(deployment.settings, "ticks", tick(3), token)
+    runs = jobs.plan_due(deployment.settings, "ticks", tick(3), token)
     assert theirs.run_id not in [run.run_id for run in runs]
 
 
 def test_a_plan_with_nothing_left_for_it_is_skipped(deployment, dag_run, monkeypatch):
     """A newer attempt has claimed it all: nothing was begun that could fail."""
-    monkeypatch.setattr(serving, "plan_due", lambda *_: [])
+    monkeypatch.setattr(jobs, "plan_due", lambda *_: [])
     with pytest.raises(AirflowSkipException, match="no newer attempt has claimed"):
         dag_run(1)
 
@@ -189,7 +190,7 @@ def poisoned(monkeypatch):
             raise state["error"]
         return predict_chunk(model, predictor, interval, chunk)
 
-    monkeypatch.setattr("batch_jobs.streaming.predict_chunk", predict)
+    monkeypatch.setattr("batch_jobs.runs.scoring.predict_chunk", predict)
 
     def poison(number, error=None):
         state.update(interval=None if number is None else tick(number), error=error)
@@ -240,7 +241,7 @@ def test_a_task_that_is_interrupted_says_so_in_the_ledger(deployment, dag_run, p
     assert ended(deployment, 2) == ("staging", None)
     poisoned(None)
     assert [
-        r.interval for r in serving.plan_due(deployment.settings, "ticks", tick(3), new_token())
+        r.interval for r in jobs.plan_due(deployment.settings, "ticks", tick(3), new_token())
     ] == [tick(1), tick(3)]
 
 
@@ -276,7 +277,7 @@ def test_a_backfill_goes_on_after_an_interval_that_fails(deployment, poisoned):
     poisoned(2, ValueError("odd row"))
     span = Interval(tick(1).start, tick(4).end)
     with pytest.raises(ValueError, match="odd row"):
-        serving.backfill(deployment.settings, "ticks", span)
+        jobs.backfill(deployment.settings, "ticks", span)
     assert deployment.seen("ticks") == shown("ticks", [0, 1, 3, 4])
     assert ended(deployment, 2) == ("failed", "ValueError: odd row")
 
@@ -285,9 +286,9 @@ def test_a_rollback_that_others_overtake_is_no_success(deployment, monkeypatch):
     """Whoever overtakes it may have published what was to be rolled back."""
 
     def fence(*_, **__):
-        raise serving.FencedError("a test")
+        raise jobs.FencedError("a test")
 
-    monkeypatch.setattr(serving, "rollback", fence)
+    monkeypatch.setattr(jobs, "rollback", fence)
     monkeypatch.setattr(tasks, "airflow_settings", lambda: deployment.settings)
     monkeypatch.setattr(tasks, "_die_with_supervisor", lambda: None)
     asked = {"version": "v1", "reason": "worse"}

@@ -5,8 +5,8 @@ from airflow.sdk import Connection
 from airflow.sdk.exceptions import AirflowNotFoundException
 from sqlalchemy.engine import make_url
 
+from batch_jobs.database.postgres import PostgreSQL
 from batch_jobs.errors import ConfigurationError
-from batch_jobs.postgres import PostgreSQL
 from utils import tasks
 
 

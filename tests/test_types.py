@@ -11,13 +11,13 @@ import pyarrow.parquet as pq
 import pytest
 from sqlalchemy import text
 
-from batch_jobs import answering
-from batch_jobs.contract import check_features, check_labels, key_problems
+from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.errors import ContractError
 from batch_jobs.interval import Interval
 from batch_jobs.model import BatchModel, Category, Number
-from batch_jobs.scoring import class_text
-from batch_jobs.warehouse import Warehouse
+from batch_jobs.requests import worker
+from batch_jobs.scoring.contract import check_features, check_labels, key_problems
+from batch_jobs.scoring.predict import class_text
 from prediction_api.uploads import CSV, JSON, PARQUET, Most, Reader
 
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -169,8 +169,8 @@ def test_a_value_is_the_same_through_whichever_door_it_comes(kind, expected, sen
     model = _model(kind)
     for form, body in sent:
         (row,) = Reader(model, Most(10, 100_000)).read(form, body)
-        read = answering._read(model, json.dumps(dict(row.features)))
-        frame = answering._frame(model, {"1": read})
+        read = worker._read(model, json.dumps(dict(row.features)))
+        frame = worker._frame(model, {"1": read})
         assert _found(kind, frame["value"]) == expected, (form, body)
 
 

@@ -9,10 +9,10 @@ from joblib import Parallel, delayed
 from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 
 from batch_jobs.catalog import load_model
-from batch_jobs.contract import check_features, check_labels
+from batch_jobs.database.warehouse import bounds
 from batch_jobs.interval import Interval
-from batch_jobs.training import fit, split_by_time
-from batch_jobs.warehouse import bounds
+from batch_jobs.scoring.contract import check_features, check_labels
+from batch_jobs.training.dataset import fit, split_by_time
 
 MODEL = load_model("flight_delay", ("batch_jobs.models",))
 YEAR = Interval(datetime(2013, 1, 1, tzinfo=UTC), datetime(2014, 1, 1, tzinfo=UTC))

@@ -12,20 +12,20 @@ from sqlalchemy import text
 from sqlalchemy.exc import DatabaseError, DataError, IntegrityError
 from tenacity import wait_none
 
-from batch_jobs import warehouse as warehouses
-from batch_jobs.errors import (
-    ConfigurationError,
-    ContractError,
-    WarehouseUnavailableError,
-    WarehouseVersionError,
-)
-from batch_jobs.warehouse import (
+from batch_jobs.database import warehouse as warehouses
+from batch_jobs.database.warehouse import (
     PATIENCE_SECONDS,
     SCHEMA_VERSION,
     Warehouse,
     loaded_time,
     repeatable,
     stored_time,
+)
+from batch_jobs.errors import (
+    ConfigurationError,
+    ContractError,
+    WarehouseUnavailableError,
+    WarehouseVersionError,
 )
 from tests.attempts import ask, publish, seen, tick
 
@@ -92,7 +92,7 @@ def test_a_schema_that_was_interrupted_is_not_there_at_all(warehouse_url, monkey
     """DDL is part of the transaction: half a schema can never be found."""
     warehouse = Warehouse(warehouse_url)
     with monkeypatch.context() as patch:
-        patch.setattr("batch_jobs.warehouse.SCHEMA_VERSION", "not a number")
+        patch.setattr("batch_jobs.database.warehouse.SCHEMA_VERSION", "not a number")
         with pytest.raises(ConfigurationError, match="cannot make or open the warehouse"):
             warehouse.ensure_schema()
     assert _inventory(warehouse) == []

@@ -4,7 +4,7 @@ import gc
 import tempfile
 from pathlib import Path
 
-from batch_jobs import staging
+from batch_jobs.runs import staging
 from tests.fault_models._rows import prepare
 
 staging.LARGE = 1  # on PostgreSQL, a population gets a table of its own

@@ -9,8 +9,8 @@ import pandas as pd
 from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool
 
+from batch_jobs.database.warehouse import stored_time
 from batch_jobs.failpoints import failpoint
-from batch_jobs.warehouse import stored_time
 from tests.fault_models._rows import tick
 
 PLACES = ("writer.deleted", "writer.written")

@@ -16,10 +16,11 @@ from pathlib import Path
 import httpx
 from sqlalchemy.exc import SQLAlchemyError
 
-from batch_jobs import lifecycle, registry
+from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.errors import BatchJobsError
+from batch_jobs.registry import versions
 from batch_jobs.settings import Settings, let_threads_sleep
-from batch_jobs.warehouse import Warehouse
+from batch_jobs.training import train
 from prediction_api.__main__ import serve
 from prediction_api.config import Config
 from utils.local import ROOT, LocalAirflowError, one_line, require_free
@@ -101,21 +102,21 @@ def prepare(settings: Settings, embedded: Path) -> None:
         settings: of the server.
         embedded: the file of the clone's own warehouse.
     """
-    from batch_jobs.samples import load
+    from batch_jobs.samples.load import load
 
     own = settings.warehouse == f"sqlite:///{embedded}"
     if own:
         embedded.parent.mkdir(parents=True, exist_ok=True)
     warehouse = Warehouse(settings.warehouse)
     warehouse.ensure_schema()
-    if not own or registry.champion(warehouse, MODEL) is not None:
+    if not own or versions.champion(warehouse, MODEL) is not None:
         return
     sys.stdout.write("... Training the model of the irises\n")
     sys.stdout.flush()
     now = datetime.now(UTC)
     load(warehouse, now, flights=False)
-    lifecycle.train(settings, MODEL, now)
-    lifecycle.promote(settings, MODEL, actor="./run api")
+    train.train(settings, MODEL, now)
+    train.promote(settings, MODEL, actor="./run api")
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -19,7 +19,7 @@ from utils.tasks import airflow_settings, trained_as_of, translated
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from batch_jobs.registry import ModelVersion
+    from batch_jobs.registry.versions import ModelVersion
 
 log = logging.getLogger(__name__)
 
@@ -49,12 +49,12 @@ class ApprovalOperator(HITLOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Ask, and end here; the answer or the end of patience goes on with `execute_complete`."""
-        from batch_jobs import lifecycle
+        from batch_jobs.training import train
 
         with translated():
             settings = airflow_settings()
             trained = trained_as_of(settings, self.model, context["dag_run"])
-            version, may_serve = lifecycle.candidate(settings, self.model, trained)
+            version, may_serve = train.candidate(settings, self.model, trained)
         if not may_serve:
             log.info("nobody is asked about %s: `promote` tells why", version.version)
             return _answer(version.version)
@@ -101,12 +101,12 @@ class ApprovalOperator(HITLOperator):
         return parse_time(str(asked)) + self.patience - clock.now()
 
     def _silence(self) -> str:
-        from batch_jobs.messages import length
+        from batch_jobs.alerts.messages import length
 
         return f"nobody approved it within {length(self.patience)}"
 
     def _tell_slack(self, context: Context, version: ModelVersion) -> None:
-        from batch_jobs import messages
+        from batch_jobs.alerts import messages
 
         send_message(
             messages.approval_wanted(
@@ -128,7 +128,7 @@ def _answer(
 
 def _body(version: ModelVersion) -> str:
     """The gate's verdict, reasons and metrics, as Markdown."""
-    from batch_jobs.gate_page import metrics_table, verdict
+    from batch_jobs.reports.gate import metrics_table, verdict
 
     rows = metrics_table(version.gate)
     reasons = [f"- {reason}" for reason in version.gate["reasons"]]

@@ -26,12 +26,12 @@ from sqlalchemy import Row, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from batch_jobs import registry
 from batch_jobs.catalog import load_model
+from batch_jobs.database.warehouse import Warehouse, bounds, stored_time
 from batch_jobs.errors import BatchJobsError
 from batch_jobs.interval import Interval, due_between, floor_to_grid, newest_due
+from batch_jobs.registry import versions
 from batch_jobs.settings import Settings
-from batch_jobs.warehouse import Warehouse, bounds, stored_time
 from utils.api import LocalApi
 from utils.local import (
     ADMIN,
@@ -114,7 +114,7 @@ class Demo:
 
     def load(self) -> None:
         """Fill the source tables, unless they are filled already."""
-        from batch_jobs.samples import load
+        from batch_jobs.samples.load import load
 
         with self._screen.step("Loading the flights of a year into the warehouse") as tell:
             self._warehouse.ensure_schema()
@@ -137,7 +137,7 @@ class Demo:
 
     def train(self) -> None:
         """Let Airflow train and promote, unless there is a champion."""
-        first = registry.champion(self._warehouse, MODEL) is None
+        first = versions.champion(self._warehouse, MODEL) is None
         newest = self._newest_run(TRAIN)
         self._unpause(TRAIN)
         if first:
@@ -145,13 +145,13 @@ class Demo:
                 run = newest or self._until("a training", lambda: self._newest_run(TRAIN))
                 if self._is_left_over(run):
                     self._until(f"the end of {run['dag_run_id']}", partial(self._ended, run, tell))
-                    if registry.champion(self._warehouse, MODEL) is None:
+                    if versions.champion(self._warehouse, MODEL) is None:
                         self._finish(self._trigger(TRAIN, {}), tell)
                 else:
                     self._finish(run, tell)
-        champion = registry.champion(self._warehouse, MODEL)
+        champion = versions.champion(self._warehouse, MODEL)
         if champion is None:
-            version = registry.newest_version(self._warehouse, MODEL)
+            version = versions.newest_version(self._warehouse, MODEL)
             reasons = "; ".join(version.gate["reasons"]) if version else "no version was registered"
             raise DemoError(f"{TRAIN} ended without a champion: {reasons}")
         metrics = "  ".join(f"{name} {value:.3f}" for name, value in champion.metrics.items())

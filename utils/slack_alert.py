@@ -40,9 +40,9 @@ from batch_jobs.redaction import first_line, redact
 if TYPE_CHECKING:
     from slack_sdk import WebhookClient
 
-    from batch_jobs.messages import FailedRun, Incident
-    from batch_jobs.outbox import TaskTry
-    from batch_jobs.warehouse import Warehouse
+    from batch_jobs.alerts.messages import FailedRun, Incident
+    from batch_jobs.alerts.outbox import TaskTry
+    from batch_jobs.database.warehouse import Warehouse
 
 log = logging.getLogger(__name__)
 
@@ -137,10 +137,10 @@ def send_message(text: str, *, key: str | None = None) -> None:
 
     Args:
         text: Slack's mrkdwn; what comes from outside must be escaped with
-            `batch_jobs.messages.escape`. Secrets are taken out.
+            `batch_jobs.alerts.messages.escape`. Secrets are taken out.
         key: what the message is about; a second message with the same key is not sent.
     """
-    from batch_jobs import outbox
+    from batch_jobs.alerts import outbox
 
     text = redact(text)
     key = key or f"message {uuid4()}"
@@ -151,7 +151,7 @@ def send_message(text: str, *, key: str | None = None) -> None:
 @_never_raises
 def flush_alerts() -> None:
     """Send the messages that wait, the oldest first, for at most seven seconds."""
-    from batch_jobs import outbox
+    from batch_jobs.alerts import outbox
 
     warehouse = _warehouse()
     if _within(LOOKING_SECONDS, lambda: outbox.waiting(warehouse, _now())):
@@ -163,7 +163,7 @@ def flush_alerts() -> None:
 @_never_raises
 def record_failure(context: Context) -> None:
     """Put a failed run into the outbox, without sending; if there is no outbox, send at once."""
-    from batch_jobs import messages, outbox
+    from batch_jobs.alerts import messages, outbox
 
     run, exception = _run_key(context), context.get("exception")
     if _was_away(context) and _is_made_up_for(context):
@@ -207,7 +207,7 @@ def import_error_alert(path: str, error: str, *, is_new: bool) -> None:
         error: the last line of its stack trace.
         is_new: whether the file loaded until now.
     """
-    from batch_jobs import messages, outbox
+    from batch_jobs.alerts import messages, outbox
 
     error = _first_line(error or "no reason given")
     # Process ids and addresses differ from one parse to the next; the error is the same.
@@ -229,7 +229,7 @@ def import_error_alert(path: str, error: str, *, is_new: bool) -> None:
 
 
 def _record_success(context: Context, *, always: bool) -> None:
-    from batch_jobs import messages, outbox
+    from batch_jobs.alerts import messages, outbox
 
     dag_id, of_dag = _dag_id(context), "reason" in context
     file = _get(context.get("dag"), "fileloc")
@@ -260,14 +260,14 @@ def _record_success(context: Context, *, always: bool) -> None:
 
 def _is_unhealed(dag_id: str) -> bool:
     """Whether an interval that was tried in vain is still missing; False if nobody can tell."""
-    from batch_jobs import serving
+    from batch_jobs.runs import jobs
     from utils.tasks import airflow_settings
 
     kind, model = dag_id.partition("_")[0], _model(dag_id)
     if kind != "predict" or model is None:
         return False
     try:
-        return bool(serving.unhealed(airflow_settings(), model))
+        return bool(jobs.unhealed(airflow_settings(), model))
     except BatchJobsError as error:
         log.warning("whether %s lacks an interval is not known: %s", dag_id, _first_line(error))
         return False
@@ -309,7 +309,7 @@ def _send_alone(text: str) -> None:
 
 
 def _warehouse() -> Warehouse:
-    from batch_jobs.warehouse import Warehouse
+    from batch_jobs.database.warehouse import Warehouse
     from utils.tasks import airflow_settings
 
     return Warehouse(airflow_settings().warehouse)
@@ -373,7 +373,7 @@ def _run_key(context: Context) -> str:
 
 
 def _task_try(context: Context) -> TaskTry | None:
-    from batch_jobs.outbox import TaskTry
+    from batch_jobs.alerts.outbox import TaskTry
 
     ti = _task_instance(context)
     task_id = _get(ti, "task_id")
@@ -410,7 +410,7 @@ def _model(dag_id: str) -> str | None:
 
 def _of_the_first(context: Context, warehouse: Warehouse) -> Context:
     """A DAG's context about the task that failed first; the last one often only echoes it."""
-    from batch_jobs import outbox
+    from batch_jobs.alerts import outbox
 
     last, task = _task_instance(context), _task_try(context)
     if context.get("reason") != "task_failure" or task is None:
@@ -463,7 +463,7 @@ def _log_url(context: Context) -> str | None:
 
 def _describe(context: Context, error: str | None) -> tuple[str, FailedRun]:
     """The cause, by which incidents are told apart, and what to tell."""
-    from batch_jobs.messages import FailedRun
+    from batch_jobs.alerts.messages import FailedRun
 
     task, reason, dag_id = _task_try(context), context.get("reason"), _dag_id(context)
     if _was_away(context):
@@ -492,7 +492,7 @@ def _describe(context: Context, error: str | None) -> tuple[str, FailedRun]:
 
 
 def _remember(warehouse: Warehouse, task: TaskTry, exception: BaseException | str) -> str:
-    from batch_jobs import outbox
+    from batch_jobs.alerts import outbox
 
     error = _first_line(exception)
     outbox.remember_error(warehouse, task, error, _now())
@@ -500,7 +500,7 @@ def _remember(warehouse: Warehouse, task: TaskTry, exception: BaseException | st
 
 
 def _readers(warehouse: Warehouse, model: str | None, now: datetime) -> str | None:
-    from batch_jobs import messages, outbox
+    from batch_jobs.alerts import messages, outbox
 
     if model is None:
         return None
@@ -525,7 +525,7 @@ def _slack() -> _Slack | None:
     from airflow.sdk import Connection
     from airflow.sdk.log import mask_secret
 
-    from batch_jobs.slack_webhook import SILENT, webhook_url
+    from batch_jobs.alerts.slack import SILENT, webhook_url
 
     try:
         found = Connection.get(SLACK_CONNECTION_ID)
@@ -562,13 +562,13 @@ def _slack() -> _Slack | None:
 
 
 def _post(slack: _Slack, text: str, seconds: float) -> str | None:
-    from batch_jobs.slack_webhook import post
+    from batch_jobs.alerts.slack import post
 
     return post(slack.client, redact(text, slack.secrets), seconds, slack.secrets)
 
 
 def _send_waiting(warehouse: Warehouse, slack: _Slack) -> None:
-    from batch_jobs import messages, outbox
+    from batch_jobs.alerts import messages, outbox
 
     deadline = time.monotonic() + SENDING_SECONDS
     while (left := deadline - time.monotonic()) > 1 and (

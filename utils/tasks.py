@@ -64,7 +64,7 @@ from utils.slack_alert import fail_alert, flush_alerts, record_error, recovery_a
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from batch_jobs.ledger import Run
+    from batch_jobs.runs.ledger import Run
 
 
 log = logging.getLogger(__name__)
@@ -246,8 +246,8 @@ class CommandOperator(BashOperator):
 
 def evidence(model: str, dag_run: Any, triggering_asset_events: Any, **_: Any) -> None:
     """Tell what started the training; skipped if it was drift and the model is fresh enough."""
-    from batch_jobs import lifecycle
-    from batch_jobs.messages import length
+    from batch_jobs.alerts.messages import length
+    from batch_jobs.training import train
 
     events = [event for found in triggering_asset_events.values() for event in found]
     if not events:
@@ -258,7 +258,7 @@ def evidence(model: str, dag_run: Any, triggering_asset_events: Any, **_: Any) -
     with translated():
         settings = airflow_settings()
         span = load_model(model, settings.models).retrain_on_drift or timedelta()
-        fresh = lifecycle.trained_since(settings, model, dag_run.run_after - span)
+        fresh = train.trained_since(settings, model, dag_run.run_after - span)
     if fresh is not None:
         raise AirflowSkipException(
             f"{model} is not trained again: {fresh.version} was trained as of {fresh.as_of}, and "
@@ -273,7 +273,7 @@ def trained_as_of(settings: Settings, model: str, dag_run: Any) -> datetime:
 
 def promote(model: str, ti: Any, outlet_events: Any, dag_run: Any, **_: Any) -> dict[str, Any]:
     """Let the gate, and a person if one is asked, decide; skipped if the champion stays."""
-    from batch_jobs import lifecycle
+    from batch_jobs.training import train
 
     version, by, actor = None, None, f"airflow {dag_run.run_id}"
     if "approve" in ti.task.upstream_task_ids:
@@ -285,7 +285,7 @@ def promote(model: str, ti: Any, outlet_events: Any, dag_run: Any, **_: Any) -> 
             actor = f"{by} ({actor})"
     with translated():
         settings = airflow_settings()
-        answer = lifecycle.promote(
+        answer = train.promote(
             settings,
             model,
             version,
@@ -309,7 +309,8 @@ def rollback(
     model: str, params: dict[str, Any], ti: Any, outlet_events: Any, dag_run: Any, **_: Any
 ) -> dict[str, Any]:
     """Make an earlier version the champion again, and score again what the later one had scored."""
-    from batch_jobs import lifecycle, serving
+    from batch_jobs.runs import jobs
+    from batch_jobs.training import train
 
     _die_with_supervisor()
     with translated():
@@ -318,8 +319,8 @@ def rollback(
         if not params["version"] or not params["reason"]:
             raise FormError("give the version that shall serve again, and the reason")
         with forms.own_mistakes(ArtifactError):
-            lifecycle.require_served(settings, model, params["version"])
-        answer, runs = serving.rollback(
+            train.require_served(settings, model, params["version"])
+        answer, runs = jobs.rollback(
             settings,
             model,
             params["version"],
@@ -351,7 +352,7 @@ def plan(
     """
     flush_alerts()
     with translated(), _left_to_newer():
-        from batch_jobs import serving
+        from batch_jobs.runs import jobs
 
         settings, token = airflow_settings(), str(ti.id)
         schedule = load_model(model, settings.models).schedule
@@ -360,7 +361,7 @@ def plan(
             own = Interval(start, end) if start and end else None
         wanted = forms.intervals(schedule, dag_run, params, own)
         if wanted is not None:
-            runs = serving.plan_each(
+            runs = jobs.plan_each(
                 settings,
                 model,
                 wanted,
@@ -371,7 +372,7 @@ def plan(
             )
         else:
             newest = newest_due(schedule, end or dag_run.run_after)
-            runs = serving.plan_due(settings, model, newest, token)
+            runs = jobs.plan_due(settings, model, newest, token)
         parts = load_model(model, settings.models).parts
     run_ids = [run.run_id for run in runs if not run.is_done]
     if not run_ids:
@@ -385,18 +386,18 @@ def score(model: str, part: int, run_ids: Sequence[int], ti: Any, **_: Any) -> d
 
     What a newer attempt has taken over is left to it; `publish` looks what that came to.
     """
-    from batch_jobs import serving
-    from batch_jobs.ledger import Counts
-    from batch_jobs.loading import Predictors
+    from batch_jobs.registry.loading import Predictors
+    from batch_jobs.runs import jobs
+    from batch_jobs.runs.ledger import Counts
 
     _die_with_supervisor()
     settings, token = airflow_settings(), str(ti.id)
     predictors = Predictors(settings)
 
     def score_run(run_id: int) -> Counts:
-        return serving.score(settings, model, run_id, part, token, predictors=predictors)
+        return jobs.score(settings, model, run_id, part, token, predictors=predictors)
 
-    with serving.attempt(settings, run_ids):
+    with jobs.attempt(settings, run_ids):
         done = _on_each(run_ids, score_run)
     return asdict(sum(done.values(), Counts()))
 
@@ -407,18 +408,18 @@ def publish(parts: Sequence[dict[str, Any]], **_: Any) -> dict[str, int]:
     A success if every interval is published; what a newer attempt has taken over is waited for, in
     the end and not for long.
     """
-    from batch_jobs import serving
+    from batch_jobs.runs import jobs
 
     _die_with_supervisor()
     settings, run_ids = airflow_settings(), parts[0]["run_ids"]
 
     def publish_run(run_id: int) -> Run:
-        return serving.publish(settings, run_id)
+        return jobs.publish(settings, run_id)
 
     def await_newer(run_id: int) -> Run:
-        return serving.await_newer(settings, run_id)
+        return jobs.await_newer(settings, run_id)
 
-    with serving.attempt(settings, run_ids):
+    with jobs.attempt(settings, run_ids):
         published = _on_each(run_ids, publish_run, await_newer)
     newest = max(published.values(), key=lambda run: run.interval.end)
     own = [run for run in published.values() if run.run_id in run_ids]
@@ -431,7 +432,8 @@ def answer(model: str, ti: Any, **_: Any) -> dict[str, int]:
     What is left goes on in the next run, which this one must not hold up. A request that the model
     could not answer fails the task once all have had their turn.
     """
-    from batch_jobs import answering, clock
+    from batch_jobs import clock
+    from batch_jobs.requests import worker
 
     _die_with_supervisor()
     with translated():
@@ -439,7 +441,7 @@ def answer(model: str, ti: Any, **_: Any) -> dict[str, int]:
         declared, now = load_model(model, settings.models), clock.now()
         due = newest_due(declared.schedule, now)
         until = now + min(due.end - due.start, declared.timeout) / 2
-        answered = answering.answer(settings, model, str(ti.id), stop=lambda: clock.now() > until)
+        answered = worker.answer(settings, model, str(ti.id), stop=lambda: clock.now() > until)
     if failed := [str(one) for one in answered if one.error]:
         raise AirflowFailException("; ".join(failed))
     return {"requests": len(answered), "rows": sum(one.counts.read for one in answered)}
@@ -447,10 +449,10 @@ def answer(model: str, ti: Any, **_: Any) -> dict[str, int]:
 
 def prune(model: str, **_: Any) -> dict[str, int]:
     """Remove what readers have not seen for longer than the model keeps it."""
-    from batch_jobs import serving
+    from batch_jobs.runs import jobs
 
     with translated():
-        [pruned] = serving.prune(airflow_settings(), model)
+        [pruned] = jobs.prune(airflow_settings(), model)
     return {"runs": pruned.retired, "rows": pruned.rows}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from threading import Event, Thread
 
-from batch_jobs import answering
+from batch_jobs.requests import worker
 from batch_jobs.settings import Settings
 
 
@@ -20,7 +20,7 @@ class Answering:
     def __init__(self, settings: Settings, names: Sequence[str]) -> None:
         self._stopped, self._woken = Event(), Event()
         arguments = (settings, names, self._stopped, self._woken)
-        self._thread = Thread(target=answering.follow, args=arguments, name="answer")
+        self._thread = Thread(target=worker.follow, args=arguments, name="answer")
         self._wanted = bool(names)
 
     def start(self) -> None:

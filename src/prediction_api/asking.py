@@ -17,10 +17,10 @@ from fastapi import APIRouter, Query, Request, Response
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.datastructures import UploadFile
 
-from batch_jobs import requests
+from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.errors import BatchJobsError
-from batch_jobs.requests import Row, Submission, Submitted
-from batch_jobs.warehouse import Warehouse
+from batch_jobs.requests import submit
+from batch_jobs.requests.submit import Row, Submission, Submitted
 from prediction_api.api import IdempotencyKey
 from prediction_api.database import unavailable
 from prediction_api.export import csv_of
@@ -155,7 +155,7 @@ def _submit(
     rows = reader.read(sent.kind, sent.content)
     digest = _digest(reader.model.name, rows)
     submission = Submission(reader.model.name, rows, client, key, digest)
-    found = requests.submit(Warehouse(state.config.settings.warehouse), submission)
+    found = submit.submit(Warehouse(state.config.settings.warehouse), submission)
     if found.request_sha256 != digest:
         raise ProblemError(409, "this Idempotency-Key was used for another request")
     return found, len(rows)

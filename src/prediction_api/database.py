@@ -23,10 +23,10 @@ from typing import Any, Protocol
 import asyncpg
 from sqlalchemy.engine import URL, make_url
 
+from batch_jobs.database.postgres import ARRIVED, POOLER, REFUSED_BY_POOLER, PostgreSQL
+from batch_jobs.database.warehouse import stored_time
 from batch_jobs.errors import ConfigurationError
-from batch_jobs.postgres import ARRIVED, POOLER, REFUSED_BY_POOLER, PostgreSQL
 from batch_jobs.redaction import first_line
-from batch_jobs.warehouse import stored_time
 from prediction_api.problems import UnavailableError
 
 log = logging.getLogger(__name__)

@@ -11,9 +11,9 @@ from fastapi import FastAPI
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from batch_jobs.catalog import load_model, model_names
+from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.errors import ModelFileError
 from batch_jobs.model import BatchModel
-from batch_jobs.warehouse import Warehouse
 from prediction_api import export, page, probes, reading
 from prediction_api.answering import Answering
 from prediction_api.api import online_router

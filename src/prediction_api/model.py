@@ -9,14 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from batch_jobs import registry
+from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.errors import BatchJobsError
-from batch_jobs.loading import as_trained, load_version
 from batch_jobs.model import BatchModel, Feature, Number
 from batch_jobs.redaction import first_line
-from batch_jobs.scoring import Fitted, answered
+from batch_jobs.registry import versions
+from batch_jobs.registry.loading import as_trained, load_version
+from batch_jobs.scoring.predict import Fitted, answered
 from batch_jobs.settings import Settings
-from batch_jobs.warehouse import Warehouse
 from prediction_api.database import Database, Statement
 from prediction_api.metrics import Metrics
 from prediction_api.problems import UnavailableError
@@ -158,7 +158,7 @@ class Champions:
         """The model as it was when a version was trained, which answers from now on."""
         try:
             warehouse = Warehouse(self._settings.warehouse)
-            found = registry.find_version(warehouse, name, version)
+            found = versions.find_version(warehouse, name, version)
             trained = as_trained(self._settings, self._models[name], found)
             fitted = load_version(self._settings, trained, found)
         except BatchJobsError as error:

@@ -21,10 +21,10 @@ from sqlalchemy import bindparam, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from batch_jobs import clock
+from batch_jobs.database.warehouse import Warehouse, loaded_time, stored_time
 from batch_jobs.errors import BatchJobsError
 from batch_jobs.model import Feature
-from batch_jobs.requests import new_id
-from batch_jobs.warehouse import Warehouse, loaded_time, stored_time
+from batch_jobs.requests.submit import new_id
 from prediction_api.database import Row, Statement, unavailable
 from prediction_api.model import Champion, Champions, Scored, Values, same_features
 from prediction_api.problems import ProblemError, UnavailableError

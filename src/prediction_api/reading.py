@@ -10,10 +10,10 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Request, Response
 
 from batch_jobs import clock
+from batch_jobs.database.warehouse import loaded_time
 from batch_jobs.errors import IntervalError
 from batch_jobs.interval import parse_time
 from batch_jobs.model import BatchModel
-from batch_jobs.warehouse import loaded_time
 from prediction_api.database import Row, Statement
 from prediction_api.freshness import freshness
 from prediction_api.model import NEWEST

@@ -21,10 +21,10 @@ from pydantic import (
 )
 from typing_extensions import TypedDict
 
-from batch_jobs.columns import text_of
-from batch_jobs.contract import MAX_KEY_LENGTH
+from batch_jobs.database.columns import text_of
 from batch_jobs.model import NAME_PATTERN, BatchModel, Feature, Number
-from batch_jobs.requests import LARGEST_ID
+from batch_jobs.requests.submit import LARGEST_ID
+from batch_jobs.scoring.contract import MAX_KEY_LENGTH
 
 LONGEST_TEXT = 10_000
 
@@ -166,7 +166,7 @@ def features_of(body: PredictionRequest) -> tuple[Any, ...]:
 
 
 def _type(kind: Feature) -> Any:
-    """A feature as JSON has it; the same values as `batch_jobs.contract` lets pass."""
+    """A feature as JSON has it; the same values as `batch_jobs.scoring.contract` lets pass."""
     found: Any
     if isinstance(kind, Number):
         found = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=kind.ge, le=kind.le)]

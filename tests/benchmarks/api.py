@@ -37,11 +37,12 @@ import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
 
-from batch_jobs import lifecycle, publication, staging
-from batch_jobs.ledger import Counts
-from batch_jobs.samples import load_iris
+from batch_jobs.database.warehouse import Warehouse
+from batch_jobs.runs import publication, staging
+from batch_jobs.runs.ledger import Counts
+from batch_jobs.samples.load import load_iris
 from batch_jobs.settings import Settings, let_threads_sleep
-from batch_jobs.warehouse import Warehouse
+from batch_jobs.training import train
 from tests.attempts import claim, tick
 from tests.benchmarks.caller import Seen, call
 from tests.benchmarks.models._datasets import login
@@ -94,8 +95,8 @@ def prepare(settings: Settings, rows: int) -> None:
     publish(warehouse, 0, rows)
     with warehouse.write_source() as connection:
         load_iris(connection, now)
-    lifecycle.train(settings, "iris", now)
-    lifecycle.promote(settings, "iris", actor="benchmark")
+    train.train(settings, "iris", now)
+    train.promote(settings, "iris", actor="benchmark")
 
 
 @contextmanager

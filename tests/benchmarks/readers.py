@@ -184,7 +184,7 @@ def _postgresql_lock(job, table):
     from sqlalchemy import create_engine, text
     from sqlalchemy.exc import OperationalError
 
-    from batch_jobs.warehouse import Warehouse
+    from batch_jobs.database.warehouse import Warehouse
 
     connection = create_engine(job.url).connect()
     database = Warehouse(job.url).database

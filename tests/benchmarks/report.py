@@ -10,7 +10,7 @@ NOTES = """\
 floor: what no one can avoid, each part alone, summed: ADBC reads into Arrow{sqlite_reader};
   predict_proba of an array in memory; key, score and label by one bulk insert into a bare table
   (PostgreSQL: ADBC, UNLOGGED). Best of {repeats} each.
-ours: batch_jobs.serving.predict, everything on, over a run as large. Best of {repeats}.
+ours: batch_jobs.runs.jobs.predict, everything on, over a run as large. Best of {repeats}.
 pandas: read_sql(chunksize=50000), predict_proba, to_sql(if_exists="replace", then "append").
 mlflow: the same with mlflow.pyfunc. orm: row by row, on fewer rows; its ratio is that of rows/s.
 PostgreSQL runs with fsync on and default settings. Libraries are imported before the clock starts.

@@ -33,8 +33,9 @@ SYSTEMS = ("floor", "ours", "pandas", "orm", "mlflow")
 FLOOR = ("floor_read", "floor_predict", "floor_write")
 LARGE = 10_000_000
 PRELOADED = [
-    *("tests.benchmarks.systems", "tests.benchmarks.readers", "batch_jobs.streaming"),
-    *("batch_jobs.lifecycle", "batch_jobs.training", "batch_jobs.gate", "batch_jobs.contract"),
+    *("tests.benchmarks.systems", "tests.benchmarks.readers", "batch_jobs.runs.scoring"),
+    *("batch_jobs.training.train", "batch_jobs.training.dataset"),
+    *("batch_jobs.evaluation.gate", "batch_jobs.scoring.contract"),
     *("pandas", "pyarrow.csv", "pyarrow.compute", "sklearn.ensemble", "sqlalchemy.orm"),
     *("psycopg", "adbc_driver_postgresql.dbapi", "joblib"),
 ]

@@ -218,8 +218,8 @@ def ours(job):
     import sklearn.ensemble  # noqa: F401
     from numba.core.registry import cpu_target
 
-    from batch_jobs import serving
     from batch_jobs.interval import Interval
+    from batch_jobs.runs import jobs
     from batch_jobs.settings import Settings
 
     cpu_target.typing_context.refresh()
@@ -227,7 +227,7 @@ def ours(job):
     store = str(Path(job.folder) / "models")
     settings = Settings(job.writer, store, ("tests.benchmarks.models", "batch_jobs.models"))
     interval = Interval(datetime.fromisoformat(job.start), datetime.fromisoformat(job.end))
-    return lambda: serving.predict(settings, job.model, interval, force=True)
+    return lambda: jobs.predict(settings, job.model, interval, force=True)
 
 
 def pandas_script(job):

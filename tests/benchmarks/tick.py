@@ -32,10 +32,12 @@ from rich.table import Table
 from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
-from batch_jobs import answering, lifecycle, serving
+from batch_jobs.database.warehouse import Warehouse, stored_time
 from batch_jobs.interval import Interval
+from batch_jobs.requests import worker
+from batch_jobs.runs import jobs
 from batch_jobs.settings import Settings, let_threads_sleep
-from batch_jobs.warehouse import Warehouse, stored_time
+from batch_jobs.training import train
 from tests.postgres_server import PostgresServer
 from utils.local import ROOT, LocalAirflow
 
@@ -95,8 +97,8 @@ def prepare(settings: Settings, intervals: int) -> None:
         connection.execute(text(f"CREATE INDEX clicks_at ON {table} (clicked_at)"))
         names = ":id, :at, :settled, :price, :visits, :country, :bought"
         connection.execute(text(f"INSERT INTO {table} VALUES ({names})"), rows)
-    lifecycle.train(settings, MODEL, FULL_FROM)
-    answer = lifecycle.promote(settings, MODEL, actor="benchmark")
+    train.train(settings, MODEL, FULL_FROM)
+    answer = train.promote(settings, MODEL, actor="benchmark")
     if answer.champion is None:
         raise SystemExit(f"the model was not promoted: {answer.reason}")
 
@@ -180,15 +182,15 @@ def time_verb(settings: Settings, case: str, verb: str, number: int) -> tuple[fl
         known = find_run(settings, interval)
         began = time.perf_counter()
         if verb == "plan":
-            serving.plan(settings, MODEL, interval, serving.new_token())
+            jobs.plan(settings, MODEL, interval, jobs.new_token())
         elif verb == "score":
-            serving.score(settings, MODEL, known, 0, serving.new_token())
+            jobs.score(settings, MODEL, known, 0, jobs.new_token())
         elif verb == "publish":
-            serving.publish(settings, known)
+            jobs.publish(settings, known)
         elif verb == "prune":
-            serving.prune(settings, MODEL)
+            jobs.prune(settings, MODEL)
         else:
-            answering.answer(settings, MODEL, serving.new_token())
+            worker.answer(settings, MODEL, jobs.new_token())
         took.append(time.perf_counter() - began)
     return took[0], took[1]
 

@@ -8,10 +8,11 @@ from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import text
 
-from batch_jobs import lifecycle, serving
+from batch_jobs.database.warehouse import Warehouse, stored_time
 from batch_jobs.interval import Interval
+from batch_jobs.runs import jobs
 from batch_jobs.settings import Settings
-from batch_jobs.warehouse import Warehouse, stored_time
+from batch_jobs.training import train
 
 START = datetime(2024, 3, 1, tzinfo=UTC)
 STEP = timedelta(minutes=10)
@@ -102,11 +103,11 @@ def prepare(url, folder):
         with warehouse.write() as connection:
             connection.execute(text("UPDATE label_shift SET shift = :shift"), {"shift": shift})
         for model in SIZES:
-            version = lifecycle.train(settings, model, START).version
+            version = train.train(settings, model, START).version
             versions[version] = shift
             if shift == SHIFTS[0]:
-                lifecycle.promote(settings, model, actor="tests", reason="first")
-                serving.predict(settings, model, tick(0))
+                train.promote(settings, model, actor="tests", reason="first")
+                jobs.predict(settings, model, tick(0))
     return settings, versions
 
 

@@ -1,6 +1,6 @@
 """Which iris is it? The smallest complete model: copy this file, then change it line by line.
 
-Source table (`batch_jobs.samples` fills it): `iris`, one flower measured every 30 minutes, its
+Source table (`batch_jobs.samples.load` fills it): `iris`, one flower measured every 30 minutes, its
 species identified by a botanist two hours later.
 """
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, Row, text
 
-from batch_jobs.warehouse import Warehouse
+from batch_jobs.database.warehouse import Warehouse
 from prediction_api.contract import VERSION, VIEWS
 
 SAMPLE = 1000

@@ -29,12 +29,13 @@ def prepare(url, dataset, folder):
     import joblib
     from sqlalchemy import text
 
-    from batch_jobs import lifecycle, registry
     from batch_jobs.catalog import load_model
-    from batch_jobs.loading import load_version
+    from batch_jobs.database.warehouse import Warehouse, stored_time
     from batch_jobs.model import Category
+    from batch_jobs.registry import versions
+    from batch_jobs.registry.loading import load_version
     from batch_jobs.settings import Settings
-    from batch_jobs.warehouse import Warehouse, stored_time
+    from batch_jobs.training import train
 
     name, start, end = PLANS["flights" if dataset == "flights" else "customers"]
     settings = Settings(
@@ -45,12 +46,12 @@ def prepare(url, dataset, folder):
     trained, warehouse = Warehouse(at_training.warehouse), Warehouse(url)
     if trained.ensure_schema():
         _fill(at_training.warehouse, dataset, TRAINING_ROWS, start - HISTORY, start)
-        version = lifecycle.train(at_training, name, start)
+        version = train.train(at_training, name, start)
         estimator = load_version(settings, model, version).estimator
         joblib.dump(estimator, folder / f"{name}.joblib")
     warehouse.ensure_schema()
-    registry.register(warehouse, registry.newest_version(trained, name))
-    lifecycle.promote(settings, name, actor="benchmark", reason="to be measured")
+    versions.register(warehouse, versions.newest_version(trained, name))
+    train.promote(settings, name, actor="benchmark", reason="to be measured")
     _fill(url, dataset, dataset, start, end)
     job = Job(
         url=url,
@@ -112,7 +113,7 @@ def _fill(url, dataset, rows, start, end):
     if dataset == "flights":
         from sqlalchemy import create_engine
 
-        from batch_jobs.samples import load_flights
+        from batch_jobs.samples.load import load_flights
 
         with create_engine(url).begin() as connection:
             load_flights(connection, start, shift_weeks=0)

@@ -1,0 +1,543 @@
+"""The warehouse on PostgreSQL: schema `serving`, bulk data by COPY.
+
+Every statement waits for a lock and every idle transaction for its client only so long, so that a
+stopped client cannot hold the others up
+(https://www.postgresql.org/docs/current/runtime-config-client.html). `options` in the URL win.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from decimal import Decimal
+from functools import cached_property
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Connection, Engine, create_engine
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError
+
+from batch_jobs.database.connections import kept_engine, text
+from batch_jobs.database.partitions import RunTables
+from batch_jobs.errors import ConfigurationError, ContractError
+from batch_jobs.interruption import Ask, aside
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+SCHEMA = "serving"
+SCHEMA_PATTERN = re.compile("[a-z][a-z0-9_]{0,62}")
+# The last one is ours, and tells that the others have arrived: a pooler may drop them in silence.
+OPTIONS = (
+    "-c timezone=UTC -c lock_timeout=5s -c idle_in_transaction_session_timeout=15s "
+    "-c batch_jobs.session=on"
+)
+ARRIVED = "SELECT current_setting('batch_jobs.session', true) = 'on'"
+POOLER = (
+    "a pooler such as PgBouncer stands before it and does not pass on the settings of a session "
+    "(`options`), without which nothing here is safe: give the address of PostgreSQL itself"
+)
+REFUSED_BY_POOLER = "unsupported startup parameter"
+# A client that was stopped half-way through a COPY is not idle to PostgreSQL.
+COPY_TIMEOUT = "60s"
+# A server that went away without a word is noticed after this long.
+CONNECTING = {
+    "connect_timeout": "10",
+    "keepalives_idle": "15",
+    "keepalives_interval": "5",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "30000",
+    "application_name": "batch-jobs",
+}
+KEPT = 2  # connections of a process
+# text, char(n) and varchar: https://www.postgresql.org/docs/current/catalog-pg-type.html
+TEXT_TYPES = (25, 1042, 1043)
+NAIVE_TYPES = (1082, 1114)  # date, timestamp
+EPOCH = "1970-01-01T00:00:00+00:00"
+SORTING = r"^[0-9]{{4}}-[0-9][0-9]-[0-9][0-9]T[0-9][0-9]:[0-9][0-9]:[0-9.]+"
+# Tables by which a warehouse is known.
+OURS = ("prediction_runs", "serving_heads", "fences")
+# Serialisation, deadlock, lock not available, shutting down, starting up, too many connections,
+# ended as idle, cancelled by a timeout.
+PASSING = ("40001", "40P01", "55P03", "57P01", "57P02", "57P03", "53300", "25P03", "57014")
+# What PostgreSQL says before there is a connection that could carry a code.
+REFUSALS = (
+    "authentication failed",
+    "no pg_hba.conf entry",
+    "does not exist",
+    "permission denied",
+    "not permitted to log in",
+    "no password supplied",
+    "unrecognized configuration parameter",
+    "invalid connection option",
+    "invalid sslmode value",
+    "server does not support SSL",
+)
+
+
+class PostgreSQL(RunTables):
+    """What is PostgreSQL's own about the warehouse; `SQLite` has the same methods.
+
+    Args:
+        url: names the database; `?schema=other` keeps everything in that schema instead of
+            `serving`. Queries find the tables of the source as every client of the database does,
+            by the search path of the role, and none of ours.
+    """
+
+    name = "postgresql"
+    for_update = "FOR UPDATE"
+    free_for_update = "FOR UPDATE SKIP LOCKED"
+    numbers: str | None = None
+    rows_at_once = 1_000_000  # a writer keeps no other one waiting
+
+    def __init__(self, url: URL) -> None:
+        try:
+            import adbc_driver_postgresql  # noqa: F401
+            import psycopg  # noqa: F401
+        except ImportError as error:
+            raise ConfigurationError(
+                f"a warehouse on PostgreSQL needs the package {error.name}; "
+                f"run `pip install 'batch-jobs[postgres]'`"
+            ) from error
+        if url.drivername != "postgresql+psycopg":
+            raise ConfigurationError(
+                "spell the driver of a PostgreSQL warehouse: postgresql+psycopg://user:password"
+                "@host:5432/database"
+            )
+        if not url.database:
+            raise ConfigurationError("the warehouse URL must name a database after the host")
+        self._given = url
+        self._schema = str(url.query.get("schema", SCHEMA))
+        if not SCHEMA_PATTERN.fullmatch(self._schema):
+            raise ConfigurationError(f"the schema {self._schema!r} must match {SCHEMA_PATTERN}")
+        url = url.difference_update_query(["schema"])
+        path = ",".join(dict.fromkeys([self._schema, SCHEMA, "public"]))
+        given = f"{OPTIONS} {url.query.get('options', '')}".strip()
+        options = f"-c search_path={path} {given}"
+        self._url = url.set(query={**CONNECTING, **url.query, "options": options})
+        self._source = url.set(query={**CONNECTING, **url.query, "options": given})
+        self._shown = url.set(query={}).render_as_string(hide_password=True)
+
+    @property
+    def url(self) -> URL:
+        """Where it is, with the options of every session; it may hold a password."""
+        return self._url
+
+    @cached_property
+    def writer(self) -> Engine:
+        """Connections whose transactions write."""
+        return kept_engine(self._url, lambda: _engine(self._url, self._shown))
+
+    @cached_property
+    def reader(self) -> Engine:
+        """Connections that cannot write, each transaction of one snapshot."""
+        return self.writer.execution_options(
+            isolation_level="REPEATABLE READ", postgresql_readonly=True
+        )
+
+    @cached_property
+    def source(self) -> Engine:
+        """Connections like a reader's, in which queries find the tables of the source."""
+        return self.source_writer.execution_options(
+            isolation_level="REPEATABLE READ", postgresql_readonly=True
+        )
+
+    @cached_property
+    def source_writer(self) -> Engine:
+        """Connections whose transactions write the tables of the source."""
+        return kept_engine(self._source, lambda: _engine(self._source, self._shown))
+
+    def own(self, table: str) -> str:
+        """How a query of the source names one of our tables."""
+        return f"{self._schema}.{table}"
+
+    def schema_version(self, connection: Connection) -> int | None:
+        """The version of the schema; None if there is none yet, or it is another program's."""
+        ours = any(self.has_table(connection, table) for table in OURS)
+        if not ours or not self.has_table(connection, "schema_version"):
+            return None
+        version: int | None = connection.scalar(text("SELECT version FROM schema_version"))
+        return version
+
+    def names(self, connection: Connection) -> set[str]:
+        """The tables and views that the schema has."""
+        known = """
+            SELECT c.relname FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+            WHERE n.nspname = :schema AND c.relkind IN ('r', 'p', 'v', 'm', 'f')"""
+        return set(connection.scalars(text(known), {"schema": self._schema}))
+
+    @property
+    def elsewhere(self) -> str:
+        """What to write, where others have tables of our names."""
+        return "keep the predictions in another schema: …?schema=batch_serving at the URL's end"
+
+    def make_like(
+        self,
+        connection: Connection,
+        table: str,
+        query: str,
+        columns: Sequence[str],  # noqa: ARG002
+    ) -> None:
+        """Make a table for the rows of a query of the source."""
+        with self.source.connect() as source:
+            path = source.scalar(text("SHOW search_path"))
+        connection.execute(text("SELECT set_config('search_path', :path, true)"), {"path": path})
+        connection.exec_driver_sql(
+            f"CREATE TABLE {self.own(table)} AS SELECT * FROM (\n{query}\n) AS q WHERE 1 = 0"  # noqa: S608
+        )
+        connection.exec_driver_sql("SET LOCAL search_path = DEFAULT")
+
+    def has_table(self, connection: Connection, table: str) -> bool:
+        """Whether the warehouse itself has a table of that name."""
+        known = text("SELECT to_regclass(:table)")
+        return connection.scalar(known, {"table": f"{self._schema}.{table}"}) is not None
+
+    def beside(self, folder: Path, name: str) -> URL:  # noqa: ARG002
+        """The URL of a warehouse of its own that reads the source tables of this one."""
+        return self._given.update_query_dict({"schema": name})
+
+    def remove(self) -> None:
+        """Remove the warehouse, which must be one beside another."""
+        if self._schema == SCHEMA:
+            raise ConfigurationError(f"{self._shown} is a warehouse in its own right; it stays")
+        with self.writer.begin() as connection:
+            connection.exec_driver_sql(f"DROP SCHEMA IF EXISTS {self._schema} CASCADE")
+
+    def moment(self, column: str) -> str:
+        """SQL of a source's time that can be compared with the ledger's."""
+        return f"CAST({column} AS timestamptz)"
+
+    def odd_time(self, connection: Connection, query: str) -> str | None:
+        """What is true of an `as_of` that does not sort among texts where it belongs as a time.
+
+        None if it is no text, so that PostgreSQL itself compares times.
+        """
+        asked = f"SELECT as_of FROM (\n{query}\n) AS f LIMIT 0"  # noqa: S608
+        cursor = connection.execute(text(asked), {"start": EPOCH, "end": EPOCH}).cursor
+        kind = cursor.description[0][1]
+        if kind in NAIVE_TYPES:
+            return "true"
+        if kind not in TEXT_TYPES:
+            return None
+        return rf"CAST({{0}} AS text) !~ '{SORTING}(Z|[+]00:00)$'"
+
+    def naive_time(self, column: str) -> str:
+        """SQL of what is true of a time without an offset, or a date, that does not sort as one."""
+        naive = "'date'::regtype, 'timestamp'::regtype"
+        return f"pg_typeof({column}) IN ({naive})"
+
+    def prepare(self, connection: Connection) -> None:
+        """Make ready for the first script, one process at a time."""
+        self.lock_model(connection, "")
+        if connection.scalar(text(f"SELECT to_regnamespace('{self._schema}')")) is None:
+            connection.execute(text(f"CREATE SCHEMA {self._schema}"))
+
+    def run_script(self, connection: Connection, script: str) -> None:
+        """Execute every statement of a script inside the caller's transaction."""
+        with _cursor(connection, "schema") as cursor:
+            cursor.execute(script)
+
+    def make_roles(self, connection: Connection) -> list[str]:
+        """Make the roles, and give them their rights.
+
+        Returns:
+            Statements for the owner of the database, which take away what everybody, and so a
+            reader, may still create.
+        """
+        script = files("batch_jobs.database").joinpath("migrations", self.name, "roles.sql")
+        self.run_script(connection, script.read_text("utf-8"))
+        return list(
+            connection.scalars(
+                text("""
+                    SELECT format('REVOKE TEMPORARY ON DATABASE %I FROM PUBLIC', current_database())
+                    WHERE has_database_privilege('public', current_database(), 'TEMPORARY')
+                    UNION ALL SELECT 'REVOKE CREATE ON SCHEMA public FROM PUBLIC'
+                    WHERE has_schema_privilege('public', 'public', 'CREATE')""")
+            )
+        )
+
+    def lock_model(self, connection: Connection, model: str) -> None:
+        """Let one transaction at a time publish a model; the lock ends with the transaction."""
+        connection.execute(
+            text("SELECT pg_advisory_xact_lock(hashtextextended(:key, 0))"),
+            {"key": f"{self._schema}.{model}"},
+        )
+
+    def stream(
+        self, query: str, values: Mapping[str, Any], chunk_rows: int
+    ) -> Iterator[tuple[list[str], Sequence[Any]]]:
+        """Column names and columns (Arrow) of a query, chunk by chunk, all of one snapshot.
+
+        Raises:
+            ContractError: a value of the source, such as a divisor of zero, ends the query.
+        """
+        import adbc_driver_postgresql.dbapi as adbc
+        from psycopg.conninfo import make_conninfo
+
+        arguments = _arguments(self._source)
+        arguments["options"] += " -c default_transaction_read_only=on"
+        # One statement sees one snapshot. With a transaction around it, the server would wait for
+        # its end as soon as all is sent, and take a client that still predicts for a stopped one.
+        with (
+            adbc.connect(make_conninfo(**arguments), autocommit=True) as connection,
+            connection.cursor() as cursor,
+            aside(cursor.adbc_cancel) as ask,
+            _told_of_the_source(),
+        ):
+            ask(cursor.execute, _with_values(query, values) + "\n")  # it may end in a comment
+            reader = cursor.fetch_record_batch()
+            names = reader.schema.names
+            for table in _rechunked(reader.schema, _batches(reader, ask), chunk_rows):
+                yield names, list(map(_plain, reader.schema, table.columns))
+
+    def insert(self, connection: Connection, table: str, rows: pa.Table) -> None:
+        """Append rows to a table inside the caller's transaction.
+
+        Raises:
+            sqlalchemy.exc.IntegrityError: a key is there already.
+        """
+        from batch_jobs.database.copy import binary_rows
+
+        pieces, form = binary_rows(rows), "binary"
+        if pieces is None:
+            pieces, form = _csv(rows), "csv"
+        statement = f"COPY {table} ({', '.join(rows.column_names)}) FROM STDIN (FORMAT {form})"
+        connection.exec_driver_sql(f"SET LOCAL statement_timeout = '{COPY_TIMEOUT}'")
+        with _cursor(connection, statement) as cursor, cursor.copy(statement) as copy:
+            for piece in pieces:
+                copy.write(piece)
+        connection.exec_driver_sql("SET LOCAL statement_timeout = DEFAULT")
+
+    def is_passing(self, error: BaseException) -> bool:
+        """Whether the same transaction may succeed if it is repeated."""
+        state = _sqlstate(error)
+        if state is None:  # the connection was lost, or there never was one
+            return _is_operational(error)
+        return state in PASSING or state.startswith("08")
+
+    def is_misconfigured(self, error: BaseException) -> bool:
+        """Whether the error will come again until somebody changes the database or its rights."""
+        state = _sqlstate(error)
+        return state is not None and (state.startswith(("28", "3D", "42")) or state == "25006")
+
+    def give_way(self, *, briefly: bool = False) -> None:
+        """Let writers that wait have their turn: in PostgreSQL they queue."""
+
+    def after_removal(self) -> None:
+        """Give space back: autovacuum does."""
+
+
+def _engine(url: URL, shown: str) -> Engine:
+    """An engine whose kept connections are asked for a sign of life before they are used."""
+
+    def connect() -> Any:
+        import psycopg
+
+        try:
+            # A statement that is prepared by itself would outlive the table it was made for.
+            made = psycopg.connect(**_arguments(url), prepare_threshold=None, autocommit=True)
+            with made.cursor() as cursor:
+                arrived = cursor.execute(ARRIVED).fetchone()
+            made.autocommit = False
+        except (psycopg.OperationalError, psycopg.ProgrammingError) as error:
+            if any(refusal in str(error) for refusal in REFUSALS):
+                raise ConfigurationError(
+                    f"the warehouse {shown} refuses the connection: {_last_line(error)}"
+                ) from None
+            if REFUSED_BY_POOLER in str(error):
+                raise ConfigurationError(f"the warehouse {shown}: {POOLER}") from None
+            raise
+        if arrived != (True,):
+            made.close()
+            raise ConfigurationError(f"the warehouse {shown}: {POOLER}")
+        return made
+
+    return create_engine(
+        "postgresql+psycopg://",
+        creator=connect,
+        pool_size=KEPT,
+        max_overflow=-1,
+        pool_pre_ping=True,
+    )
+
+
+def _arguments(url: URL) -> dict[str, Any]:
+    from sqlalchemy.dialects.postgresql.psycopg import dialect
+
+    arguments: dict[str, Any] = dialect().create_connect_args(url)[1]  # type: ignore[no-untyped-call]
+    return arguments
+
+
+def _with_values(query: str, values: Mapping[str, Any]) -> str:
+    """The query with its values in it: with parameters of its own, the driver cannot COPY."""
+    from psycopg import sql
+    from sqlalchemy.dialects.postgresql.psycopg import dialect
+
+    compiled = str(text(query).compile(dialect=dialect()))  # type: ignore[no-untyped-call]
+    return compiled % {name: sql.Literal(value).as_string() for name, value in values.items()}
+
+
+def _batches(reader: pa.RecordBatchReader, ask: Ask) -> Iterator[pa.RecordBatch]:
+    batches = iter(reader)
+    while (batch := ask(next, batches, None)) is not None:
+        yield batch
+
+
+def _rechunked(
+    schema: pa.Schema, batches: Iterable[pa.RecordBatch], rows: int
+) -> Iterator[pa.Table]:
+    """Tables of so many rows, the last one of fewer; one without rows if there is none."""
+    import pyarrow as pa
+
+    held: list[pa.RecordBatch] = []
+    count = 0
+    first = True
+    for batch in batches:
+        held.append(batch)
+        count += batch.num_rows
+        while count >= rows:
+            table = pa.Table.from_batches(held)
+            yield table.slice(0, rows)
+            held, count = table.slice(rows).to_batches(), count - rows
+            first = False
+    if count or first:
+        yield pa.Table.from_batches(held, schema=schema)
+
+
+# Words that begin what is no fault of the values.
+NO_FAULT_OF_VALUES = ("canceling ", "could not ", "out of ", "terminating ")
+
+
+@contextmanager
+def _told_of_the_source() -> Iterator[None]:
+    """Raise what a value of the source has brought about as such; it would come again.
+
+    Once rows flow, Arrow's reader raises OSError, with the server's words and without its code.
+    """
+    import adbc_driver_manager
+
+    try:
+        yield
+    except (adbc_driver_manager.Error, OSError) as error:
+        words = str(error).partition("ERROR:")[2].strip().partition("\n")[0]
+        is_mid_way = "[PGRES_FATAL_ERROR]: ERROR:" in str(error)
+        if (_sqlstate(error) or "").startswith("22") or (
+            is_mid_way and not words.startswith(NO_FAULT_OF_VALUES)
+        ):
+            raise ContractError("the source", [words or str(error)]) from error
+        raise
+
+
+def _csv(rows: pa.Table) -> list[bytes | memoryview]:
+    import pyarrow as pa
+    from pyarrow import csv
+
+    sink = pa.BufferOutputStream()
+    csv.write_csv(rows, sink, csv.WriteOptions(include_header=False))
+    return [memoryview(sink.getvalue())]
+
+
+# The first and the last date and microsecond of Python's calendar, counted from 1970; and what the
+# driver makes of `infinity`.
+DATES = (-719_162, 2_932_896)
+MOMENTS = (DATES[0] * 86_400_000_000, (DATES[1] + 1) * 86_400_000_000 - 1)
+ENDLESS_DATE = -(2**31) + 10_957 - 1
+ENDLESS_MOMENT = -(2**63) + 10_957 * 86_400_000_000 - 1
+LOST_BY_FLOATS = 2**53  # from here on they have no whole number for each
+
+
+def _plain(field: pa.Field, column: pa.ChunkedArray) -> pa.ChunkedArray | list[Any]:
+    """A column without the driver's own types: `numeric` comes as text, and becomes numbers.
+
+    Raises:
+        ContractError: it is money, which comes as a whole number of cents.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    told, kind = (field.metadata or {}).get(b"POSTGRESQL:type"), column.type
+    if told == b"money":
+        raise ContractError(
+            "the source", [f"{field.name} is of type money; CAST({field.name} AS numeric)"]
+        )
+    if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
+        return _within_calendar(column)
+    if told == b"bpchar":  # char(n), whose blanks at the end mean nothing to PostgreSQL either
+        return pc.utf8_rtrim(column, " ")
+    if isinstance(kind, pa.OpaqueType):
+        stored = pa.chunked_array([chunk.storage for chunk in column.chunks], kind.storage_type)
+        return _numbers(stored) if kind.type_name == "numeric" else stored
+    return column
+
+
+def _within_calendar(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Times that Python can hold: `infinity` is the end of its calendar, what is older the start.
+
+    The driver adds the years from 1970 to 2000 to a number that PostgreSQL counts from 2000, and
+    `infinity` is the highest one, so that it comes round to one of the lowest.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    is_date = pa.types.is_date(column.type)
+    first, last = DATES if is_date else MOMENTS
+    counted = column.cast(pa.int32() if is_date else pa.int64())
+    if not pc.any(pc.or_(pc.less(counted, first), pc.greater(counted, last))).as_py():
+        return column
+    endless = pa.scalar(ENDLESS_DATE if is_date else ENDLESS_MOMENT, counted.type)
+    counted = pc.if_else(pc.equal(counted, endless), pa.scalar(last, counted.type), counted)
+    counted = pc.max_element_wise(counted, pa.scalar(first, counted.type), skip_nulls=False)
+    counted = pc.min_element_wise(counted, pa.scalar(last, counted.type), skip_nulls=False)
+    return counted.cast(column.type)
+
+
+def _numbers(told: pa.ChunkedArray) -> pa.ChunkedArray | list[Decimal | None]:
+    """What `numeric` says: whole numbers, or floats unless one would lose digits of a whole one.
+
+    The text of a value is then the same whatever else is in its chunk.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if told.null_count == len(told):
+        return told.cast(pa.float64())
+    try:
+        return told.cast(pa.int64())
+    except pa.ArrowInvalid:
+        floats = told.cast(pa.float64())
+    if not pc.any(pc.greater_equal(pc.abs(floats), LOST_BY_FLOATS)).as_py():
+        return floats
+    return [None if value is None else Decimal(value) for value in told.to_pylist()]
+
+
+@contextmanager
+def _cursor(connection: Connection, statement: str) -> Iterator[Any]:
+    """A cursor of psycopg itself, whose errors are raised as SQLAlchemy does."""
+    import psycopg
+
+    driver: Any = connection.connection.dbapi_connection
+    try:
+        with driver.cursor() as cursor:
+            yield cursor
+    except psycopg.Error as error:
+        raise DBAPIError.instance(statement, None, error, psycopg.Error) from error
+
+
+def _sqlstate(error: BaseException) -> str | None:
+    return getattr(getattr(error, "orig", error), "sqlstate", None)
+
+
+def _is_operational(error: BaseException) -> bool:
+    import adbc_driver_manager
+    import psycopg
+
+    cause = getattr(error, "orig", error)
+    lost = (psycopg.OperationalError, psycopg.InterfaceError, adbc_driver_manager.Error, OSError)
+    return isinstance(cause, lost)
+
+
+def _last_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[-1]

@@ -1,0 +1,176 @@
+"""Load versions: each as it was trained, from verified bytes, whatever its file says by now."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from batch_jobs.database.warehouse import Warehouse
+from batch_jobs.errors import ArtifactError
+from batch_jobs.interval import Interval
+from batch_jobs.model import BatchModel, Feature
+from batch_jobs.redaction import first_line
+from batch_jobs.registry import signing
+from batch_jobs.registry.store import ModelStore, deserialize
+from batch_jobs.registry.versions import ModelVersion, contract_of, find_version
+from batch_jobs.runs.ledger import Part, Run
+from batch_jobs.scoring.predict import Fitted
+from batch_jobs.settings import HASH_ONLY, Settings
+
+if TYPE_CHECKING:
+    from batch_jobs.runs.scoring import Foreseen, Predicted, Predictor
+
+_FEATURES = TypeAdapter(dict[str, Feature])
+
+
+def as_trained(settings: Settings, model: BatchModel, version: ModelVersion) -> BatchModel:
+    """The model as it was when a version was trained: with its queries, mode and features.
+
+    How it is served stays what the model file says now: schedule, limits, chunks and the like.
+
+    Args:
+        settings: whose signature the manifest needs.
+        model: as its file has it now.
+        version: of the model.
+
+    Raises:
+        ArtifactError: the manifest is unsigned, changed or another version's; or an older release
+            trained the version, and the file has since declared other features.
+    """
+    manifest = _verified(settings, version)
+    contract = manifest.get("contract")
+    if contract is None:
+        _require_same_features(model, version)
+        return model
+    try:
+        features = _FEATURES.validate_python(contract["features"])
+        known = {name: contract[name] for name in contract_of(model)}
+    except (KeyError, TypeError, ValidationError) as error:
+        raise ArtifactError(
+            f"the manifest of {model.name} {version.version} has no readable contract; roll back "
+            f"to another version, or train again"
+        ) from error
+    return model.model_copy(update={**known, "features": features})
+
+
+def load_version(settings: Settings, model: BatchModel, version: ModelVersion) -> Fitted:
+    """The estimator of a version, from verified bytes, that answers its golden rows as ever.
+
+    Args:
+        settings: where everything is.
+        model: as its file has it now.
+        version: of the model.
+
+    Raises:
+        ArtifactError: the manifest or the file is missing, changed, unsigned or unfit.
+        StoreUnavailableError: the model store does not answer, and there is no copy.
+    """
+    from batch_jobs.training import dataset
+
+    subject = f"{model.name} {version.version}"
+    trained, manifest = as_trained(settings, model, version), version.manifest
+    content = ModelStore(settings.model_store, settings.model_cache).read(version)
+    estimator = deserialize(content, version, settings.libraries)
+    try:
+        fitted = Fitted.of(
+            estimator, trained.features, manifest.get("categories"), manifest.get("positive")
+        )
+        golden = manifest.get("golden")  # older versions have none
+        problem = dataset.unlike_golden(fitted, golden) if golden else None
+    except Exception as error:  # noqa: BLE001 - it is the user's code that predicts
+        problem = first_line(error)
+    if problem:
+        raise ArtifactError(
+            f"{subject} does not answer its golden rows as it did when it was trained: "
+            f"{problem}; roll back to another version, or train again"
+        )
+    return fitted
+
+
+class Predictors:
+    """Predictors of model versions, each loaded and verified once, for an attempt at many runs.
+
+    Args:
+        settings: where everything is.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._trained: dict[tuple[str, str], BatchModel] = {}
+        self._kept: dict[tuple[str, str], Predictor] = {}
+        self._foreseen: tuple[str, Foreseen | None] = ("", None)
+
+    def trained(self, warehouse: Warehouse, model: BatchModel, version: str) -> BatchModel:
+        """The model as it was when a version was trained; see `as_trained`."""
+        key = (model.name, version)
+        if key not in self._trained:
+            found = find_version(warehouse, model.name, version)
+            self._trained[key] = as_trained(self._settings, model, found)
+        return self._trained[key]
+
+    def of(self, warehouse: Warehouse, model: BatchModel, version: str) -> Predictor:
+        """The predictor of a version; the one before it is let go.
+
+        Raises:
+            ArtifactError: there is no such version, or it does not load; see `load_version`.
+        """
+        from batch_jobs.runs.scoring import Predictor
+
+        key = (model.name, version)
+        if key not in self._kept:
+            found = find_version(warehouse, model.name, version)
+            self._kept = {key: Predictor(load_version(self._settings, model, found))}
+        return self._kept[key]
+
+    def foresee(
+        self, warehouse: Warehouse, model: BatchModel, version: str, span: Interval
+    ) -> None:
+        """Predict a long interval at once; its intervals will be scored from that, if they can be.
+
+        Raises:
+            ArtifactError: see `of`.
+        """
+        from batch_jobs.runs.scoring import foresee
+
+        predictor = self.of(warehouse, model, version)
+        trained = self.trained(warehouse, model, version)
+        self._foreseen = (version, foresee(warehouse, trained, predictor, span))
+
+    def foreseen(self, run: Run, part: Part) -> Predicted | None:
+        """What was foreseen for a whole run by its version, if anything was."""
+        version, found = self._foreseen
+        whole = part.key_from is None and part.key_to is None
+        if found is None or not whole or version != run.model_version:
+            return None
+        return found.within(run.interval)
+
+
+def _verified(settings: Settings, version: ModelVersion) -> Mapping[str, Any]:
+    """The manifest of a version, signed if that is asked for."""
+    manifest = version.manifest
+    if settings.verify_key != HASH_ONLY:
+        subject = f"{version.model} {version.version}"
+        signing.verify(manifest, settings.verify_key, subject)
+        named = (manifest["model"], manifest["version"], manifest["sha256"])
+        if named != (version.model, version.version, version.sha256):
+            raise ArtifactError(
+                f"the manifest of {subject} is that of {named[0]} {named[1]}; roll back to another "
+                f"version, or train again"
+            )
+    return manifest
+
+
+def _require_same_features(model: BatchModel, version: ModelVersion) -> None:
+    trained = version.manifest["features"]
+    declared = {name: feature.kind for name, feature in model.features.items()}
+    if list(trained.items()) != list(declared.items()):
+        shown = [
+            ", ".join(f"{name} ({kind})" for name, kind in features.items())
+            for features in (trained, declared)
+        ]
+        raise ArtifactError(
+            f"{model.name} {version.version} was trained by an older release with the features "
+            f"{shown[0]}, but the model file now declares {shown[1]}; train again"
+        )

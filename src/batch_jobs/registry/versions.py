@@ -1,0 +1,346 @@
+"""The registry: every trained version and every promotion as rows of the warehouse.
+
+The champion is the newest row of the append-only `promotions`; no row is ever changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Row
+
+from batch_jobs import clock
+from batch_jobs.database.connections import text
+from batch_jobs.database.warehouse import Warehouse, loaded_time, repeatable, stored_time
+from batch_jobs.errors import ArtifactError
+from batch_jobs.model import BatchModel
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """One trained, immutable artifact and what is known about it."""
+
+    model: str
+    version: str
+    as_of: str
+    sha256: str
+    manifest: Mapping[str, Any]
+    metrics: Mapping[str, float]
+    gate: Mapping[str, Any]
+    removed_at: datetime | None = None
+
+    def require_kept(self) -> None:
+        """Find out whether it can be loaded at all.
+
+        Raises:
+            ArtifactError: retention has removed its artifact.
+        """
+        if self.removed_at is not None:
+            raise ArtifactError(
+                f"the artifact of {self.model} {self.version} was removed by retention on "
+                f"{self.removed_at:%Y-%m-%d} (see `keep_versions` of the model file); take another "
+                f"version, or train again"
+            )
+
+
+# What a version is asked and by what it answers; the rest of a model file says how it is served.
+CONTRACT = ("mode", "features_query", "labels_query", "features", "positive")
+
+
+def contract_of(model: BatchModel) -> dict[str, Any]:
+    """What a version of the model is trained for, as plain JSON values."""
+    return model.model_dump(mode="json", include=set(CONTRACT))
+
+
+def file_sha256(model: BatchModel) -> str | None:
+    """The hash of a model's file as it is now; None if it has none, or it cannot be read."""
+    try:
+        return hashlib.sha256(Path(model.file).read_bytes()).hexdigest()
+    except OSError:
+        return None
+
+
+def file_differs(model: BatchModel, version: ModelVersion) -> str | None:
+    """How a model's file differs from that of a version, and since when; None if it does not."""
+    now, then = contract_of(model), version.manifest.get("contract", {})
+    names = [name for name in CONTRACT if name in then and now[name] != then[name]]
+    one, other = dict(then.get("features", {})), now["features"]
+    if one and list(one.items()) != list(other.items()):
+        apart = [name for name in one | other if one.get(name) != other.get(name)]
+        names = [name for name in names if name != "features"]
+        names.append(f"features ({', '.join(apart) or 'their order'})")
+    sha256 = version.manifest.get("file_sha256")
+    if not names and (sha256 is None or file_sha256(model) in (sha256, None)):
+        return None
+    told = f" in {', '.join(names)}" if names else ", though in no query and no feature,"
+    return (
+        f"the model file differs from that of {version.version}{told}{_since(model)}; "
+        f"{version.version} goes on with its own until another version is promoted"
+    )
+
+
+def _since(model: BatchModel) -> str:
+    with suppress(OSError):
+        if model.file:
+            changed = datetime.fromtimestamp(Path(model.file).stat().st_mtime, UTC)
+            return f" since {changed:%Y-%m-%d %H:%M}Z"
+    return ""
+
+
+@repeatable
+def register(warehouse: Warehouse, version: ModelVersion) -> ModelVersion:
+    """Record a version whose files are in the store.
+
+    Training the very same bytes again keeps the version and takes the new judgement.
+    """
+    with warehouse.write() as connection:
+        connection.execute(
+            text("""
+                INSERT INTO model_versions (model, version, as_of, created_at, sha256, size_bytes,
+                  manifest, metrics, gate)
+                VALUES (:model, :version, :as_of, :now, :sha256, :size, :manifest, :metrics, :gate)
+                ON CONFLICT (model, version) DO UPDATE SET created_at = excluded.created_at,
+                  metrics = excluded.metrics, gate = excluded.gate,
+                  artifact_removed_at = NULL, artifact_gone = 0
+                WHERE model_versions.sha256 = excluded.sha256"""),
+            {
+                "model": version.model,
+                "version": version.version,
+                "as_of": version.as_of,
+                "now": stored_time(clock.now()),
+                "sha256": version.sha256,
+                "size": version.manifest["size_bytes"],
+                "manifest": json.dumps(version.manifest),
+                "metrics": json.dumps(version.metrics),
+                "gate": json.dumps(version.gate),
+            },
+        )
+        return _version(connection, version.model, version.version)
+
+
+@repeatable
+def find_version(warehouse: Warehouse, model: str, version: str) -> ModelVersion:
+    """The version of that name.
+
+    Raises:
+        ArtifactError: the model has no such version.
+    """
+    with warehouse.read() as connection:
+        return _version(connection, model, version)
+
+
+@repeatable
+def newest_version(
+    warehouse: Warehouse, model: str, as_of: datetime | None = None
+) -> ModelVersion | None:
+    """The version that has seen the newest data, promoted or not; of equals, the last trained.
+
+    Args:
+        warehouse: where the versions are.
+        model: whose.
+        as_of: only a version that was trained as of this moment.
+    """
+    condition = "" if as_of is None else "AND as_of = :as_of"
+    values = {"model": model} | ({} if as_of is None else {"as_of": stored_time(as_of)})
+    with warehouse.read() as connection:
+        row = connection.execute(
+            text(f"""
+                SELECT * FROM model_versions WHERE model = :model {condition}
+                ORDER BY as_of DESC, created_at DESC, version DESC LIMIT 1"""),  # noqa: S608
+            values,
+        ).first()
+        return None if row is None else _from_row(row)
+
+
+@repeatable
+def counts(warehouse: Warehouse) -> dict[str, int]:
+    """How many versions each model has that can be loaded, of all that have any."""
+    with warehouse.read() as connection:
+        rows = connection.execute(
+            text("""
+                SELECT model, count(*) AS versions FROM model_versions
+                WHERE artifact_removed_at IS NULL
+                GROUP BY model ORDER BY model""")
+        )
+        return {row.model: row.versions for row in rows}
+
+
+@repeatable
+def champion(warehouse: Warehouse, model: str) -> ModelVersion | None:
+    """The version that serves now."""
+    with warehouse.read() as connection:
+        name = _champion_name(connection, model)
+        return None if name is None else _version(connection, model, name)
+
+
+@repeatable
+def champion_at(warehouse: Warehouse, model: str, moment: datetime) -> ModelVersion | None:
+    """The version that served at a moment."""
+    with warehouse.read() as connection:
+        name = connection.scalar(
+            text("""
+                SELECT version FROM promotions WHERE model = :model AND promoted_at <= :moment
+                ORDER BY promotion_id DESC LIMIT 1"""),
+            {"model": model, "moment": stored_time(moment)},
+        )
+        return None if name is None else _version(connection, model, name)
+
+
+@repeatable
+def rolled_back_from(warehouse: Warehouse, model: str) -> str | None:
+    """The name of the version that was left, if the champion came by a rollback."""
+    with warehouse.read() as connection:
+        newest = _newest_promotion(connection, model)
+        if newest is None or newest.action != "rollback":
+            return None
+        left: str | None = newest.previous_version
+        return left
+
+
+@repeatable
+def rolled_back(warehouse: Warehouse, model: str, version: str) -> str | None:
+    """Why a version was rolled back, unless it was promoted again since; None if it was not."""
+    with warehouse.read() as connection:
+        newest = connection.execute(
+            text("""
+                SELECT version, reason FROM promotions
+                WHERE model = :model AND (version = :version
+                  OR (previous_version = :version AND action = 'rollback'))
+                ORDER BY promotion_id DESC LIMIT 1"""),
+            {"model": model, "version": version},
+        ).first()
+        return None if newest is None or newest.version == version else str(newest.reason)
+
+
+@repeatable
+def have_served(warehouse: Warehouse, model: str) -> list[str]:
+    """The versions that were ever champion, the last one first."""
+    with warehouse.read() as connection:
+        return list(
+            connection.scalars(
+                text("""
+                    SELECT version FROM promotions WHERE model = :model
+                    GROUP BY version ORDER BY max(promotion_id) DESC"""),
+                {"model": model},
+            )
+        )
+
+
+@repeatable
+def promote(
+    warehouse: Warehouse,
+    version: ModelVersion,
+    *,
+    expected: str | None,
+    action: str,
+    actor: str,
+    reason: str,
+) -> None:
+    """Make the version the champion, if the champion is still the expected one.
+
+    Raises:
+        ArtifactError: another version was promoted in between, or the artifact was removed.
+    """
+    with warehouse.write() as connection:
+        warehouse.database.lock_model(connection, version.model)
+        current = _champion_name(connection, version.model)
+        if current == version.version:
+            return  # by this very call, whose answer was lost
+        if current != expected:
+            came, advice = (
+                ("was judged against", "train again")
+                if action == "promote"
+                else ("was to take over from", "repeat it if it is still wanted")
+            )
+            raise ArtifactError(
+                f"{version.model}: {version.version} {came} {expected or 'no champion'}, but "
+                f"{current} serves now; {advice}"
+            )
+        _require_kept(connection, version)
+        connection.execute(
+            text("""
+                INSERT INTO promotions
+                  (model, version, previous_version, action, actor, reason, metrics, promoted_at)
+                VALUES (:model, :version, :previous, :action, :actor, :reason, :metrics, :now)"""),
+            {
+                "model": version.model,
+                "version": version.version,
+                "previous": current,
+                "action": action,
+                "actor": actor,
+                "reason": reason,
+                "metrics": json.dumps(dict(version.metrics)),
+                "now": stored_time(clock.now()),
+            },
+        )
+
+
+def _require_kept(connection: Connection, version: ModelVersion) -> None:
+    """Find out whether retention has removed a version's artifact since it was loaded."""
+    row = connection.execute(
+        text("SELECT * FROM model_versions WHERE model = :model AND version = :version"),
+        {"model": version.model, "version": version.version},
+    ).first()
+    if row is not None:
+        _from_row(row).require_kept()
+
+
+def _champion_name(connection: Connection, model: str) -> str | None:
+    newest = _newest_promotion(connection, model)
+    return None if newest is None else newest.version
+
+
+def _newest_promotion(connection: Connection, model: str) -> Row[Any] | None:
+    return connection.execute(
+        text("""
+            SELECT version, previous_version, action FROM promotions WHERE model = :model
+            ORDER BY promotion_id DESC LIMIT 1"""),
+        {"model": model},
+    ).first()
+
+
+def _version(connection: Connection, model: str, version: str) -> ModelVersion:
+    row = connection.execute(
+        text("SELECT * FROM model_versions WHERE model = :model AND version = :version"),
+        {"model": model, "version": version},
+    ).first()
+    if row is None:
+        raise ArtifactError(f"{model} has no version {version!r}")
+    return _from_row(row)
+
+
+def _from_row(row: Row[Any]) -> ModelVersion:
+    # An API may be upgraded before its warehouse, which then has removed nothing yet.
+    removed = getattr(row, "artifact_removed_at", None)
+    return ModelVersion(
+        model=row.model,
+        version=row.version,
+        as_of=stored_time(loaded_time(row.as_of)),
+        sha256=row.sha256,
+        manifest=_from_json(row, "manifest"),
+        metrics=_from_json(row, "metrics"),
+        gate=_from_json(row, "gate"),
+        removed_at=loaded_time(removed) if removed else None,
+    )
+
+
+def _from_json(row: Row[Any], column: str) -> Any:
+    """What the JSON of a column says, which SQLite gives as text."""
+    stored = getattr(row, column)
+    try:
+        found = json.loads(stored) if isinstance(stored, str) else stored
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise ArtifactError(
+            f"the {column} of {row.model} {row.version} is no JSON object any more; roll back to "
+            f"another version, or train again"
+        )
+    return found

@@ -1,0 +1,308 @@
+"""The verb of requests of many rows: answer what waits, by the champion, chunk by chunk.
+
+The rows go through the contract and the estimator as those of a prediction run do. What is
+interrupted is taken up by the next attempt where it stopped, and nothing is stored twice.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from threading import Event
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Row
+from sqlalchemy.exc import DBAPIError, OperationalError
+
+from batch_jobs import clock
+from batch_jobs.catalog import load_model, model_names
+from batch_jobs.database.columns import text_of
+from batch_jobs.database.warehouse import Warehouse
+from batch_jobs.errors import ConfigurationError, FencedError, UnavailableError
+from batch_jobs.failpoints import failpoint
+from batch_jobs.interval import Interval
+from batch_jobs.model import BatchModel, Number
+from batch_jobs.redaction import first_line
+from batch_jobs.registry import versions
+from batch_jobs.registry.loading import Predictors
+from batch_jobs.requests import queue
+from batch_jobs.requests.queue import Answered, Claimed
+from batch_jobs.runs.jobs import Progress, new_token
+from batch_jobs.settings import Settings
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+log = logging.getLogger(__name__)
+
+
+def answer(
+    settings: Settings,
+    name: str,
+    token: str,
+    *,
+    progress: Progress | None = None,
+    most: int | None = None,
+    stop: Callable[[], bool] = lambda: False,
+    predictors: Predictors | None = None,
+) -> list[Answered]:
+    """Answer the requests of a model that wait, oldest first.
+
+    A request that the model cannot answer has failed, with the reason, and the next one is
+    answered. Without a champion all of them wait on.
+
+    Args:
+        settings: where everything is.
+        name: which model.
+        token: of this attempt; a later one has the higher one.
+        progress: called with the number of rows of each chunk.
+        most: answer no more requests than that.
+        stop: asked before each chunk; once true, what is not answered waits for another attempt.
+        predictors: kept from one call to the next, to load a version once.
+
+    Returns:
+        The requests that are done, and those that have failed.
+
+    Raises:
+        UnknownModelError: there is no such model.
+        ArtifactError: the champion does not load; nothing was claimed.
+        UnavailableError: the warehouse or the model store does not answer; what was begun waits.
+    """
+    model = load_model(name, settings.models)
+    warehouse = Warehouse.existing(settings.warehouse)
+    answered: list[Answered] = []
+    if not queue.waits(warehouse, name, token):
+        return answered
+    answered += queue.give_up(warehouse, name, token)
+    predictors = predictors or Predictors(settings)
+    while (most is None or len(answered) < most) and not stop():
+        champion = versions.champion(warehouse, name)
+        if champion is None:
+            log.warning("the requests of %s wait for its first champion", name)
+            break
+        predictors.of(warehouse, model, champion.version)  # or claim nothing
+        claimed = queue.claim(warehouse, name, champion.version, token)
+        if claimed is None:
+            break
+        try:
+            trained = predictors.trained(warehouse, model, claimed.model_version)
+            found = _Attempt(warehouse, trained, predictors, claimed, stop, progress).answer()
+        except FencedError as error:
+            log.info("%s", error)
+            continue
+        if found is not None:
+            answered.append(found)
+            log.log(logging.WARNING if found.error else logging.INFO, "%s", found)
+    return answered
+
+
+def answer_each(
+    settings: Settings,
+    names: Sequence[str] | None = None,
+    *,
+    told: Callable[[str, Exception], None],
+    predictors: dict[str, Predictors] | None = None,
+    **options: Any,
+) -> list[Answered]:
+    """Answer the requests of several models; one that cannot be asked keeps no other one waiting.
+
+    Args:
+        settings: where everything is.
+        names: which models; None for all there are files for.
+        told: called with a model's name and its error.
+        predictors: by the name of the model; kept from one call to the next.
+        options: of `answer`.
+    """
+    answered = []
+    predictors = {} if predictors is None else predictors
+    for name in model_names(settings.models) if names is None else names:
+        kept = predictors.setdefault(name, Predictors(settings))
+        try:
+            answered += answer(settings, name, new_token(), predictors=kept, **options)
+        except Exception as error:  # noqa: BLE001 - it is told, and the others have their turn
+            told(name, error)
+    return answered
+
+
+def follow(
+    settings: Settings,
+    names: Sequence[str] | None,
+    stop: Event,
+    wake: Event,
+    *,
+    every: timedelta = timedelta(seconds=2),
+    told: Callable[[Answered], None] | None = None,
+) -> None:
+    """Answer requests as they come, until told to stop; of each model one after the other.
+
+    For a process of its own, or for a thread of the process that takes the requests. What fails is
+    in the log, once, and tried again.
+
+    Args:
+        settings: where everything is; whoever answers needs the rights of a writer.
+        names: which models; None for all there are files for.
+        stop: once set, ends this after the chunk that is being scored, or when it looks next.
+        wake: set it when a request was added (or to stop at once), and this looks at once.
+        every: how often it looks if nobody wakes it.
+        told: called with each request that is done or has failed.
+    """
+    predictors: dict[str, Predictors] = {}
+    failed: dict[str, str] = {}
+
+    def note(name: str, error: Exception) -> None:
+        line = first_line(getattr(error, "orig", None) or error)
+        if failed.get(name) != line:
+            log.error("requests of %s are not answered: %s", name, line)
+        failed[name] = line
+
+    while not stop.is_set():
+        wake.clear()
+        answered = answer_each(
+            settings, names, told=note, predictors=predictors, most=1, stop=stop.is_set
+        )
+        for one in answered:
+            failed.pop(one.model, None)
+            if told:
+                told(one)
+        if not answered:
+            wake.wait(every.total_seconds())
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """One attempt at one request, with what its caller was given."""
+
+    warehouse: Warehouse
+    model: BatchModel  # as it was when the version that answers was trained
+    predictors: Predictors
+    claimed: Claimed
+    stop: Callable[[], bool]
+    progress: Progress | None
+
+    def answer(self) -> Answered | None:
+        """Answer it; None if it was told to stop.
+
+        Raises:
+            FencedError: the request is another attempt's now.
+            UnavailableError: the warehouse or the model store does not answer; the request waits.
+        """
+        claimed = self.claimed
+        try:
+            failpoint("answer.claimed")
+            for after in range(claimed.stored, claimed.counts.read, self.model.chunk_rows):
+                if self.stop():
+                    queue.release(self.warehouse, claimed)
+                    return None
+                problem = self._chunk(after)
+                if problem is not None:
+                    return queue.finish(self.warehouse, claimed, problem)
+                failpoint("answer.chunk_stored")
+            failpoint("answer.before_finish")
+            answered = queue.finish(self.warehouse, claimed)
+            failpoint("answer.finished")
+        except BaseException:  # also what ends the process: another attempt need not wait for long
+            with suppress(Exception):
+                queue.release(self.warehouse, claimed)
+            raise
+        return answered
+
+    def _chunk(self, after: int) -> str | None:
+        """Score and store the rows after a number; or why the request cannot be answered."""
+        sent = self.claimed.counts.read
+        until = min(after + self.model.chunk_rows, sent)
+        rows = queue.rows_of(self.warehouse, self.claimed.request_id, after, until)
+        if len(rows) < until - after:
+            return f"it has not the {sent:,} rows that were announced"
+        try:
+            queue.store(self.warehouse, self.claimed, after, *self._scored(rows))
+        except (UnavailableError, ConfigurationError, FencedError, OperationalError):
+            raise
+        except DBAPIError as error:  # the database refuses these very rows
+            return first_line(error.orig or error)
+        except Exception as error:  # noqa: BLE001 - whatever it is that a model raises
+            return first_line(error)
+        if self.progress:
+            self.progress(len(rows))
+        return None
+
+    def _scored(self, rows: Sequence[Row[Any]]) -> tuple[pa.Table, pa.Table]:
+        """What is stored of a chunk of rows: results and rejected rows.
+
+        The contract is asked about a row by its number, for an entity may come twice.
+        """
+        import pyarrow as pa
+
+        from batch_jobs.runs.scoring import predict_chunk
+
+        read = {str(row.row_number): _read(self.model, row.features) for row in rows}
+        rejected = [(number, found) for number, found in read.items() if isinstance(found, str)]
+        sound = {number: found for number, found in read.items() if not isinstance(found, str)}
+        results = pa.table({"entity_id": pa.array([], pa.string()), "score": [], "label": []})
+        if sound:
+            now = clock.now()
+            version = self.claimed.model_version
+            predicted = predict_chunk(
+                self.model,
+                self.predictors.of(self.warehouse, self.model, version),
+                Interval(now, now + timedelta.resolution),
+                _frame(self.model, sound).assign(as_of=now),
+            )
+            results = predicted.scored
+            rejected += [(number, reason) for number, reason, _ in predicted.rejected]
+        entities = {str(row.row_number): row.entity_id for row in rows}
+        scored = results["entity_id"].to_pylist()
+        stored = {"score": results["score"], "label": results["label"]}
+        reasons = {"reason": pa.array([reason for _, reason in rejected], pa.string())}
+        return (
+            pa.table(_keys(scored, entities) | stored),
+            pa.table(_keys([number for number, _ in rejected], entities) | reasons),
+        )
+
+
+def _keys(numbers: Sequence[str], entities: Mapping[str, str | None]) -> dict[str, Any]:
+    """The columns `row_number` and `entity_id` of rows."""
+    import pyarrow as pa
+
+    return {
+        "row_number": pa.array([int(number) for number in numbers], pa.int64()),
+        "entity_id": pa.array([entities[number] for number in numbers], pa.string()),
+    }
+
+
+def _read(model: BatchModel, features: str) -> dict[str, Any] | str:
+    """The features of a row, in declared order; or why they are none."""
+    try:
+        found = json.loads(features)
+    except (ValueError, RecursionError):
+        return "its features cannot be read"
+    if not isinstance(found, dict):
+        return "its features are no JSON object"
+    problems = [f"{name} is not given" for name in model.features if name not in found]
+    problems += [
+        f"{name} is a list or an object"
+        for name in model.features
+        if isinstance(found.get(name), list | dict)
+    ]
+    return "; ".join(problems) or {name: found[name] for name in model.features}
+
+
+def _frame(model: BatchModel, rows: dict[str, dict[str, Any]]) -> pd.DataFrame:
+    """Rows as of the features query, in columns that do not depend on which rows share a chunk."""
+    import pandas as pd
+
+    columns: dict[str, Any] = {"entity_id": pd.array(list(rows), "str")}
+    for name, kind in model.features.items():
+        values = [row[name] for row in rows.values()]
+        if not isinstance(kind, Number):
+            # What has no text stays what it is, for the contract to say so: it is not missing.
+            values = [
+                value if isinstance(value, str | None) else (text_of(value) or value)
+                for value in values
+            ]
+        columns[name] = pd.Series(values, dtype="object")
+    return pd.DataFrame(columns)
