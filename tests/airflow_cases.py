@@ -22,6 +22,7 @@ from sqlalchemy import text
 
 from batch_jobs.database.warehouse import Warehouse, stored_time
 from batch_jobs.interval import Interval
+from batch_jobs.registry import promotion
 from batch_jobs.runs import jobs
 from batch_jobs.settings import Settings
 from batch_jobs.training import train
@@ -374,7 +375,7 @@ def publish_the_interval_before(settings: Settings, names: Sequence[str]) -> Non
         )
     for name in names:
         train.train(settings, name, BEFORE.start)
-        train.promote(settings, name, actor="tests")
+        promotion.promote(settings, name, actor="tests")
         jobs.predict(settings, name, BEFORE)
 
 

@@ -9,14 +9,15 @@ import pytest
 from sqlalchemy import create_engine, text
 
 from batch_jobs.catalog import load_model
+from batch_jobs.database.leases import new_token
 from batch_jobs.database.warehouse import Warehouse, loaded_time, stored_time
 from batch_jobs.interval import Interval
 from batch_jobs.registry import versions
 from batch_jobs.registry.versions import ModelVersion
 from batch_jobs.runs import publication, staging
-from batch_jobs.runs.jobs import new_token
-from batch_jobs.runs.ledger import Counts, load_run
+from batch_jobs.runs.ledger import load_run
 from batch_jobs.runs.staging import Claim
+from batch_jobs.scoring.counts import Counts
 
 MIDNIGHT = datetime(2024, 3, 1, tzinfo=UTC)
 EVERYTHING = ((None, None),)

@@ -108,6 +108,7 @@ def _trained_postgres_shop(tmp_path_factory, postgres):
 
 def _open_shop(settings):
     from batch_jobs.database.warehouse import Warehouse
+    from batch_jobs.registry import promotion
     from batch_jobs.training import train
     from tests.example_models._tables import make_tables
 
@@ -117,7 +118,7 @@ def _open_shop(settings):
         make_tables(connection, OPENED, TRAINED + timedelta(days=1))
     for name in ("orders", "customers"):
         train.train(settings, name, TRAINED)
-        train.promote(settings, name, actor="tests")
+        promotion.promote(settings, name, actor="tests")
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -10,8 +10,8 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 
+from batch_jobs.registry import promotion
 from batch_jobs.runs import jobs
-from batch_jobs.training import train
 from tests.fault_models._rows import tick
 from tests.faults import Attempt, Order, wait_for_an_end
 
@@ -170,4 +170,4 @@ def promote(settings, model, versions):
     """Let another version than the champion serve."""
     champion = jobs.status(settings, model)[0]["model_version"]
     other = next(name for name in versions if name != champion)
-    train.promote(settings, model, other, actor="tests", reason="for a change")
+    promotion.promote(settings, model, other, actor="tests", reason="for a change")

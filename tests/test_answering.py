@@ -11,15 +11,16 @@ from queue import Queue
 import pytest
 from sqlalchemy import text
 
+from batch_jobs.database.leases import new_token
 from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.errors import ArtifactError
 from batch_jobs.interval import Interval
+from batch_jobs.registry import promotion
 from batch_jobs.registry.versions import champion
 from batch_jobs.requests import worker
 from batch_jobs.requests.worker import answer
 from batch_jobs.runs import jobs
-from batch_jobs.runs.jobs import new_token
-from batch_jobs.scoring.predict import Fitted
+from batch_jobs.scoring.fitted import Fitted
 from batch_jobs.training import train
 from tests.asking import rejects, results, state, submit
 from tests.attempts import ask, forget_promotions
@@ -136,12 +137,12 @@ def test_without_a_champion_a_request_waits(shop):
     warehouse = Warehouse(shop.warehouse)
     version = champion(warehouse, "orders").version
     forget_promotions(warehouse)
-    train.promote(shop, "customers", actor="tests", reason="again")
+    promotion.promote(shop, "customers", actor="tests", reason="again")
     errors = []
     worker.answer_each(shop, told=lambda *told: errors.append(told))
     assert errors == []
     assert (state(shop, asked)[0], state(shop, other)[0]) == ("waiting", "done")
-    train.promote(shop, "orders", version, actor="tests", reason="again")
+    promotion.promote(shop, "orders", version, actor="tests", reason="again")
     _answer(shop)
     assert state(shop, asked)[0] == "done"
 
@@ -212,7 +213,7 @@ def test_what_is_not_answered_in_time_goes_on_where_it_stopped(shop):
     assert state(shop, asked) == ("waiting", 20, 7, 0)
     first = champion(Warehouse(shop.warehouse), "orders").version
     later = train.train(shop, "orders", TRAINED + STEP).version
-    train.promote(shop, "orders", later, actor="tests", reason="newer")
+    promotion.promote(shop, "orders", later, actor="tests", reason="newer")
     [answered] = _answer(shop, progress=told.append)
     assert (answered.model_version, answered.counts.scored, told) == (first, 20, [7, 7, 6])
     assert [number for number, *_ in results(shop, asked)] == [*range(1, 21)]

@@ -15,7 +15,7 @@ from batch_jobs.catalog import load_model
 from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.interval import Interval
 from batch_jobs.model import BatchModel, Category, Number
-from batch_jobs.registry import versions
+from batch_jobs.registry import promotion, versions
 from batch_jobs.registry.store import ARTIFACT
 from batch_jobs.runs import jobs
 from batch_jobs.scoring.contract import check_features
@@ -83,7 +83,7 @@ def test_a_request_that_is_repeated_gets_the_first_answer(shop, client):
     headers = {"Idempotency-Key": "order-1"}
     first = client.post("/predict", json={"features": ORDER}, headers=headers).json()
     train.train(shop, "orders", TRAINED + timedelta(hours=6))
-    train.promote(shop, "orders", actor="tests", reason="newer")
+    promotion.promote(shop, "orders", actor="tests", reason="newer")
     again = client.post("/predict", json={"features": [90, "kr"]}, headers=headers)
     assert again.json() == first
     assert kept(shop) == 1
@@ -130,7 +130,7 @@ def test_a_promotion_is_followed_without_a_restart(shop, monkeypatch):
     with api.serving(shop, model="orders") as client:
         first = client.post("/predict", json={"features": ORDER}).json()["model_version"]
         later = train.train(shop, "orders", TRAINED + timedelta(hours=6)).version
-        train.promote(shop, "orders", actor="tests", reason="newer")
+        promotion.promote(shop, "orders", actor="tests", reason="newer")
         while f'version="{later}"' not in client.get("/metrics").text:
             assert not followed.wait(0.01)
         second = client.post("/predict", json={"features": ORDER}).json()["model_version"]
@@ -190,11 +190,11 @@ def test_a_promotion_to_other_features_is_followed(shop, monkeypatch):
     with api.serving(settings, model="orders") as client:
         assert client.post("/predict", json={"features": [90, "kr"]}).status_code == 200
         train.train(settings, "orders", TRAINED + timedelta(hours=6))
-        train.promote(settings, "orders", actor="tests", reason="newer")
+        promotion.promote(settings, "orders", actor="tests", reason="newer")
         while client.post("/predict", json={"features": ["kr", 90]}).status_code != 200:
             assert not waiting.wait(0.01)
         assert client.post("/predict", json={"features": [90, "kr"]}).status_code == 422
-        train.rollback(settings, "orders", first, actor="tests", reason="older")
+        promotion.rollback(settings, "orders", first, actor="tests", reason="older")
         while client.post("/predict", json={"features": [90, "kr"]}).status_code != 200:
             assert not waiting.wait(0.01)
 
@@ -209,7 +209,7 @@ def test_a_version_that_cannot_be_loaded_leaves_the_one_before(shop, caplog):
         async with app.router.lifespan_context(app):
             champions = app.state.shared.champions
             later = train.train(shop, "orders", TRAINED + timedelta(hours=6)).version
-            train.promote(shop, "orders", actor="tests", reason="newer")
+            promotion.promote(shop, "orders", actor="tests", reason="newer")
             path = Path(shop.model_store, "orders", later, ARTIFACT)
             content = await asyncio.to_thread(_flip, path)
             await champions.refresh()

@@ -7,8 +7,8 @@ import pytest
 from airflow.sdk.exceptions import TaskAwaitingInput
 
 from batch_jobs import clock
+from batch_jobs.registry import promotion
 from batch_jobs.registry.versions import ModelVersion
-from batch_jobs.training import train
 from utils import approval
 
 NOON = datetime(2026, 11, 19, 12, tzinfo=UTC)
@@ -31,7 +31,7 @@ def ask(monkeypatch):
         **dict.fromkeys(ModelVersion.__dataclass_fields__, "x")
         | {"version": "v1", "gate": {"promote": True, "reasons": [], "metrics": {}}}
     )
-    monkeypatch.setattr(train, "candidate", lambda *_, **__: (version, True))
+    monkeypatch.setattr(promotion, "candidate", lambda *_, **__: (version, True))
     monkeypatch.setattr(approval, "airflow_settings", lambda: None)
     monkeypatch.setattr(approval, "trained_as_of", lambda *_: NOON)
     monkeypatch.setattr(approval, "_body", lambda _: "")

@@ -17,7 +17,7 @@ from sqlalchemy import text
 from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.errors import ArtifactError, TrainingDataError
 from batch_jobs.interval import Interval
-from batch_jobs.registry import versions
+from batch_jobs.registry import promotion, versions
 from batch_jobs.runs import jobs
 from batch_jobs.training import train
 from tests.artifacts import Hostile
@@ -82,8 +82,8 @@ def challenger(shop):
 def _let_have_served(settings, version):
     """Let a version be one to which a rollback may go."""
     before = _champion(settings).version
-    train.promote(settings, "orders", version.version, actor="ann", reason="a trial")
-    train.rollback(settings, "orders", before, actor="ann", reason="it was one")
+    promotion.promote(settings, "orders", version.version, actor="ann", reason="a trial")
+    promotion.rollback(settings, "orders", before, actor="ann", reason="it was one")
 
 
 def _retold(settings, version, **changed):
@@ -98,7 +98,7 @@ def _retold(settings, version, **changed):
 
 def _is_refused(settings, version, words):
     """Whether neither a promotion nor a rollback gets the version to serve."""
-    for act in (train.promote, train.rollback):
+    for act in (promotion.promote, promotion.rollback):
         with pytest.raises(ArtifactError, match=words) as caught:
             act(settings, "orders", version.version, actor="eve", reason="mine")
         assert "\n" not in str(caught.value)
@@ -252,9 +252,9 @@ def test_of_two_promotions_at_once_one_wins(shop, challenger, second, in_backgro
     with monkeypatch.context() as patched:
         patched.setattr(versions, "promote", together)
         one = in_background(
-            train.promote, shop, "orders", challenger.version, actor="ann", reason="now"
+            promotion.promote, shop, "orders", challenger.version, actor="ann", reason="now"
         )
-        act = {"promote": train.promote, "rollback": train.rollback}[second]
+        act = {"promote": promotion.promote, "rollback": promotion.rollback}[second]
         two = in_background(act, shop, "orders", other.version, actor="bob", reason="mine")
         ended = [(challenger, one.exception(60)), (other, two.exception(60))]
 

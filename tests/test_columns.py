@@ -7,9 +7,11 @@ import pytest
 from sqlalchemy import text
 
 from batch_jobs.catalog import load_model
+from batch_jobs.database import leases
 from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.errors import BatchJobsError, ContractError, TrainingDataError
 from batch_jobs.interval import Interval
+from batch_jobs.registry import promotion
 from batch_jobs.runs import jobs
 from batch_jobs.training import train
 from batch_jobs.training.check import check
@@ -109,7 +111,7 @@ def test_a_late_row_of_another_form_is_told_of(shop, form):
     late = "entity_id = (SELECT max(entity_id) FROM held WHERE placed_at < :end)"
     _hold(shop, form, late)
     newest = Interval(HOUR.end, HOUR.end + timedelta(hours=1))
-    planned = jobs.plan_due(shop, "orders", newest, jobs.new_token())
+    planned = jobs.plan_due(shop, "orders", newest, leases.new_token())
     assert [run.interval for run in planned] == [HOUR, newest]
     with pytest.raises(ContractError, match="as_of"):
         jobs.score_and_publish(shop, planned[0], planned[0].token)
@@ -117,7 +119,7 @@ def test_a_late_row_of_another_form_is_told_of(shop, form):
     served = "SELECT count(*) FROM current_predictions"
     assert ask(Warehouse(shop.warehouse), served) == [(11,)]
     later = Interval(newest.end, newest.end + timedelta(hours=1))
-    planned = jobs.plan_due(shop, "orders", later, jobs.new_token())
+    planned = jobs.plan_due(shop, "orders", later, leases.new_token())
     assert [run.interval for run in planned] == [later]
 
 
@@ -149,7 +151,7 @@ def test_a_query_that_compares_times_as_times_takes_each_form(shop, form):
     model = ORDERS.model_copy(update={"features_query": AS_TIMES})
     settings = replace(shop, models=(model, *shop.models))
     version = train.train(settings, "orders", TRAINED)
-    train.promote(settings, "orders", version.version, actor="ann", reason="times")
+    promotion.promote(settings, "orders", version.version, actor="ann", reason="times")
     assert jobs.predict(settings, "orders", HOUR).counts.scored == 6
 
 

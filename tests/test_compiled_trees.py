@@ -16,11 +16,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from batch_jobs import Number
-from batch_jobs.runs import scoring
-from batch_jobs.runs.scoring import MANY_ROWS, Predictor
 from batch_jobs.scoring import compiled_trees
+from batch_jobs.scoring import predict as predict_
 from batch_jobs.scoring.compiled_trees import compiled
-from batch_jobs.scoring.predict import Fitted
+from batch_jobs.scoring.fitted import Fitted
+from batch_jobs.scoring.predict import MANY_ROWS, Predictor
 
 ROWS = 4_000
 NUMBERS = ["a", "b", "c"]
@@ -179,7 +179,7 @@ def test_estimator_goes_on_where_compiling_fails(boosted, monkeypatch, caplog, m
     """One bit in one row is enough to refuse what was compiled."""
     fitted, frame = boosted
     monkeypatch.setattr(compiled_trees, "compiled", make)
-    monkeypatch.setattr(scoring, "MANY_ROWS", 1)
+    monkeypatch.setattr(predict_, "MANY_ROWS", 1)
     predictor = Predictor(fitted)
 
     with caplog.at_level(logging.INFO):

@@ -13,10 +13,12 @@ from sqlalchemy import text
 from uuid6 import uuid7
 
 from batch_jobs import Interval
+from batch_jobs.database import leases
 from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.errors import IncompleteError
+from batch_jobs.registry import promotion
 from batch_jobs.runs import jobs, ledger, staging
-from batch_jobs.runs.scoring import predict_chunk
+from batch_jobs.scoring.predict import predict_chunk
 from batch_jobs.settings import Settings
 from batch_jobs.training import train
 from tests import mishaps
@@ -64,7 +66,7 @@ def settings(tmp_path, monkeypatch, now):
 def promoted(settings, now):
     """The settings of a deployment whose orders model has a champion."""
     train.train(settings, "orders", now - timedelta(hours=6))
-    train.promote(settings, "orders", actor="test")
+    promotion.promote(settings, "orders", actor="test")
     return settings
 
 
@@ -162,7 +164,7 @@ def test_a_rollback_leaves_nothing_of_the_later_version(promoted, now, capfd):
     """And records who asked for it, and why; a version that there is not is told."""
     [(first,)] = rows(promoted, "SELECT version FROM promotions")
     later = train.train(promoted, "orders", now - timedelta(hours=3)).version
-    train.promote(promoted, "orders", later, actor="test", reason="newer")
+    promotion.promote(promoted, "orders", later, actor="test", reason="newer")
     assert run("predict_orders")[0] == "success"
 
     answer = run("rollback_orders", {"version": first, "reason": "it is worse"})
@@ -298,7 +300,7 @@ def test_an_interval_that_others_take_over_and_lose_is_no_success(promoted, now,
     jobs.predict(promoted, "orders", Interval(now - 4 * STEP, now - 3 * STEP))
 
     def by_hand():
-        token = jobs.new_token()
+        token = leases.new_token()
         theirs = jobs.plan(promoted, "orders", Interval(now - 2 * STEP, now - STEP), token)
         staging.fail(Warehouse(promoted.warehouse), theirs.run_id, "given up")
 
@@ -366,7 +368,7 @@ def test_a_request_that_cannot_be_answered_is_told_and_holds_nothing_up(
             raise RuntimeError("a test")
         return predict_chunk(model, predictor, interval, chunk)
 
-    monkeypatch.setattr("batch_jobs.runs.scoring.predict_chunk", predict)
+    monkeypatch.setattr("batch_jobs.scoring.predict.predict_chunk", predict)
     poison, other = (
         submit(promoted, "orders", [("a", {"amount": amount, "country": None})])
         for amount in (666, 1)

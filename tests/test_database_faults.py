@@ -11,9 +11,9 @@ from contextlib import ExitStack, closing, contextmanager
 import pytest
 from sqlalchemy.engine import make_url
 
+from batch_jobs.database.leases import new_token
 from batch_jobs.errors import WarehouseUnavailableError
 from batch_jobs.runs import jobs
-from batch_jobs.runs.jobs import new_token
 from tests.deployment import shown
 from tests.fault_models._rows import tick
 from tests.faults import until

@@ -8,7 +8,7 @@ import pytest
 
 from batch_jobs import Gate
 from batch_jobs.evaluation.gate import Compared, decide, paired_difference
-from batch_jobs.training.dataset import Judgement
+from batch_jobs.evaluation.metrics import Judgement
 
 DAYS = 14
 PER_DAY = 50

@@ -6,8 +6,8 @@ import pytest
 
 from batch_jobs import Gate
 from batch_jobs.evaluation.gate import Compared, decide
+from batch_jobs.evaluation.metrics import Judgement, measure
 from batch_jobs.reports.gate import gate_page, metrics_table, verdict
-from batch_jobs.training.dataset import Judgement, measure
 
 ROWS = 1_000
 CHANCE = np.random.default_rng(0)

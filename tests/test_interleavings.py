@@ -7,9 +7,9 @@ writer, the other cannot go on, in whatever order the two are let go.
 
 import pytest
 
+from batch_jobs.database.leases import new_token
+from batch_jobs.registry import promotion
 from batch_jobs.runs import jobs
-from batch_jobs.runs.jobs import new_token
-from batch_jobs.training import train
 from tests.deployment import shown
 from tests.fault_models._rows import tick
 from tests.faults import Order
@@ -203,7 +203,7 @@ def test_a_promotion_while_a_run_is_scored_mixes_no_versions(deployment, paused)
     versions = deployment.versions_of("ticks")
     other = next(version for version in versions if deployment.versions[version])
     first = paused("ticks", 1, "score.chunk_staged")
-    train.promote(deployment.settings, "ticks", other, actor="tests", reason="better")
+    promotion.promote(deployment.settings, "ticks", other, actor="tests", reason="better")
     deployment.predict("ticks", 2)
     newer = shown("ticks", [2], deployment.versions[other])
     assert deployment.seen("ticks") == shown("ticks", [0]) | newer

@@ -6,9 +6,10 @@ from datetime import timedelta
 import pytest
 
 from batch_jobs import clock
+from batch_jobs.database import leases
+from batch_jobs.database.leases import new_token
 from batch_jobs.database.warehouse import Warehouse, loaded_time, stored_time
-from batch_jobs.runs import jobs, leases, ledger, staging
-from batch_jobs.runs.jobs import new_token
+from batch_jobs.runs import jobs, ledger, staging
 from tests.deployment import shown
 from tests.fault_models._rows import tick
 from tests.faults import Order, until

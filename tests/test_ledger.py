@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from batch_jobs.errors import ConfigurationError, FencedError, IncompleteError
 from batch_jobs.interval import due_between
 from batch_jobs.runs import ledger, publication, staging
-from batch_jobs.runs.ledger import Counts
+from batch_jobs.scoring.counts import Counts
 from tests.attempts import (
     MIDNIGHT,
     ask,

@@ -22,7 +22,7 @@ from batch_jobs.errors import (
     TrainingDataError,
     UnknownModelError,
 )
-from batch_jobs.registry import versions
+from batch_jobs.registry import promotion, versions
 from batch_jobs.registry.loading import load_version
 from batch_jobs.registry.store import ModelStore, serialize
 from batch_jobs.training import train
@@ -91,15 +91,15 @@ def test_a_challenger_is_judged_against_the_champion_on_the_same_rows(shop, chal
 @on_sqlite
 def test_a_candidate_is_what_the_gate_lets_take_over(shop):
     """Neither the champion itself nor what the gate refuses."""
-    assert train.candidate(shop, "orders") == (_champion(shop), False)
+    assert promotion.candidate(shop, "orders") == (_champion(shop), False)
     challenger = train.train(shop, "orders", LATER)
-    assert train.candidate(shop, "orders") == (challenger, True)
+    assert promotion.candidate(shop, "orders") == (challenger, True)
 
 
 @on_sqlite
 def test_what_the_gate_refuses_is_no_candidate(shop, refused):
     """It is named all the same, for the reason to be told."""
-    version, may_serve = train.candidate(shop, "orders")
+    version, may_serve = promotion.candidate(shop, "orders")
     assert (version.version, may_serve) == (refused.version, False)
 
 
@@ -108,8 +108,8 @@ def test_a_model_is_fresh_by_what_its_newest_version_knew(shop):
     """And not by when the machine happened to train it; exactly as old is not newer."""
     champion = _champion(shop)
     before = TRAINED - timedelta(seconds=1)
-    assert train.trained_since(shop, "orders", before) == champion
-    assert train.trained_since(shop, "orders", TRAINED) is None
+    assert promotion.trained_since(shop, "orders", before) == champion
+    assert promotion.trained_since(shop, "orders", TRAINED) is None
 
 
 @on_sqlite
@@ -234,7 +234,7 @@ def _become_champion(settings, artifact):
 
 def test_the_newest_version_is_promoted_if_its_gate_says_so(shop, challenger):
     """With the gate's reason as the reason, and the one before it kept on record."""
-    answer = train.promote(shop, "orders", actor="ann")
+    answer = promotion.promote(shop, "orders", actor="ann")
     assert (answer.outcome, answer.champion) == ("promoted", challenger.version)
     assert _champion(shop) == challenger
     assert _recorded(shop) == [(challenger.version, "promote", answer.reason)]
@@ -242,14 +242,14 @@ def test_the_newest_version_is_promoted_if_its_gate_says_so(shop, challenger):
 
 def test_promoting_the_champion_changes_nothing(shop):
     """A repeated task writes no second row."""
-    answer = train.promote(shop, "orders", _champion(shop).version, actor="ann")
+    answer = promotion.promote(shop, "orders", _champion(shop).version, actor="ann")
     assert (answer.outcome, _recorded(shop)) == ("unchanged", [])
 
 
 def test_a_challenger_that_the_gate_refuses_is_kept_out(shop, refused):
     """The answer tells all its reasons, and who goes on serving."""
     champion = _champion(shop)
-    answer = train.promote(shop, "orders", actor="ann")
+    answer = promotion.promote(shop, "orders", actor="ann")
     assert (answer.outcome, answer.champion) == ("kept", champion.version)
     assert "shown to be worse" in answer.reason
     assert (_champion(shop), _recorded(shop)) == (champion, [])
@@ -258,8 +258,8 @@ def test_a_challenger_that_the_gate_refuses_is_kept_out(shop, refused):
 def test_a_reason_overrules_the_gate_and_is_recorded(shop, refused):
     """Somebody answers for it by name; without its name nobody means it."""
     reason = "the labels were turned"
-    assert train.promote(shop, "orders", actor="ann", reason=reason).outcome == "kept"
-    train.promote(shop, "orders", refused.version, actor="ann", reason=reason)
+    assert promotion.promote(shop, "orders", actor="ann", reason=reason).outcome == "kept"
+    promotion.promote(shop, "orders", refused.version, actor="ann", reason=reason)
     assert _champion(shop) == refused
     assert _recorded(shop) == [(refused.version, "promote", "the labels were turned")]
 
@@ -267,9 +267,9 @@ def test_a_reason_overrules_the_gate_and_is_recorded(shop, refused):
 def test_a_challenger_judged_against_somebody_else_is_not_promoted(shop, challenger):
     """Of two challengers of one champion, the second must be judged again."""
     second = train.train(shop, "orders", LATER + timedelta(hours=6))
-    train.promote(shop, "orders", challenger.version, actor="ann")
+    promotion.promote(shop, "orders", challenger.version, actor="ann")
     with pytest.raises(ArtifactError, match=f"but {challenger.version} serves now; train again"):
-        train.promote(shop, "orders", second.version, actor="bob")
+        promotion.promote(shop, "orders", second.version, actor="bob")
     assert _champion(shop) == challenger
 
 
@@ -280,24 +280,24 @@ def test_a_model_without_a_version_has_nothing_to_promote(shop):
     with pytest.raises(
         ArtifactError, match="no trained version yet; run `batch-jobs train orders --as-of"
     ):
-        train.promote(shop, "orders", actor="ann")
+        promotion.promote(shop, "orders", actor="ann")
     with pytest.raises(NoChampionError, match="train orders --as-of TIME"):
-        train.require_champion(Warehouse(shop.warehouse), "orders")
+        promotion.require_champion(Warehouse(shop.warehouse), "orders")
 
 
 def test_a_rollback_makes_an_earlier_version_serve_again(shop, challenger):
     """It is recorded as what it is; doing it twice changes nothing."""
     first = _champion(shop)
-    train.promote(shop, "orders", actor="ann")
+    promotion.promote(shop, "orders", actor="ann")
     for outcome in ("promoted", "unchanged"):
-        answer = train.rollback(shop, "orders", first.version, actor="bob", reason="too eager")
+        answer = promotion.rollback(shop, "orders", first.version, actor="bob", reason="too eager")
         assert answer.outcome == outcome
     assert _champion(shop) == first
     assert _recorded(shop)[1:] == [(first.version, "rollback", "too eager")]
 
 
 @on_sqlite
-@pytest.mark.parametrize("act", [train.promote, train.rollback])
+@pytest.mark.parametrize("act", [promotion.promote, promotion.rollback])
 @pytest.mark.parametrize(
     ("harm", "words"),
     [
@@ -311,9 +311,9 @@ def test_a_version_that_does_not_load_never_becomes_the_champion(
 ):
     """It is loaded to prove it, before anything is written."""
     champion = _champion(shop)
-    if act is train.rollback:  # to what has served
-        train.promote(shop, "orders", actor="ann")
-        train.rollback(shop, "orders", champion.version, actor="ann", reason="too eager")
+    if act is promotion.rollback:  # to what has served
+        promotion.promote(shop, "orders", actor="ann")
+        promotion.rollback(shop, "orders", champion.version, actor="ann", reason="too eager")
     recorded = _recorded(shop)
     harm(_artifact(shop, challenger))
     with pytest.raises(ArtifactError, match=words):
@@ -326,7 +326,7 @@ def test_a_version_that_does_not_load_never_becomes_the_champion(
 def test_an_unknown_version_is_refused(shop, version):
     """Whatever it looks like."""
     with pytest.raises(ArtifactError, match="orders has no version"):
-        train.rollback(shop, "orders", version, actor="ann", reason="typo")
+        promotion.rollback(shop, "orders", version, actor="ann", reason="typo")
 
 
 @on_sqlite
@@ -413,33 +413,33 @@ def test_a_population_is_trained_on_snapshots_spread_over_its_history(shop):
 def test_the_newest_version_is_the_one_that_has_seen_the_newest_data(shop, challenger):
     """A back-dated training, though it came last, is no candidate."""
     train.train(shop, "orders", EARLIER)
-    assert train.candidate(shop, "orders") == (challenger, True)
-    assert train.promote(shop, "orders", actor="dag").version == challenger
+    assert promotion.candidate(shop, "orders") == (challenger, True)
+    assert promotion.promote(shop, "orders", actor="dag").version == challenger
 
 
 def test_the_version_of_one_training_is_found_by_its_moment(shop, challenger):
     """A DAG run promotes what it has trained itself, and nothing else."""
     older = train.train(shop, "orders", EARLIER)
-    assert train.candidate(shop, "orders", EARLIER) == (older, False)
-    answer = train.promote(shop, "orders", actor="dag", as_of=EARLIER)
+    assert promotion.candidate(shop, "orders", EARLIER) == (older, False)
+    answer = promotion.promote(shop, "orders", actor="dag", as_of=EARLIER)
     assert (answer.version, answer.outcome) == (older, "kept")
     shown = f"it has seen data up to {older.as_of}, and {_champion(shop).version}, which serves, "
     assert answer.reason.startswith(shown)
     with pytest.raises(ArtifactError, match=r"orders has no version as of 2024-02-29 12:00"):
-        train.promote(shop, "orders", actor="dag", as_of=EARLIER - timedelta(hours=6))
+        promotion.promote(shop, "orders", actor="dag", as_of=EARLIER - timedelta(hours=6))
 
 
 def test_a_version_that_was_rolled_back_comes_back_by_name_and_with_a_reason_only(shop, challenger):
     """Whoever rolled it back had a reason, which the answer tells."""
     first = _champion(shop)
-    train.promote(shop, "orders", actor="dag")
-    train.rollback(shop, "orders", first.version, actor="ann", reason="it is wrong on Mondays")
+    promotion.promote(shop, "orders", actor="dag")
+    promotion.rollback(shop, "orders", first.version, actor="ann", reason="it is wrong on Mondays")
     for version in (None, challenger.version):
-        answer = train.promote(shop, "orders", version, actor="dag")
+        answer = promotion.promote(shop, "orders", version, actor="dag")
         assert (answer.outcome, answer.champion) == ("kept", first.version)
         assert answer.reason.startswith("it was rolled back (it is wrong on Mondays); to promote")
-    assert train.candidate(shop, "orders") == (challenger, False)
-    train.promote(shop, "orders", challenger.version, actor="ann", reason="mended")
+    assert promotion.candidate(shop, "orders") == (challenger, False)
+    promotion.promote(shop, "orders", challenger.version, actor="ann", reason="mended")
     assert _champion(shop) == challenger
 
 
@@ -449,8 +449,8 @@ def test_a_rollback_goes_to_versions_that_have_served(shop, challenger):
     _change(shop, "UPDATE orders SET returned = 1 - returned WHERE placed_at < '2024-02-26'")
     refused = train.train(shop, "orders", LATER + timedelta(hours=6)).version
     with pytest.raises(ArtifactError, match=r"never served; roll back .*\(there is none\), or"):
-        train.rollback(shop, "orders", refused, actor="ann", reason="oh")
-    train.promote(shop, "orders", challenger.version, actor="ann", reason="now")
+        promotion.rollback(shop, "orders", refused, actor="ann", reason="oh")
+    promotion.promote(shop, "orders", challenger.version, actor="ann", reason="now")
     with pytest.raises(ArtifactError, match=rf"a version that did \({first.version}\), or"):
-        train.rollback(shop, "orders", refused, actor="ann", reason="oh")
+        promotion.rollback(shop, "orders", refused, actor="ann", reason="oh")
     assert _champion(shop) == challenger

@@ -8,14 +8,14 @@ from sqlalchemy import text
 
 from batch_jobs import Category, Number
 from batch_jobs.catalog import load_model
+from batch_jobs.database.leases import new_token
 from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.errors import ArtifactError
 from batch_jobs.interval import Interval
-from batch_jobs.registry import versions
+from batch_jobs.registry import promotion, versions
 from batch_jobs.registry.loading import as_trained, load_version
 from batch_jobs.requests.worker import answer
 from batch_jobs.runs import jobs
-from batch_jobs.runs.jobs import new_token
 from batch_jobs.training import train
 from tests.asking import results, submit
 from tests.attempts import ask
@@ -135,7 +135,7 @@ def test_a_promoted_version_is_scored_by_what_the_file_said_when_it_was_trained(
     jobs.predict(shop, "orders", HOUR)
     before = dict(_scores(shop))
     version = train.train(edited, "orders", LATER)
-    train.promote(edited, "orders", version.version, actor="ann", reason="new unit")
+    promotion.promote(edited, "orders", version.version, actor="ann", reason="new unit")
     jobs.predict(edited, "orders", HOUR, force=True)
     assert dict(_scores(shop)) != before
     jobs.rollback(edited, "orders", first.version, actor="ann", reason="old unit")
@@ -151,11 +151,11 @@ def test_a_champion_whose_columns_are_gone_is_not_replaced_unheard(shop):
     [reason] = challenger.gate["reasons"]
     assert reason.startswith(f"it cannot be compared with the champion {champion.version}: ")
     assert "country" in reason
-    answer = train.promote(edited, "orders", actor="dag")
+    answer = promotion.promote(edited, "orders", actor="dag")
     assert (answer.outcome, answer.champion) == ("kept", champion.version)
     assert f"`batch-jobs promote orders {challenger.version} --reason …`" in answer.reason
     why = "the column was renamed"
-    train.promote(edited, "orders", challenger.version, actor="ann", reason=why)
+    promotion.promote(edited, "orders", challenger.version, actor="ann", reason=why)
     assert _champion(shop) == challenger
 
 
@@ -165,8 +165,8 @@ def test_what_the_gate_cannot_decide_a_person_approves(shop):
     _change(shop, "ALTER TABLE orders RENAME COLUMN country TO land")
     edited = _edited(shop, **EDITS["a feature less"])
     challenger = train.train(edited, "orders", LATER)
-    assert train.candidate(edited, "orders") == (challenger, True)
-    answer = train.promote(edited, "orders", challenger.version, actor="dag", approved_by="ann")
+    assert promotion.candidate(edited, "orders") == (challenger, True)
+    answer = promotion.promote(edited, "orders", challenger.version, actor="dag", approved_by="ann")
     assert (answer.outcome, answer.reason[:16]) == ("promoted", "approved by ann;")
 
 

@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import pytest
 
+from batch_jobs.database.leases import new_token
 from batch_jobs.database.warehouse import Warehouse
+from batch_jobs.registry import promotion
 from batch_jobs.runs import jobs
-from batch_jobs.runs.jobs import new_token
 from batch_jobs.training import train
 from tests.fault_models._rows import START, number_of, tick
 from tests.mishaps import peak_memory, with_little_memory
@@ -67,7 +68,7 @@ def many(deployment, tmp_path, monkeypatch):
         )
         if not deployment.versions_of("many"):
             train.train(settings, "many", START)
-            train.promote(settings, "many", actor="tests", reason="first")
+            promotion.promote(settings, "many", actor="tests", reason="first")
         with Warehouse(deployment.url).write() as connection:
             connection.exec_driver_sql(f"UPDATE size SET rows = {rows}")
         return settings

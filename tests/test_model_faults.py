@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from sklearn.base import BaseEstimator, RegressorMixin
 
+from batch_jobs.database import leases
 from batch_jobs.errors import (
     ArtifactError,
     CircuitBreakerError,
@@ -19,9 +20,9 @@ from batch_jobs.errors import (
     FencedError,
     IncompleteError,
 )
+from batch_jobs.registry import promotion
 from batch_jobs.runs import jobs
-from batch_jobs.scoring.predict import Fitted
-from batch_jobs.training import train
+from batch_jobs.scoring.fitted import Fitted
 from tests.deployment import shown
 from tests.fault_models._rows import tick
 from tests.mishaps import is_as_before, is_published_once, once
@@ -32,11 +33,11 @@ on_sqlite = pytest.mark.parametrize("deployment", ["sqlite"], indirect=True)
 
 def test_a_doubled_task_of_a_part_changes_nothing(deployment):
     """Each part is scored twice and published twice: every row is there once."""
-    run = jobs.plan(deployment.settings, "ticks", tick(1), jobs.new_token(), parts=5)
+    run = jobs.plan(deployment.settings, "ticks", tick(1), leases.new_token(), parts=5)
     for part in (3, 0, 4, 1, 2):
         counts = [
             jobs.score(deployment.settings, "ticks", run.run_id, part, token)
-            for token in (run.token, jobs.new_token())
+            for token in (run.token, leases.new_token())
         ]
         assert counts[0] == counts[1]
     published = [jobs.publish(deployment.settings, run.run_id) for _ in range(2)]
@@ -47,7 +48,7 @@ def test_a_doubled_task_of_a_part_changes_nothing(deployment):
 
 def test_a_part_that_failed_half_way_is_scored_again_by_its_retry(deployment):
     """What the first try had staged is not there twice, and the other parts are not touched."""
-    run = jobs.plan(deployment.settings, "ticks", tick(1), jobs.new_token(), parts=2)
+    run = jobs.plan(deployment.settings, "ticks", tick(1), leases.new_token(), parts=2)
     jobs.score(deployment.settings, "ticks", run.run_id, 0, run.token)
 
     def lose_power():
@@ -55,7 +56,7 @@ def test_a_part_that_failed_half_way_is_scored_again_by_its_retry(deployment):
 
     with once("score.chunk_staged", lose_power), pytest.raises(KeyboardInterrupt):
         jobs.score(deployment.settings, "ticks", run.run_id, 1, run.token)
-    jobs.score(deployment.settings, "ticks", run.run_id, 1, jobs.new_token())
+    jobs.score(deployment.settings, "ticks", run.run_id, 1, leases.new_token())
     assert jobs.publish(deployment.settings, run.run_id).counts.read == 12
     assert is_published_once(deployment)
 
@@ -127,10 +128,10 @@ def test_two_promotions_while_a_run_is_scored_mix_no_versions(deployment):
     first, second = sorted(deployment.versions_of("ticks"), key=deployment.versions.get)
 
     def promote():
-        train.promote(deployment.settings, "ticks", second, actor="tests", reason="now")
+        promotion.promote(deployment.settings, "ticks", second, actor="tests", reason="now")
 
     def roll_back():
-        train.rollback(deployment.settings, "ticks", first, actor="tests", reason="no")
+        promotion.rollback(deployment.settings, "ticks", first, actor="tests", reason="no")
         promote()
 
     with once("score.chunk_staged", promote), once("score.all_staged", roll_back):

@@ -11,6 +11,7 @@ import pytest
 
 from batch_jobs import clock
 from batch_jobs.catalog import load_model
+from batch_jobs.database import leases
 from batch_jobs.database.warehouse import Warehouse, loaded_time, stored_time
 from batch_jobs.errors import CircuitBreakerError, IncompleteError
 from batch_jobs.interval import Interval
@@ -184,7 +185,7 @@ def test_an_empty_interval_that_was_refused_is_published_once_there_are_rows_aga
     with clock.set_to(tick(2).end), pytest.raises(CircuitBreakerError, match="no row for 0:20:00"):
         jobs.predict(settings, "orders", tick(2))
     with clock.set_to(tick(3).end):
-        token = jobs.new_token()
+        token = leases.new_token()
         for run in jobs.plan_due(settings, "orders", tick(3), token):
             jobs.score_and_publish(settings, run, token)
     ended = """SELECT interval_start, rows_read FROM prediction_runs WHERE state = 'published'

@@ -12,7 +12,7 @@ import pytest
 from batch_jobs import clock
 from batch_jobs.database.warehouse import Warehouse, stored_time
 from batch_jobs.errors import ArtifactError
-from batch_jobs.registry import old_versions, versions
+from batch_jobs.registry import old_versions, promotion, versions
 from batch_jobs.registry.store import ModelStore
 from batch_jobs.registry.versions import ModelVersion
 from batch_jobs.runs import jobs, staging
@@ -161,13 +161,13 @@ def test_prune_removes_what_a_model_does_not_keep(shop):
     first = versions.champion(Warehouse(shop.warehouse), "orders").version
     for hour in (1, 2, 3):
         version = train.train(shop, "orders", TRAINED + timedelta(hours=hour))
-        train.promote(shop, "orders", version.version, actor="tests", reason="newer")
+        promotion.promote(shop, "orders", version.version, actor="tests", reason="newer")
     with clock.set_to(clock.now() + timedelta(days=400)):
         few = replace(shop, models=(_keeping_two(shop), *shop.models))
         (pruned,) = jobs.prune(few, "orders")
     assert (pruned.artifacts, str(pruned)) == (2, "2 artifacts are removed")
     with pytest.raises(ArtifactError, match=f"{first} was removed by retention"):
-        train.rollback(shop, "orders", first, actor="tests", reason="back")
+        promotion.rollback(shop, "orders", first, actor="tests", reason="back")
 
 
 def _keeping_two(shop):

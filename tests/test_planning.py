@@ -8,11 +8,11 @@ from datetime import timedelta
 import pytest
 
 from batch_jobs import catalog
+from batch_jobs.database.leases import new_token
 from batch_jobs.database.warehouse import stored_time
 from batch_jobs.interval import Interval
+from batch_jobs.registry import promotion
 from batch_jobs.runs import jobs, planning
-from batch_jobs.runs.jobs import new_token
-from batch_jobs.training import train
 from tests.deployment import shown
 from tests.fault_models._rows import START, STEP, expected, number_of, tick
 from tests.mishaps import change
@@ -69,7 +69,7 @@ def versions(deployment):
 def promote(deployment):
     """Let the second version serve from now on."""
     _, second = versions(deployment)
-    train.promote(deployment.settings, "ticks", second, actor="tests", reason="now")
+    promotion.promote(deployment.settings, "ticks", second, actor="tests", reason="now")
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from sqlalchemy import text
 from batch_jobs.database.warehouse import Warehouse, loaded_time, stored_time
 from batch_jobs.errors import IncompleteError
 from batch_jobs.runs import ledger, publication, staging
-from batch_jobs.runs.ledger import Counts
+from batch_jobs.scoring.counts import Counts
 from tests.attempts import ask, claim, head, publish, score, scores, seen, span, tick
 from tests.history import now
 

@@ -2,11 +2,11 @@
 
 import pytest
 
+from batch_jobs.database.leases import new_token
 from batch_jobs.database.warehouse import Warehouse, stored_time
 from batch_jobs.errors import CircuitBreakerError, ContractError
+from batch_jobs.registry import promotion
 from batch_jobs.runs import jobs, ledger
-from batch_jobs.runs.jobs import new_token
-from batch_jobs.training import train
 from tests.deployment import shown
 from tests.fault_models._rows import expected, tick
 from tests.mishaps import change
@@ -95,7 +95,7 @@ def test_other_rows_that_are_refused_too_are_told_once_more(refused):
 def test_another_champion_is_asked_again(refused):
     """It may answer what the one before it could not."""
     _, second = sorted(refused.versions_of("ticks"), key=refused.versions.get)
-    train.promote(refused.settings, "ticks", second, actor="tests", reason="better")
+    promotion.promote(refused.settings, "ticks", second, actor="tests", reason="better")
     assert scheduled(refused, 2)[0] == [tick(1), tick(2)]
 
 
@@ -134,7 +134,7 @@ def test_an_error_of_no_rows_is_tried_again_by_each_run(deployment, monkeypatch)
         raise RuntimeError("a test")
 
     with monkeypatch.context() as patch:
-        patch.setattr("batch_jobs.runs.scoring.predict_chunk", broken)
+        patch.setattr("batch_jobs.scoring.predict.predict_chunk", broken)
         with pytest.raises(RuntimeError):
             deployment.predict("ticks", 1)
     assert scheduled(deployment, 2) == ([tick(1), tick(2)], [])

@@ -16,10 +16,11 @@ from threading import Thread
 
 import pytest
 
+from batch_jobs.database import leases
 from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.errors import ArtifactError, ConfigurationError, StoreUnavailableError
 from batch_jobs.interval import Interval
-from batch_jobs.registry import remote_folder, versions
+from batch_jobs.registry import promotion, remote_folder, versions
 from batch_jobs.registry.remote_folder import RemoteFolder
 from batch_jobs.registry.store import ModelStore
 from batch_jobs.runs import jobs
@@ -93,7 +94,7 @@ def test_a_model_is_trained_promoted_and_served_from_a_bucket(shop, bucket, tmp_
     shutil.rmtree(shop.model_store)
     settings = replace(shop, model_store=bucket.url, model_cache=str(tmp_path / "copies"))
     trained = train.train(settings, "orders", TRAINED + timedelta(hours=6))
-    train.promote(settings, "orders", trained.version, actor="tests", reason="in a bucket")
+    promotion.promote(settings, "orders", trained.version, actor="tests", reason="in a bucket")
     assert jobs.predict(settings, "orders", HOURS[0]).model_version == trained.version
     names = {name.rpartition("/")[2] for name in bucket.objects()}
     assert names == {"gate.html", "manifest.json", "model.joblib"}
@@ -189,11 +190,11 @@ def test_a_champion_with_a_copy_serves_while_the_store_is_away(remote_shop, s3, 
 @on_sqlite
 def test_a_run_that_found_neither_store_nor_copy_is_made_good_by_a_retry(remote_shop, s3, tmp_path):
     """The run is not given up, and its retry publishes it."""
-    run = jobs.plan(remote_shop, "orders", HOURS[1], jobs.new_token(), parts=1)
+    run = jobs.plan(remote_shop, "orders", HOURS[1], leases.new_token(), parts=1)
     shutil.rmtree(tmp_path / "copies")
     with s3.away(), pytest.raises(StoreUnavailableError):
         jobs.score(remote_shop, "orders", run.run_id, 0, run.token)
-    jobs.score(remote_shop, "orders", run.run_id, 0, jobs.new_token())
+    jobs.score(remote_shop, "orders", run.run_id, 0, leases.new_token())
     assert jobs.publish(remote_shop, run.run_id).state == "published"
 
 

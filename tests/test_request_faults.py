@@ -8,9 +8,9 @@ import signal
 import pytest
 from sqlalchemy import text
 
+from batch_jobs.database.leases import new_token
 from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.requests.worker import answer
-from batch_jobs.runs.jobs import new_token
 from tests.asking import pass_the_lease, rejects, results, state, submit
 from tests.faults import Order
 from tests.test_faults import EVERYWHERE

@@ -8,9 +8,10 @@ import pytest
 from sqlalchemy import text
 
 from batch_jobs import clock
+from batch_jobs.database import leases
 from batch_jobs.database.warehouse import Warehouse, stored_time
 from batch_jobs.requests import worker
-from batch_jobs.runs import jobs, ledger, publication, retention, staging
+from batch_jobs.runs import ledger, publication, retention, staging
 from batch_jobs.runs.retention import Pruned
 from tests.asking import state, submit
 from tests.attempts import ask, claim, find_run, head, publish, score, seen, tick
@@ -385,7 +386,7 @@ def test_finished_requests_go_by_the_clock(shop, monkeypatch):
     monkeypatch.setattr("batch_jobs.requests.queue.REQUESTS_AT_ONCE", 2)
     rows = [("a", {"amount": n, "country": None}) for n in range(-1, 4)]
     asked = [submit(shop, "orders", rows) for _ in range(4)]
-    worker.answer(shop, "orders", jobs.new_token())
+    worker.answer(shop, "orders", leases.new_token())
     waiting = submit(shop, "orders", rows)
     warehouse = Warehouse(shop.warehouse)
     kept = asked[-1]

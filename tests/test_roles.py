@@ -8,10 +8,11 @@ import pytest
 from psycopg import errors
 
 from batch_jobs.alerts import outbox
+from batch_jobs.database import leases
 from batch_jobs.database.warehouse import SCHEMA_VERSION, Warehouse
 from batch_jobs.errors import ConfigurationError
 from batch_jobs.interval import Interval
-from batch_jobs.registry import versions
+from batch_jobs.registry import promotion, versions
 from batch_jobs.requests import submit, worker
 from batch_jobs.requests.submit import Row, Submission
 from batch_jobs.runs import jobs, ledger, retention
@@ -157,16 +158,16 @@ def test_a_writer_can_do_all_of_its_work(owned, login, tmp_path, monkeypatch, la
         day = Interval(TRAINED, TRAINED + length)
         version = train.train(first, name, TRAINED)
         assert versions.register(writer, version).sha256 == version.sha256
-        train.promote(second, name, actor="tests")
+        promotion.promote(second, name, actor="tests")
         runs = jobs.backfill(first, name, day)
         again = [jobs.predict(second, name, run.interval, force=True) for run in runs[-2:]]
         assert {run.state for run in [*runs, *again]} == {"published"}
         assert jobs.gaps(second, name)[0].start == day.end
         left = retention.prune(writer, name, timedelta(days=-9999), timedelta(minutes=5))
         assert (left.retired >= 2, left.left) == (True, 0)
-        assert worker.answer(first, name, jobs.new_token()) == []
-        given_up = jobs.plan(first, name, day, jobs.new_token())
-        jobs.plan(second, name, day, jobs.new_token())
+        assert worker.answer(first, name, leases.new_token()) == []
+        given_up = jobs.plan(first, name, day, leases.new_token())
+        jobs.plan(second, name, day, leases.new_token())
         jobs.predict(second, name, day)
         assert ledger.find_run(writer, given_up.run_id).state == "failed"
     assert {row["model"] for row in jobs.status(second)} == {"orders", "customers"}
@@ -205,7 +206,7 @@ def reader(owned, login, tmp_path, monkeypatch):
     settings = _settings_in(tmp_path, login("batch_jobs_writer"))
     for name in ("orders", "customers"):
         train.train(settings, name, TRAINED)
-        train.promote(settings, name, actor="tests")
+        promotion.promote(settings, name, actor="tests")
         jobs.predict(settings, name, Interval(TRAINED, TRAINED + HOUR))
     return login("batch_jobs_reader")
 
@@ -261,8 +262,8 @@ def test_a_requester_adds_a_request_that_a_writer_answers(reader, owned, login, 
     settings = _settings_in(tmp_path, login("batch_jobs_writer"))
     asker = replace(settings, warehouse=url)
     with pytest.raises(ConfigurationError, match="permission denied"):
-        worker.answer(asker, "orders", jobs.new_token())
-    [answered] = worker.answer(settings, "orders", jobs.new_token())
+        worker.answer(asker, "orders", leases.new_token())
+    [answered] = worker.answer(settings, "orders", leases.new_token())
     assert answered.state == "done"
     assert ask(requester, "SELECT entity_id FROM request_results") == [("a",)]
     assert retention.prune(Warehouse(settings.warehouse), "orders", -HOUR).requests == 1

@@ -10,6 +10,7 @@ import pytest
 from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.errors import ArtifactError
 from batch_jobs.interval import Interval
+from batch_jobs.registry import promotion
 from batch_jobs.registry import versions as registry
 from batch_jobs.runs import jobs
 from batch_jobs.training import train
@@ -35,7 +36,7 @@ def versions(shop):
 
 def _take_over(shop, name):
     version = registry.newest_version(Warehouse(shop.warehouse), name).version
-    train.promote(shop, name, version, actor="tests", reason="newer")
+    promotion.promote(shop, name, version, actor="tests", reason="newer")
 
 
 def _seen(shop, name):

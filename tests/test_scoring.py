@@ -22,7 +22,8 @@ from xgboost import XGBClassifier
 
 from batch_jobs import Category, Number
 from batch_jobs.errors import ContractError
-from batch_jobs.scoring.predict import Fitted, answered, as_inputs, categories_of
+from batch_jobs.scoring.fitted import Fitted, as_inputs, categories_of
+from batch_jobs.scoring.predict import answered
 
 FEATURES = {"amount": Number(), "country": Category()}
 CHANCE = np.random.default_rng(0)

@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy import Engine, event, text
 
 from batch_jobs.catalog import load_model
+from batch_jobs.database.leases import new_token
 from batch_jobs.database.warehouse import Warehouse, bounds
 from batch_jobs.errors import (
     ArtifactError,
@@ -22,10 +23,10 @@ from batch_jobs.errors import (
     NoChampionError,
 )
 from batch_jobs.interval import Interval
+from batch_jobs.registry import promotion
 from batch_jobs.registry import versions as registry
 from batch_jobs.registry.loading import load_version
 from batch_jobs.runs import jobs, ledger, staging
-from batch_jobs.runs.jobs import new_token
 from batch_jobs.training import train
 from tests.attempts import ask, find_run, forget_promotions, loaded_json, retell, seen
 
@@ -211,8 +212,8 @@ def test_a_row_to_which_the_model_answers_no_probability_is_set_aside(shop, monk
     def answers(_, inputs):
         return np.where(inputs[["amount"]] < 85, [[0.5, 0.5]], [[0.5, wild]])
 
-    monkeypatch.setattr("batch_jobs.training.dataset.unlike_golden", lambda *_: None)
-    monkeypatch.setattr("batch_jobs.scoring.predict.Fitted.answers", answers)
+    monkeypatch.setattr("batch_jobs.scoring.golden.unlike_golden", lambda *_: None)
+    monkeypatch.setattr("batch_jobs.scoring.fitted.Fitted.answers", answers)
     jobs.predict(shop, "orders", HOURS)
     read, scored, rejected, _ = _counts(shop)
     assert (read, scored + rejected, len(_seen(shop))) == (30, 30, scored)
@@ -342,7 +343,7 @@ def test_a_promotion_between_plan_and_score_does_not_mix_versions(shop):
     challenger = train.train(shop, "orders", TRAINED + timedelta(hours=6))
     run = jobs.plan(shop, "orders", HOURS, new_token(), parts=2)
     jobs.score(shop, "orders", run.run_id, 0, run.token)
-    train.promote(shop, "orders", challenger.version, actor="tests", reason="now")
+    promotion.promote(shop, "orders", challenger.version, actor="tests", reason="now")
     jobs.score(shop, "orders", run.run_id, 1, run.token)
     jobs.publish(shop, run.run_id)
     assert run.model_version != challenger.version

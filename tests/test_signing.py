@@ -26,7 +26,7 @@ from batch_jobs.catalog import load_model
 from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.errors import ArtifactError, ConfigurationError
 from batch_jobs.interval import Interval
-from batch_jobs.registry import signing, versions
+from batch_jobs.registry import promotion, signing, versions
 from batch_jobs.registry.loading import load_version
 from batch_jobs.runs import jobs
 from batch_jobs.training import train
@@ -59,7 +59,7 @@ def signed(shop, keys):
     """Settings of a deployment that signs and verifies, whose champion is signed."""
     settings = replace(shop, signing_key=keys[0], verify_key=keys[1])
     version = train.train(settings, "orders", TRAINED + timedelta(hours=6)).version
-    train.promote(settings, "orders", version, actor="tests", reason="signed")
+    promotion.promote(settings, "orders", version, actor="tests", reason="signed")
     return settings
 
 
@@ -181,13 +181,13 @@ def test_a_manifest_that_is_edited_with_its_hash_is_refused(signed, tmp_path):
     with pytest.raises(ArtifactError, match="was changed since it was signed"):
         jobs.predict(signed, "orders", HOUR)
     later = train.train(signed, "orders", TRAINED + timedelta(hours=9)).version
-    train.promote(signed, "orders", later, actor="tests", reason="instead")
+    promotion.promote(signed, "orders", later, actor="tests", reason="instead")
     with pytest.raises(ArtifactError, match="was changed since it was signed"):
-        train.rollback(signed, "orders", forged, actor="eve", reason="mine")
+        promotion.rollback(signed, "orders", forged, actor="eve", reason="mine")
     assert not marker.exists()
     by_hash = replace(signed, verify_key="hash-only")
     with pytest.raises(ArtifactError, match="does not answer its golden rows"):
-        train.rollback(by_hash, "orders", forged, actor="eve", reason="mine")
+        promotion.rollback(by_hash, "orders", forged, actor="eve", reason="mine")
     assert marker.exists()
 
 

@@ -12,13 +12,14 @@ from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
 from batch_jobs import BatchModel, Category, Number
+from batch_jobs.database.leases import new_token
 from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.errors import ContractError, FencedError
 from batch_jobs.runs import publication, scoring, staging
-from batch_jobs.runs.jobs import new_token
-from batch_jobs.runs.ledger import Counts
-from batch_jobs.runs.scoring import Predictor, score_part
-from batch_jobs.scoring.predict import Fitted
+from batch_jobs.runs.scoring import score_part
+from batch_jobs.scoring.counts import Counts
+from batch_jobs.scoring.fitted import Fitted
+from batch_jobs.scoring.predict import Predictor
 from tests.attempts import ask, claim, seen, tick
 
 # Of 200 rows in chunks of ten, the 96th is the one that goes wrong.

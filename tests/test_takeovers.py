@@ -12,13 +12,12 @@ from airflow.sdk.exceptions import (
 )
 
 from batch_jobs import clock
+from batch_jobs.database.leases import LEASE, new_token
 from batch_jobs.database.warehouse import Warehouse, stored_time
 from batch_jobs.errors import StoreUnavailableError, WarehouseUnavailableError
 from batch_jobs.interval import Interval
 from batch_jobs.runs import jobs, staging
-from batch_jobs.runs.jobs import new_token
-from batch_jobs.runs.leases import LEASE
-from batch_jobs.runs.scoring import predict_chunk
+from batch_jobs.scoring.predict import predict_chunk
 from tests.deployment import shown
 from tests.fault_models._rows import tick
 from tests.faults import Order, until
@@ -190,7 +189,7 @@ def poisoned(monkeypatch):
             raise state["error"]
         return predict_chunk(model, predictor, interval, chunk)
 
-    monkeypatch.setattr("batch_jobs.runs.scoring.predict_chunk", predict)
+    monkeypatch.setattr("batch_jobs.scoring.predict.predict_chunk", predict)
 
     def poison(number, error=None):
         state.update(interval=None if number is None else tick(number), error=error)

@@ -12,15 +12,10 @@ from sklearn.svm import LinearSVC
 
 from batch_jobs import BatchModel, Gate, Number
 from batch_jobs.errors import ModelFileError, TrainingDataError
-from batch_jobs.scoring.predict import Fitted
-from batch_jobs.training.dataset import (
-    baseline,
-    calibration_error,
-    fit,
-    judge,
-    measure,
-    split_by_time,
-)
+from batch_jobs.evaluation.metrics import baseline, calibration_error, judge, measure
+from batch_jobs.scoring.fitted import Fitted
+from batch_jobs.training.dataset import split_by_time
+from batch_jobs.training.fit import fit
 
 NOW = datetime(2024, 3, 1, tzinfo=UTC)
 CUT = NOW - timedelta(days=2)

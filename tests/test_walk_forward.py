@@ -12,7 +12,8 @@ from batch_jobs.catalog import load_model
 from batch_jobs.database.warehouse import bounds
 from batch_jobs.interval import Interval
 from batch_jobs.scoring.contract import check_features, check_labels
-from batch_jobs.training.dataset import fit, split_by_time
+from batch_jobs.training.dataset import split_by_time
+from batch_jobs.training.fit import fit
 
 MODEL = load_model("flight_delay", ("batch_jobs.models",))
 YEAR = Interval(datetime(2013, 1, 1, tzinfo=UTC), datetime(2014, 1, 1, tzinfo=UTC))

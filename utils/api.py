@@ -18,7 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.errors import BatchJobsError
-from batch_jobs.registry import versions
+from batch_jobs.registry import promotion, versions
 from batch_jobs.settings import Settings, let_threads_sleep
 from batch_jobs.training import train
 from prediction_api.__main__ import serve
@@ -116,7 +116,7 @@ def prepare(settings: Settings, embedded: Path) -> None:
     now = datetime.now(UTC)
     load(warehouse, now, flights=False)
     train.train(settings, MODEL, now)
-    train.promote(settings, MODEL, actor="./run api")
+    promotion.promote(settings, MODEL, actor="./run api")
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -49,12 +49,12 @@ class ApprovalOperator(HITLOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Ask, and end here; the answer or the end of patience goes on with `execute_complete`."""
-        from batch_jobs.training import train
+        from batch_jobs.registry import promotion
 
         with translated():
             settings = airflow_settings()
             trained = trained_as_of(settings, self.model, context["dag_run"])
-            version, may_serve = train.candidate(settings, self.model, trained)
+            version, may_serve = promotion.candidate(settings, self.model, trained)
         if not may_serve:
             log.info("nobody is asked about %s: `promote` tells why", version.version)
             return _answer(version.version)

@@ -247,7 +247,7 @@ class CommandOperator(BashOperator):
 def evidence(model: str, dag_run: Any, triggering_asset_events: Any, **_: Any) -> None:
     """Tell what started the training; skipped if it was drift and the model is fresh enough."""
     from batch_jobs.alerts.messages import length
-    from batch_jobs.training import train
+    from batch_jobs.registry import promotion
 
     events = [event for found in triggering_asset_events.values() for event in found]
     if not events:
@@ -258,7 +258,7 @@ def evidence(model: str, dag_run: Any, triggering_asset_events: Any, **_: Any) -
     with translated():
         settings = airflow_settings()
         span = load_model(model, settings.models).retrain_on_drift or timedelta()
-        fresh = train.trained_since(settings, model, dag_run.run_after - span)
+        fresh = promotion.trained_since(settings, model, dag_run.run_after - span)
     if fresh is not None:
         raise AirflowSkipException(
             f"{model} is not trained again: {fresh.version} was trained as of {fresh.as_of}, and "
@@ -273,7 +273,7 @@ def trained_as_of(settings: Settings, model: str, dag_run: Any) -> datetime:
 
 def promote(model: str, ti: Any, outlet_events: Any, dag_run: Any, **_: Any) -> dict[str, Any]:
     """Let the gate, and a person if one is asked, decide; skipped if the champion stays."""
-    from batch_jobs.training import train
+    from batch_jobs.registry import promotion
 
     version, by, actor = None, None, f"airflow {dag_run.run_id}"
     if "approve" in ti.task.upstream_task_ids:
@@ -285,7 +285,7 @@ def promote(model: str, ti: Any, outlet_events: Any, dag_run: Any, **_: Any) -> 
             actor = f"{by} ({actor})"
     with translated():
         settings = airflow_settings()
-        answer = train.promote(
+        answer = promotion.promote(
             settings,
             model,
             version,
@@ -309,8 +309,8 @@ def rollback(
     model: str, params: dict[str, Any], ti: Any, outlet_events: Any, dag_run: Any, **_: Any
 ) -> dict[str, Any]:
     """Make an earlier version the champion again, and score again what the later one had scored."""
+    from batch_jobs.registry import promotion
     from batch_jobs.runs import jobs
-    from batch_jobs.training import train
 
     _die_with_supervisor()
     with translated():
@@ -319,7 +319,7 @@ def rollback(
         if not params["version"] or not params["reason"]:
             raise FormError("give the version that shall serve again, and the reason")
         with forms.own_mistakes(ArtifactError):
-            train.require_served(settings, model, params["version"])
+            promotion.require_served(settings, model, params["version"])
         answer, runs = jobs.rollback(
             settings,
             model,
@@ -386,13 +386,13 @@ def score(model: str, part: int, run_ids: Sequence[int], ti: Any, **_: Any) -> d
 
     What a newer attempt has taken over is left to it; `publish` looks what that came to.
     """
-    from batch_jobs.registry.loading import Predictors
+    from batch_jobs.runs.prescoring import Prescorer
     from batch_jobs.runs import jobs
-    from batch_jobs.runs.ledger import Counts
+    from batch_jobs.scoring.counts import Counts
 
     _die_with_supervisor()
     settings, token = airflow_settings(), str(ti.id)
-    predictors = Predictors(settings)
+    predictors = Prescorer(settings)
 
     def score_run(run_id: int) -> Counts:
         return jobs.score(settings, model, run_id, part, token, predictors=predictors)

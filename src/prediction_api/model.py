@@ -15,7 +15,8 @@ from batch_jobs.model import BatchModel, Feature, Number
 from batch_jobs.redaction import first_line
 from batch_jobs.registry import versions
 from batch_jobs.registry.loading import as_trained, load_version
-from batch_jobs.scoring.predict import Fitted, answered
+from batch_jobs.scoring.fitted import Fitted
+from batch_jobs.scoring.predict import answered
 from batch_jobs.settings import Settings
 from prediction_api.database import Database, Statement
 from prediction_api.metrics import Metrics

@@ -38,9 +38,10 @@ from rich.console import Console
 from rich.table import Table
 
 from batch_jobs.database.warehouse import Warehouse
+from batch_jobs.registry import promotion
 from batch_jobs.runs import publication, staging
-from batch_jobs.runs.ledger import Counts
 from batch_jobs.samples.load import load_iris
+from batch_jobs.scoring.counts import Counts
 from batch_jobs.settings import Settings, let_threads_sleep
 from batch_jobs.training import train
 from tests.attempts import claim, tick
@@ -96,7 +97,7 @@ def prepare(settings: Settings, rows: int) -> None:
     with warehouse.write_source() as connection:
         load_iris(connection, now)
     train.train(settings, "iris", now)
-    train.promote(settings, "iris", actor="benchmark")
+    promotion.promote(settings, "iris", actor="benchmark")
 
 
 @contextmanager

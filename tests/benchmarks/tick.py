@@ -32,8 +32,10 @@ from rich.table import Table
 from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
+from batch_jobs.database import leases
 from batch_jobs.database.warehouse import Warehouse, stored_time
 from batch_jobs.interval import Interval
+from batch_jobs.registry import promotion
 from batch_jobs.requests import worker
 from batch_jobs.runs import jobs
 from batch_jobs.settings import Settings, let_threads_sleep
@@ -98,7 +100,7 @@ def prepare(settings: Settings, intervals: int) -> None:
         names = ":id, :at, :settled, :price, :visits, :country, :bought"
         connection.execute(text(f"INSERT INTO {table} VALUES ({names})"), rows)
     train.train(settings, MODEL, FULL_FROM)
-    answer = train.promote(settings, MODEL, actor="benchmark")
+    answer = promotion.promote(settings, MODEL, actor="benchmark")
     if answer.champion is None:
         raise SystemExit(f"the model was not promoted: {answer.reason}")
 
@@ -182,15 +184,15 @@ def time_verb(settings: Settings, case: str, verb: str, number: int) -> tuple[fl
         known = find_run(settings, interval)
         began = time.perf_counter()
         if verb == "plan":
-            jobs.plan(settings, MODEL, interval, jobs.new_token())
+            jobs.plan(settings, MODEL, interval, leases.new_token())
         elif verb == "score":
-            jobs.score(settings, MODEL, known, 0, jobs.new_token())
+            jobs.score(settings, MODEL, known, 0, leases.new_token())
         elif verb == "publish":
             jobs.publish(settings, known)
         elif verb == "prune":
             jobs.prune(settings, MODEL)
         else:
-            worker.answer(settings, MODEL, jobs.new_token())
+            worker.answer(settings, MODEL, leases.new_token())
         took.append(time.perf_counter() - began)
     return took[0], took[1]
 

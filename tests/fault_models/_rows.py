@@ -10,6 +10,7 @@ from sqlalchemy import text
 
 from batch_jobs.database.warehouse import Warehouse, stored_time
 from batch_jobs.interval import Interval
+from batch_jobs.registry import promotion
 from batch_jobs.runs import jobs
 from batch_jobs.settings import Settings
 from batch_jobs.training import train
@@ -106,7 +107,7 @@ def prepare(url, folder):
             version = train.train(settings, model, START).version
             versions[version] = shift
             if shift == SHIFTS[0]:
-                train.promote(settings, model, actor="tests", reason="first")
+                promotion.promote(settings, model, actor="tests", reason="first")
                 jobs.predict(settings, model, tick(0))
     return settings, versions
 

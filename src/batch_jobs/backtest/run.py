@@ -22,7 +22,7 @@ import pickle
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
@@ -40,6 +40,7 @@ from sqlalchemy import Connection
 
 from batch_jobs import clock
 from batch_jobs.catalog import load_model
+from batch_jobs.database import leases
 from batch_jobs.database.connections import text
 from batch_jobs.database.warehouse import Warehouse, bounds, loaded_time, repeatable, stored_time
 from batch_jobs.errors import (
@@ -55,11 +56,14 @@ from batch_jobs.interruption import EXIT_CODE
 from batch_jobs.interval import Interval, due_between, floor_to_grid
 from batch_jobs.model import BatchModel, Rule
 from batch_jobs.redaction import first_line
+from batch_jobs.registry import promotion
 from batch_jobs.registry import versions as registry
-from batch_jobs.registry.loading import Predictors
 from batch_jobs.runs import jobs, ledger
 from batch_jobs.runs.planning import Planner
+from batch_jobs.runs.prescoring import Prescorer
+from batch_jobs.scoring.counts import Progress
 from batch_jobs.settings import HASH_ONLY, Settings, let_threads_sleep
+from batch_jobs.training import dataset
 from batch_jobs.training import train as lifecycle
 
 if TYPE_CHECKING:
@@ -77,7 +81,6 @@ FETCHED_AT_ONCE = 20_000
 FEATURES = "replay_features"  # the table of all weeks' features
 LEAVING_SECONDS = 1  # of the other process, when it is interrupted
 _leaving = Event()
-Progress = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -329,7 +332,7 @@ def predictions(replay: Replay) -> pd.DataFrame:
     )
     # A population's labels are those of a moment, as in training.
     asked = [span] if model.mode == "merge" else list(_due(model, span))
-    read = [lifecycle.read_whole(warehouse, model.labels_query, each) for each in asked]
+    read = [dataset.read_whole(warehouse, model.labels_query, each) for each in asked]
     labels = contract.check_labels(model, pd.concat(read, ignore_index=True))
     return ground_truth.with_outcomes(published, labels[labels["known_at"] <= span.end])
 
@@ -369,8 +372,8 @@ class _Life:
         self._model = replay.model
         self._warehouse = Warehouse(self._settings.warehouse)
         self._progress = progress
-        self._token = jobs.new_token()
-        self._predictors = Predictors(self._settings)
+        self._token = leases.new_token()
+        self._predictors = Prescorer(self._settings)
         self._planner = Planner(self._settings, replay.name, self._token)
         self._reached = ledger.fresh_until(self._warehouse, replay.name)
         self._trained = {training.as_of for training in _trainings(self._warehouse)}
@@ -379,7 +382,7 @@ class _Life:
         """Publish the intervals that end in a week."""
         # One that begins before the week is due in it, too.
         since = floor_to_grid(self._model.schedule, week.start)
-        self._foresee(Interval(since, week.end))
+        self._prescore(Interval(since, week.end))
         for interval in due_between(self._model.schedule, since, week.end):
             if interval.end > week.start:
                 if self._reached is None or interval.end > self._reached:
@@ -401,12 +404,12 @@ class _Life:
         _remember(self._warehouse, training)
         log.info("%s: %s: %s", training.as_of, training.outcome, training.reason)
 
-    def _foresee(self, week: Interval) -> None:
+    def _prescore(self, week: Interval) -> None:
         """Predict a week at once, since its champion is known and stays."""
         champion = registry.champion(self._warehouse, self._model.name)
         if champion is not None and self._model.mode == "merge":
             model = load_model(self._model.name, self._settings.models)
-            self._predictors.foresee(self._warehouse, model, champion.version, week)
+            self._predictors.prescore(self._warehouse, model, champion.version, week)
 
     def _tick(self, interval: Interval) -> None:
         try:
@@ -422,7 +425,7 @@ class _Life:
             log.warning("%s: %s", interval, first_line(error))
 
     def _promoted(self, as_of: datetime) -> Training:
-        answer = lifecycle.promote(self._settings, self._model.name, actor="replay")
+        answer = promotion.promote(self._settings, self._model.name, actor="replay")
         return Training(
             as_of=stored_time(as_of),
             outcome="kept" if answer.outcome == "kept" else "promoted",

@@ -45,6 +45,7 @@ from batch_jobs.interruption import ended_by_interruption
 from batch_jobs.interval import Interval, due_between, parse_time
 from batch_jobs.model import Rule
 from batch_jobs.redaction import first_line
+from batch_jobs.registry import promotion
 from batch_jobs.registry.store import ModelStore
 from batch_jobs.requests import worker
 from batch_jobs.requests.queue import Answered
@@ -240,7 +241,7 @@ def promote(
     A version that the gate refuses, that was rolled back, or that has seen older data than the
     champion, is promoted by its name and with a reason only.
     """
-    answer = lifecycle.promote(
+    answer = promotion.promote(
         Settings.from_environ(), model, version, actor=getpass.getuser(), reason=reason
     )
     _tell_promotion(answer, as_json)
@@ -500,7 +501,7 @@ def _bar(what: str, total: int | None = None) -> Iterator[Callable[[int], None]]
 
 
 def _tell_promotion(
-    answer: lifecycle.Promotion, as_json: bool, again: Sequence[Run] | None = None
+    answer: promotion.Promotion, as_json: bool, again: Sequence[Run] | None = None
 ) -> None:
     name = f"{answer.version.model} {answer.version.version}"
     said = "was not promoted" if answer.outcome == "kept" else "is the champion"

@@ -349,3 +349,6 @@ def loaded_time(stored: str | datetime) -> datetime:
 def bounds(interval: Interval) -> Mapping[str, Any]:
     """The values of `:start` and `:end` for a query on this interval."""
     return {"start": stored_time(interval.start), "end": stored_time(interval.end)}
+
+
+REMOVED_AT_ONCE = 20_000

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-    from batch_jobs.training.dataset import Judgement
+    from batch_jobs.evaluation.metrics import Judgement
 
 REPLICATES = 2_000
 FEWEST_DAYS = 5

@@ -54,7 +54,7 @@ def classes_of(rows: pd.DataFrame, versions: Iterable[Mapping[str, Any]] = ()) -
         versions: manifests of the versions that scored them; those of old releases tell no classes,
             and the outcomes do.
     """
-    from batch_jobs.scoring.predict import class_text
+    from batch_jobs.scoring.fitted import class_text
 
     if rows["predicted"].isna().all():
         return None
@@ -92,8 +92,8 @@ def histogram(rows: pd.DataFrame) -> dict[str, list[float]]:
 
 
 def _metrics(known: pd.DataFrame, classes: Classes | None) -> dict[str, float]:
-    from batch_jobs.scoring.predict import class_text
-    from batch_jobs.training.dataset import measure
+    from batch_jobs.evaluation.metrics import measure
+    from batch_jobs.scoring.fitted import class_text
 
     scores = known["score"].to_numpy()
     if classes is not None and len(classes) != 2:

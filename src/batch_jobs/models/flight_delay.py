@@ -1,9 +1,9 @@
 """Will a flight from New York arrive more than 15 minutes late? Asked two hours before it leaves.
 
 Source tables (`batch-jobs init --samples` fills them): `flights`, the timetable and what became of
-each flight, and `weather`, hourly observations at the three airports. All a row is scored on was known
-at its `as_of`, two hours before the scheduled departure: timetable, route, weather, and how the
-flights that left or landed until then had fared.
+each flight, and `weather`, hourly observations at the three airports. All a row is scored on was
+known at its `as_of`, two hours before the scheduled departure: timetable, route, weather, and how
+the flights that left or landed until then had fared.
 
 Averages over time are window functions over one stream of events, so the same text runs on SQLite
 and on PostgreSQL, on ten minutes and on half a year. Time is counted in whole minutes because

@@ -9,18 +9,16 @@ from pydantic import TypeAdapter, ValidationError
 
 from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.errors import ArtifactError
-from batch_jobs.interval import Interval
 from batch_jobs.model import BatchModel, Feature
 from batch_jobs.redaction import first_line
 from batch_jobs.registry import signing
 from batch_jobs.registry.store import ModelStore, deserialize
 from batch_jobs.registry.versions import ModelVersion, contract_of, find_version
-from batch_jobs.runs.ledger import Part, Run
-from batch_jobs.scoring.predict import Fitted
+from batch_jobs.scoring.fitted import Fitted
 from batch_jobs.settings import HASH_ONLY, Settings
 
 if TYPE_CHECKING:
-    from batch_jobs.runs.scoring import Foreseen, Predicted, Predictor
+    from batch_jobs.scoring.predict import Predictor
 
 _FEATURES = TypeAdapter(dict[str, Feature])
 
@@ -67,7 +65,7 @@ def load_version(settings: Settings, model: BatchModel, version: ModelVersion) -
         ArtifactError: the manifest or the file is missing, changed, unsigned or unfit.
         StoreUnavailableError: the model store does not answer, and there is no copy.
     """
-    from batch_jobs.training import dataset
+    from batch_jobs.scoring.golden import unlike_golden
 
     subject = f"{model.name} {version.version}"
     trained, manifest = as_trained(settings, model, version), version.manifest
@@ -78,7 +76,7 @@ def load_version(settings: Settings, model: BatchModel, version: ModelVersion) -
             estimator, trained.features, manifest.get("categories"), manifest.get("positive")
         )
         golden = manifest.get("golden")  # older versions have none
-        problem = dataset.unlike_golden(fitted, golden) if golden else None
+        problem = unlike_golden(fitted, golden) if golden else None
     except Exception as error:  # noqa: BLE001 - it is the user's code that predicts
         problem = first_line(error)
     if problem:
@@ -100,7 +98,6 @@ class Predictors:
         self._settings = settings
         self._trained: dict[tuple[str, str], BatchModel] = {}
         self._kept: dict[tuple[str, str], Predictor] = {}
-        self._foreseen: tuple[str, Foreseen | None] = ("", None)
 
     def trained(self, warehouse: Warehouse, model: BatchModel, version: str) -> BatchModel:
         """The model as it was when a version was trained; see `as_trained`."""
@@ -116,35 +113,13 @@ class Predictors:
         Raises:
             ArtifactError: there is no such version, or it does not load; see `load_version`.
         """
-        from batch_jobs.runs.scoring import Predictor
+        from batch_jobs.scoring.predict import Predictor
 
         key = (model.name, version)
         if key not in self._kept:
             found = find_version(warehouse, model.name, version)
             self._kept = {key: Predictor(load_version(self._settings, model, found))}
         return self._kept[key]
-
-    def foresee(
-        self, warehouse: Warehouse, model: BatchModel, version: str, span: Interval
-    ) -> None:
-        """Predict a long interval at once; its intervals will be scored from that, if they can be.
-
-        Raises:
-            ArtifactError: see `of`.
-        """
-        from batch_jobs.runs.scoring import foresee
-
-        predictor = self.of(warehouse, model, version)
-        trained = self.trained(warehouse, model, version)
-        self._foreseen = (version, foresee(warehouse, trained, predictor, span))
-
-    def foreseen(self, run: Run, part: Part) -> Predicted | None:
-        """What was foreseen for a whole run by its version, if anything was."""
-        version, found = self._foreseen
-        whole = part.key_from is None and part.key_to is None
-        if found is None or not whole or version != run.model_version:
-            return None
-        return found.within(run.interval)
 
 
 def _verified(settings: Settings, version: ModelVersion) -> Mapping[str, Any]:

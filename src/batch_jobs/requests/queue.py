@@ -15,11 +15,10 @@ from sqlalchemy import Connection, Row
 
 from batch_jobs import clock
 from batch_jobs.database.connections import text
-from batch_jobs.database.warehouse import Warehouse, repeatable, stored_time
+from batch_jobs.database.leases import LEASE
+from batch_jobs.database.warehouse import REMOVED_AT_ONCE, Warehouse, repeatable, stored_time
 from batch_jobs.errors import FencedError
-from batch_jobs.runs.leases import LEASE
-from batch_jobs.runs.ledger import Counts, counts_of
-from batch_jobs.runs.staging import REMOVED_AT_ONCE
+from batch_jobs.scoring.counts import Counts, counts_of
 
 if TYPE_CHECKING:
     import pyarrow as pa

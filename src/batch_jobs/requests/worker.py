@@ -21,6 +21,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from batch_jobs import clock
 from batch_jobs.catalog import load_model, model_names
 from batch_jobs.database.columns import text_of
+from batch_jobs.database.leases import new_token
 from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.errors import ConfigurationError, FencedError, UnavailableError
 from batch_jobs.failpoints import failpoint
@@ -31,7 +32,7 @@ from batch_jobs.registry import versions
 from batch_jobs.registry.loading import Predictors
 from batch_jobs.requests import queue
 from batch_jobs.requests.queue import Answered, Claimed
-from batch_jobs.runs.jobs import Progress, new_token
+from batch_jobs.scoring.counts import Progress
 from batch_jobs.settings import Settings
 
 if TYPE_CHECKING:
@@ -237,7 +238,7 @@ class _Attempt:
         """
         import pyarrow as pa
 
-        from batch_jobs.runs.scoring import predict_chunk
+        from batch_jobs.scoring.predict import predict_chunk
 
         read = {str(row.row_number): _read(self.model, row.features) for row in rows}
         rejected = [(number, found) for number, found in read.items() if isinstance(found, str)]

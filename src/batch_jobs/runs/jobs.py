@@ -12,11 +12,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.exc import IntegrityError
-from uuid6 import uuid7
 
 from batch_jobs import clock
 from batch_jobs.catalog import load_model, model_names
 from batch_jobs.database.connections import text
+from batch_jobs.database.leases import BEAT, LEASE, at_work, new_token, renew
+from batch_jobs.database.missed_rows import DAY, missed
 from batch_jobs.database.warehouse import Warehouse, bounds, loaded_time, repeatable, stored_time
 from batch_jobs.errors import (
     BatchJobsError,
@@ -33,23 +34,22 @@ from batch_jobs.failpoints import failpoint
 from batch_jobs.interval import Interval, newest_due, period_at
 from batch_jobs.model import BatchModel
 from batch_jobs.redaction import first_line, redact
-from batch_jobs.registry import old_versions
+from batch_jobs.registry import old_versions, promotion
 from batch_jobs.registry import versions as registry
 from batch_jobs.registry.loading import Predictors
+from batch_jobs.registry.promotion import Promotion
 from batch_jobs.registry.store import ModelStore
 from batch_jobs.runs import circuit_breaker, ledger, publication, refusals, retention, staging
-from batch_jobs.runs.leases import BEAT, LEASE, at_work, renew
-from batch_jobs.runs.ledger import Counts, Part, Run
-from batch_jobs.runs.missed_rows import DAY, missed
+from batch_jobs.runs.ledger import Part, Run
 from batch_jobs.runs.planning import Champion, Planner
+from batch_jobs.runs.prescoring import Prescorer, stage_prescored
 from batch_jobs.runs.publication import Staged
 from batch_jobs.runs.retention import Pruned
+from batch_jobs.scoring.counts import Counts, Progress
 from batch_jobs.settings import Settings
-from batch_jobs.training import train
-from batch_jobs.training.train import Promotion
 
 if TYPE_CHECKING:
-    from batch_jobs.runs.scoring import Predictor
+    from batch_jobs.scoring.predict import Predictor
 
 log = logging.getLogger(__name__)
 
@@ -59,12 +59,6 @@ RECENT = timedelta(weeks=4)
 LAST_NIGHTS = timedelta(days=2)
 POPULATIONS = 5
 MOST_IN_A_ROW = 10  # intervals that fail one after the other, before a backfill gives up
-Progress = Callable[[int], None]
-
-
-def new_token() -> str:
-    """An attempt token for the command line: a UUIDv7, so that a later attempt has a higher one."""
-    return str(uuid7())
 
 
 def plan(  # noqa: PLR0913 - as many as its command has options
@@ -127,7 +121,7 @@ def score(
     part: int,
     token: str,
     progress: Progress | None = None,
-    predictors: Predictors | None = None,
+    predictors: Prescorer | None = None,
 ) -> Counts:
     """Read, check, predict and stage one part of a run, chunk by chunk.
 
@@ -152,7 +146,7 @@ def score(
     try:
         with at_work(warehouse, [run_id]):
             opened, found = _score_part(
-                warehouse, model, run_id, part, token, progress, predictors or Predictors(settings)
+                warehouse, model, run_id, part, token, progress, predictors or Prescorer(settings)
             )
             if found is None:
                 log.info("run %d part %d is staged already", run_id, part)
@@ -195,14 +189,14 @@ def _score_part(
     part: int,
     token: str,
     progress: Progress | None,
-    predictors: Predictors,
+    predictors: Prescorer,
 ) -> tuple[Part, tuple[Counts, tuple[float, float] | None] | None]:
     """Stage a part, from its first row on whenever the source is lost half-way through.
 
     Returns:
         The part, and what came of it; None if there was nothing to do.
     """
-    from batch_jobs.runs.scoring import duplicates, score_part, stage_foreseen
+    from batch_jobs.runs.scoring import duplicates, score_part
 
     def load() -> Predictor:
         return predictors.of(warehouse, model, run.model_version)
@@ -215,8 +209,8 @@ def _score_part(
         renew(warehouse, [run_id])
     trained = predictors.trained(warehouse, model, run.model_version)
     try:
-        if found := predictors.foreseen(run, opened):
-            stage_foreseen(warehouse, opened, token, found)
+        if found := predictors.prescored(run, opened):
+            stage_prescored(warehouse, opened, token, found)
             return opened, (found.counts, found.scores)
         counts, scores = score_part(warehouse, trained, load, run, opened, token, progress)
     except IntegrityError as error:
@@ -369,7 +363,7 @@ def score_and_publish(
     run: Run,
     token: str,
     progress: Progress | None = None,
-    predictors: Predictors | None = None,
+    predictors: Prescorer | None = None,
 ) -> Run:
     """Score every part of a claimed run in this process and publish it; see the two verbs."""
     if run.is_done:
@@ -409,7 +403,7 @@ def backfill(
     span.require_past(clock.now())
     token = new_token()
     warehouse, model = Warehouse.existing(settings.warehouse), load_model(name, settings.models)
-    planner, predictors = Planner(settings, name, token), Predictors(settings)
+    planner, predictors = Planner(settings, name, token), Prescorer(settings)
     late = {run.interval: run for run in ([] if force else planner.late(span))}
     seen = ("", span.start)  # which version has predicted all until when
 
@@ -426,7 +420,7 @@ def backfill(
             day = Interval(interval.start, max(min(interval.start + DAY, span.end), interval.end))
             seen = (run.model_version, day.end)
             with at_work(warehouse, [run.run_id]):
-                predictors.foresee(warehouse, model, run.model_version, day)
+                predictors.prescore(warehouse, model, run.model_version, day)
         return score_and_publish(settings, run, token, predictors=predictors)
 
     return _on_each(planner.due_within(span), publish_one, progress)
@@ -461,11 +455,11 @@ def rollback(
     Raises:
         ArtifactError: no such version, or its file is missing, changed or unfit.
     """
-    answer = train.rollback(settings, name, to, actor=actor, reason=reason)
+    answer = promotion.rollback(settings, name, to, actor=actor, reason=reason)
     warehouse = Warehouse.existing(settings.warehouse)
     left = registry.rolled_back_from(warehouse, name)
     token = new_token()
-    planner, predictors = Planner(settings, name, token), Predictors(settings)
+    planner, predictors = Planner(settings, name, token), Prescorer(settings)
     seen = ledger.seen_of_version(warehouse, name, left) if left else []
 
     def score_again(interval: Interval) -> Run:

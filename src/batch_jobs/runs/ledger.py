@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
@@ -13,22 +13,10 @@ from batch_jobs.database.connections import text
 from batch_jobs.database.warehouse import Warehouse, loaded_time, repeatable, stored_time
 from batch_jobs.errors import IncompleteError
 from batch_jobs.interval import Interval, Volume, due_between, floor_to_grid
+from batch_jobs.scoring.counts import Counts, counts_of
 
 # An interval whose run was published is no gap, even if retention has removed the rows since.
 COVERS = "state IN ('published', 'retired')"
-
-
-@dataclass(frozen=True)
-class Counts:
-    """Where the rows that were read went; `read = scored + rejected + skipped`."""
-
-    read: int = 0
-    scored: int = 0
-    rejected: int = 0
-    skipped: int = 0
-
-    def __add__(self, other: Counts) -> Counts:
-        return Counts(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
 
 @dataclass(frozen=True)
@@ -363,11 +351,6 @@ def load_run(connection: Connection, run_id: int) -> Run:
 
 def _interval(row: Row[Any]) -> Interval:
     return Interval(loaded_time(row.interval_start), loaded_time(row.interval_end))
-
-
-def counts_of(row: Row[Any]) -> Counts:
-    """The counts in a row that has the four `rows_…` columns."""
-    return Counts(row.rows_read, row.rows_scored, row.rows_rejected, row.rows_skipped)
 
 
 def span(model: str, interval: Interval) -> dict[str, str]:

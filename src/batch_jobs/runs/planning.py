@@ -14,6 +14,8 @@ from typing import Literal
 from batch_jobs import clock
 from batch_jobs.catalog import load_model
 from batch_jobs.database.connections import text
+from batch_jobs.database.leases import FORGOTTEN_AFTER, LEASE, at_work
+from batch_jobs.database.missed_rows import DAY
 from batch_jobs.database.warehouse import Warehouse, bounds, loaded_time, repeatable, stored_time
 from batch_jobs.errors import FencedError
 from batch_jobs.failpoints import failpoint
@@ -22,14 +24,12 @@ from batch_jobs.model import BatchModel
 from batch_jobs.redaction import first_line
 from batch_jobs.registry import versions
 from batch_jobs.registry.loading import as_trained
+from batch_jobs.registry.promotion import require_champion
 from batch_jobs.registry.versions import ModelVersion
 from batch_jobs.runs import ledger, refusals, staging
-from batch_jobs.runs.leases import FORGOTTEN_AFTER, LEASE, at_work
 from batch_jobs.runs.ledger import Run
-from batch_jobs.runs.missed_rows import DAY
 from batch_jobs.runs.staging import Claim
 from batch_jobs.settings import Settings
-from batch_jobs.training.train import require_champion
 
 log = logging.getLogger(__name__)
 

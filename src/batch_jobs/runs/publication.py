@@ -21,8 +21,9 @@ from batch_jobs.database.warehouse import (
 )
 from batch_jobs.errors import IncompleteError
 from batch_jobs.failpoints import failpoint
-from batch_jobs.runs.ledger import Counts, Run, counts_of, load_run, span
+from batch_jobs.runs.ledger import Run, load_run, span
 from batch_jobs.runs.staging import require_owner
+from batch_jobs.scoring.counts import Counts, counts_of
 
 log = logging.getLogger(__name__)
 

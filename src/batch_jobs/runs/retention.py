@@ -26,10 +26,16 @@ from sqlalchemy.exc import DBAPIError
 
 from batch_jobs import clock
 from batch_jobs.database.connections import text
-from batch_jobs.database.warehouse import Warehouse, loaded_time, repeatable, stored_time
+from batch_jobs.database.warehouse import (
+    REMOVED_AT_ONCE,
+    Warehouse,
+    loaded_time,
+    repeatable,
+    stored_time,
+)
 from batch_jobs.requests import queue
 from batch_jobs.runs.publication import after_the_last
-from batch_jobs.runs.staging import REMOVED, REMOVED_AT_ONCE, remove_rows
+from batch_jobs.runs.staging import REMOVED, remove_rows
 
 log = logging.getLogger(__name__)
 

@@ -9,129 +9,32 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from batch_jobs.database.columns import times
 from batch_jobs.database.connections import text
 from batch_jobs.database.warehouse import Warehouse, bounds, repeatable
 from batch_jobs.errors import ContractError
 from batch_jobs.failpoints import failpoint
 from batch_jobs.interval import Interval
 from batch_jobs.model import BatchModel
-from batch_jobs.redaction import first_line
 from batch_jobs.runs import staging
-from batch_jobs.runs.ledger import Counts, Part, Run
-from batch_jobs.scoring.contract import CURE_OF_DUPLICATES, check_features, records
-from batch_jobs.scoring.predict import Fitted, answered
+from batch_jobs.runs.ledger import Part, Run
+from batch_jobs.scoring.contract import CURE_OF_DUPLICATES
+from batch_jobs.scoring.counts import Counts, Progress
+from batch_jobs.scoring.predict import Predicted, Predictor, predict_chunk
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
-    import pyarrow as pa
-    from numpy.typing import NDArray
 
 log = logging.getLogger(__name__)
-Progress = Callable[[int], None]
 
 # Chunks that are read before they are asked for; compiling takes as long as reading so many.
 AHEAD = 8
-# Loading what was compiled takes half a second, which 150,000 rows save again. A chunk of the
-# default size that is full will not be the last.
-MANY_ROWS = 50_000
-PROVED_ROWS = 10_000  # of each chunk until then: scikit-learn takes as long as ours for 50,000
-# Chunks of a few rows, as a backfill or a replay has them, take long for what surrounds the trees.
-MANY_CALLS = 50
-FORESEEN_ROWS = 500_000  # at most: they are held in memory
-
-
-@dataclass(frozen=True)
-class Predicted:
-    """What became of the rows of one chunk.
-
-    Attributes:
-        counts: how many there were.
-        scored: `entity_id`, `score`, `label`.
-        rejected: entity id, reason, the row as it was read.
-        scores: the lowest and the highest score, if there is any.
-    """
-
-    counts: Counts
-    scored: pa.Table
-    rejected: Sequence[staging.Reject]
-    scores: tuple[float, float] | None
-
-
-@dataclass(frozen=True)
-class Foreseen:
-    """The rows of a long interval, predicted at once; shorter ones find theirs in it.
-
-    Attributes:
-        span: the long interval.
-        moments: when each row could be scored, ascending, shape (rows,).
-        scored: as in `Predicted`, in the same order.
-    """
-
-    span: Interval
-    moments: NDArray[np.datetime64]
-    scored: pa.Table
-
-    def within(self, interval: Interval) -> Predicted | None:
-        """What the rows of an interval get; None if it does not lie in the span."""
-        import numpy as np
-
-        if interval.start < self.span.start or interval.end > self.span.end:
-            return None
-        ends = [np.datetime64(moment.replace(tzinfo=None)) for moment in vars(interval).values()]
-        first, last = (int(place) for place in np.searchsorted(self.moments, ends))
-        rows = self.scored.slice(first, last - first)
-        scores = rows["score"].to_numpy()
-        extremes = (float(scores.min()), float(scores.max())) if len(scores) else None
-        return Predicted(Counts(len(rows), len(rows)), rows, [], extremes)
-
-
-def foresee(
-    warehouse: Warehouse, model: BatchModel, predictor: Predictor, span: Interval
-) -> Foreseen | None:
-    """Read, check and predict a long interval at once, which an additive query allows.
-
-    None if its intervals are better looked at one by one: a row or a key is not as it should be, or
-    there are too many.
-    """
-    import numpy as np
-    import pyarrow as pa
-
-    scored = pa.schema({"entity_id": pa.string(), "score": pa.float64(), "label": pa.string()})
-    tables, moments, rows = [], [], 0
-    with closing(warehouse.stream(model.features_query, bounds(span), model.chunk_rows)) as chunks:
-        for chunk in chunks:
-            try:
-                predicted = predict_chunk(model, predictor, span, chunk)
-            except ContractError:
-                return None
-            rows += len(chunk)
-            if predicted.rejected or rows > FORESEEN_ROWS:
-                return None
-            tables.append(predicted.scored.cast(scored))
-            moments.append(times(chunk["as_of"]).dt.tz_localize(None).to_numpy("datetime64[us]"))
-    order = np.argsort(np.concatenate(moments), kind="stable")
-    return Foreseen(span, np.concatenate(moments)[order], pa.concat_tables(tables).take(order))
-
-
-def stage_foreseen(warehouse: Warehouse, part: Part, token: str, found: Predicted) -> None:
-    """Stage the rows of a part that were predicted before.
-
-    Raises:
-        FencedError: a newer attempt has claimed the interval, or a newer try the part.
-        sqlalchemy.exc.IntegrityError: an entity comes twice.
-    """
-    staging.stage(warehouse, part, token, 0, found.scored)
-    failpoint("score.chunk_staged")
 
 
 def score_part(
@@ -211,68 +114,6 @@ def _stage(
         staging.stage(warehouse, part, token, next(numbers), scored, rejected)
 
 
-class Predictor:
-    """A version that predicts chunk after chunk, and faster once there were many.
-
-    Its trees are then compiled, if numba is there and they are of a kind that can be. What was
-    compiled is taken only if its answers to the first rows of each chunk so far are the estimator's
-    own in every bit.
-
-    Args:
-        fitted: the version.
-
-    Attributes:
-        fitted: the one that predicts.
-    """
-
-    def __init__(self, fitted: Fitted) -> None:
-        self.fitted = fitted
-        self._rows_left, self._calls_left = MANY_ROWS, MANY_CALLS
-        self._seen: list[tuple[pd.DataFrame, NDArray[np.float64]]] = []
-
-    def answers(self, rows: pd.DataFrame) -> NDArray[np.float64]:
-        """What the version says of each row; see `Fitted.answers`."""
-        import numpy as np
-
-        inputs = self.fitted.inputs(rows)
-        if min(self._rows_left, self._calls_left) <= 0:
-            return self.fitted.answers(inputs)
-        self._rows_left -= len(inputs)
-        self._calls_left -= 1
-        head, rest = inputs[:PROVED_ROWS], inputs[PROVED_ROWS:]
-        answer = self.fitted.answers(head)
-        self._seen.append((head, answer))
-        if min(self._rows_left, self._calls_left) <= 0:
-            self.fitted = _compiled(self.fitted, self._seen)
-            self._seen = []
-        if rest.empty:
-            return answer
-        return np.concatenate([answer, self.fitted.answers(rest)])
-
-
-def _compiled(fitted: Fitted, seen: Sequence[tuple[pd.DataFrame, NDArray[np.float64]]]) -> Fitted:
-    """The version with its trees compiled, if that can be done and gives the same answers."""
-    import numpy as np
-
-    try:
-        from batch_jobs.scoring.compiled_trees import compiled
-
-        estimator = compiled(fitted.estimator)
-        if estimator is None:
-            return fitted
-        faster = replace(fitted, estimator=estimator)
-        same = all(
-            np.array_equal(faster.answers(inputs), answer, equal_nan=True)
-            for inputs, answer in seen
-        )
-    except Exception as error:  # noqa: BLE001 - whatever it is, the estimator itself goes on
-        log.info("trees are not compiled: %s", first_line(error))
-        return fitted
-    if not same:
-        log.warning("trees are not compiled: another answer than the estimator's own")
-    return faster if same else fitted
-
-
 def _ahead(chunks: Generator[pd.DataFrame], full: int) -> Generator[pd.DataFrame]:
     """Each chunk, while the next ones are being read by a thread of its own.
 
@@ -314,70 +155,6 @@ def _read(warehouse: Warehouse, model: BatchModel, run: Run, part: Part) -> Gene
         query = f"SELECT * FROM (\n{query}\n) AS f WHERE {condition}"  # noqa: S608
         values |= {name: key for name, (key, _) in wanted.items()}
     yield from warehouse.stream(query, values, model.chunk_rows)
-
-
-def _no_rows() -> pa.Table:
-    import pyarrow as pa
-
-    return pa.table({"entity_id": [], "score": [], "label": []})
-
-
-def predict_chunk(
-    model: BatchModel, predictor: Predictor | None, interval: Interval, chunk: pd.DataFrame
-) -> Predicted:
-    """Hold rows to the contract and predict those that fit.
-
-    Args:
-        model: what the rows mean.
-        predictor: who predicts; None if there is no row.
-        interval: where every `as_of` lies.
-        chunk: rows as of the features query.
-
-    Raises:
-        ContractError: whole columns or keys are wrong, or the estimator answers other rows.
-    """
-    import pyarrow as pa
-
-    checked = check_features(model, chunk, interval)
-    rows, rejected = checked.rows, list(checked.rejected)
-    if rows.empty or predictor is None:
-        return Predicted(Counts(len(chunk), 0, len(rejected)), _no_rows(), rejected, None)
-    answer, refused = answered(predictor.answers, rows)
-    if refused:
-        bad = rows.iloc[list(refused)]
-        rejected += [
-            (key, f"the estimator raised {error}", row)
-            for key, error, row in zip(
-                bad["entity_id"], refused.values(), records(bad), strict=True
-            )
-        ]
-        rows = rows.drop(index=bad.index)
-    if answer is None:
-        return Predicted(Counts(len(chunk), 0, len(rejected)), _no_rows(), rejected, None)
-    scores, labels = predictor.fitted.scores_and_labels(answer)
-    table = pa.table(
-        {
-            "entity_id": pa.array(rows["entity_id"], pa.string()),
-            "score": scores,
-            "label": pa.array(labels, pa.string()),
-        }
-    )
-    sound = predictor.fitted.are_sound(scores)
-    if not sound.all():
-        wild = rows[~sound]
-        rejected += [
-            (key, f"the model answered {score}", row)
-            for key, score, row in zip(
-                wild["entity_id"], scores[~sound], records(wild), strict=True
-            )
-        ]
-        table, scores = table.filter(pa.array(sound)), scores[sound]
-    return Predicted(
-        Counts(len(chunk), table.num_rows, len(rejected)),
-        table,
-        rejected,
-        (float(scores.min()), float(scores.max())) if len(scores) else None,
-    )
 
 
 @repeatable

@@ -20,20 +20,19 @@ from sqlalchemy.exc import DBAPIError
 
 from batch_jobs import clock
 from batch_jobs.database.connections import text
-from batch_jobs.database.warehouse import Warehouse, repeatable, stored_time
+from batch_jobs.database.warehouse import REMOVED_AT_ONCE, Warehouse, repeatable, stored_time
 from batch_jobs.errors import ConfigurationError, FencedError, IncompleteError
 from batch_jobs.interval import Interval
-from batch_jobs.runs.ledger import Counts, Part, Run, counts_of, load_run, span
+from batch_jobs.runs.ledger import Part, Run, load_run, span
+from batch_jobs.scoring.counts import Counts, Reject, counts_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 log = logging.getLogger(__name__)
-Reject = tuple[str, str, Mapping[Hashable, Any]]
 
 # From so many rows on, a population is cheaper to publish from a table of its own.
 LARGE = 100_000
-REMOVED_AT_ONCE = 20_000
 REMOVED = "none"  # the rows_table of a run whose rows are gone
 SWEPT = "~"  # the token of a part whose rows are being removed: no try has a higher one
 

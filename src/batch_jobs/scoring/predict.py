@@ -6,14 +6,18 @@ that it has learnt, whichever of them the rows at hand happen to have.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from batch_jobs.database.columns import text_of
 from batch_jobs.errors import ContractError
-from batch_jobs.model import Category, Feature
+from batch_jobs.interval import Interval
+from batch_jobs.model import BatchModel
 from batch_jobs.redaction import first_line
+from batch_jobs.scoring.contract import check_features, records
+from batch_jobs.scoring.counts import Counts, Reject
+from batch_jobs.scoring.fitted import Fitted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,153 +25,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
-Categories = Mapping[str, Sequence[str]]
 FEW_REFUSED = 20  # rows, however few there are; and so many of more are tried by themselves first
-
-
-@dataclass(frozen=True, eq=False)
-class Fitted:
-    """A fitted estimator, and what it is asked and answers.
-
-    Attributes:
-        estimator: fitted.
-        features: name and kind of every feature, in the order of the fit.
-        categories: of each feature of kind Category, the values that the fit has seen, sorted; one
-            that is not named gets those of the rows at hand, as versions of old releases do.
-        classes: text of the classes, in the order of the answers; None of a regression.
-        positive: of two classes, the one whose probability is the score.
-    """
-
-    estimator: Any
-    features: Mapping[str, Feature]
-    categories: Categories
-    classes: tuple[str, ...] | None
-    positive: str | None
-
-    @classmethod
-    def of(
-        cls,
-        estimator: Any,
-        features: Mapping[str, Feature],
-        categories: Categories | None = None,
-        positive: str | None = None,
-    ) -> Fitted:
-        """An estimator with the classes that it says it has.
-
-        Without a positive class it is the last of two, as scikit-learn sorts them.
-        """
-        from sklearn.base import is_classifier
-
-        classes = None
-        if is_classifier(estimator):
-            classes = tuple(class_text(label) for label in estimator.classes_)
-            positive = positive or (classes[1] if len(classes) == 2 else None)
-        return cls(estimator, features, categories or {}, classes, positive)
-
-    @property
-    def positive_place(self) -> int | None:
-        """The column of the positive class; None if there are not two classes."""
-        if self.classes is None or self.positive is None:
-            return None
-        return self.classes.index(self.positive)
-
-    def inputs(self, rows: pd.DataFrame) -> pd.DataFrame:
-        """What the estimator is given of rows; see `as_inputs`."""
-        return as_inputs(rows, self.features, self.categories)
-
-    def answers(self, inputs: pd.DataFrame) -> NDArray[np.float64]:
-        """What the estimator says of each row: shape (rows, classes), or (rows, 1) of a regression.
-
-        Args:
-            inputs: as of `inputs`.
-
-        Raises:
-            ContractError: it answers with another number of rows.
-        """
-        import numpy as np
-
-        if self.classes is None:
-            answer = np.asarray(self.estimator.predict(inputs), dtype="float64").reshape(-1, 1)
-        else:
-            answer = np.asarray(self.estimator.predict_proba(inputs), dtype="float64")
-        if len(answer) != len(inputs):
-            raise ContractError(
-                "estimator", [f"answered {len(answer):,} rows where it was given {len(inputs):,}"]
-            )
-        return answer
-
-    def scores_and_labels(
-        self, answer: NDArray[np.float64]
-    ) -> tuple[NDArray[np.float64], pa.StringArray]:
-        """What is stored of each row: scores and labels, both of shape (rows,).
-
-        The score is the regression value, or the probability of the positive class (of two), or of
-        the predicted one (of more); the label is the predicted class as text, or null.
-        """
-        import pyarrow as pa
-
-        if self.classes is None:
-            return answer[:, 0], pa.nulls(len(answer), pa.string())
-        labels = pa.array(self.classes, pa.string()).take(pa.array(answer.argmax(axis=1)))
-        place = self.positive_place
-        return answer.max(axis=1) if place is None else answer[:, place], labels
-
-    def are_sound(self, scores: NDArray[np.float64]) -> NDArray[np.bool_]:
-        """Which scores may be published: finite ones, and of a classifier only probabilities."""
-        import numpy as np
-
-        sound = np.isfinite(scores)
-        return sound if self.classes is None else sound & (scores >= 0) & (scores <= 1)
-
-
-def class_text(label: Any) -> str:
-    """A class as text, as it is published and named."""
-    plain = label.item() if hasattr(label, "item") else label
-    text = text_of(plain)
-    return str(plain) if text is None else text
-
-
-def categories_of(rows: pd.DataFrame, features: Mapping[str, Feature]) -> dict[str, list[str]]:
-    """The values that rows have of each feature of kind Category, sorted."""
-    return {
-        name: sorted(rows[name].dropna().unique().tolist())
-        for name, kind in features.items()
-        if isinstance(kind, Category)
-    }
-
-
-def as_inputs(
-    rows: pd.DataFrame, features: Mapping[str, Feature], categories: Categories
-) -> pd.DataFrame:
-    """The features alone, in declared order: numbers as float64, text as pandas categories.
-
-    A value that is none of the categories stays what it is, and comes after them: an estimator
-    tells for itself what it does with one that it has never seen.
-    """
-    columns = {
-        name: _as_category(rows[name], categories.get(name))
-        for name, kind in features.items()
-        if isinstance(kind, Category)
-    }
-    return rows[list(features)].assign(**columns)
-
-
-def _as_category(column: pd.Series[Any], known: Sequence[str] | None) -> pd.Series[Any]:
-    import pandas as pd
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    if known is None:
-        return column.astype("category")
-    texts = pa.array(column, pa.large_string(), from_pandas=True)
-    place = pc.index_in(texts, pa.array(known, pa.large_string()))
-    if place.null_count > texts.null_count:
-        unseen = set(pc.unique(texts.filter(place.is_null())).to_pylist()) - {None}
-        return _as_category(column, [*known, *sorted(unseen)])
-    kind = pd.CategoricalDtype(pd.Index(list(known), dtype="str"))
-    codes = place.fill_null(-1).to_numpy()
-    # Not validated, which takes as long as all the rest.
-    return pd.Series(pd.Categorical.from_codes(codes, dtype=kind, validate=False), column.index)
 
 
 def answered(
@@ -235,14 +93,157 @@ def _raises_everywhere(
     return raised > FEW_REFUSED // 2
 
 
-def are_alike(answers: NDArray[np.float64], wanted: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Which rows were answered alike, up to the last bits, in which processors differ.
+log = logging.getLogger(__name__)
+
+
+# Loading what was compiled takes half a second, which 150,000 rows save again. A chunk of the
+# default size that is full will not be the last.
+MANY_ROWS = 50_000
+
+PROVED_ROWS = 10_000  # of each chunk until then: scikit-learn takes as long as ours for 50,000
+
+# Chunks of a few rows, as a backfill or a replay has them, take long for what surrounds the trees.
+MANY_CALLS = 50
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What became of the rows of one chunk.
+
+    Attributes:
+        counts: how many there were.
+        scored: `entity_id`, `score`, `label`.
+        rejected: entity id, reason, the row as it was read.
+        scores: the lowest and the highest score, if there is any.
+    """
+
+    counts: Counts
+    scored: pa.Table
+    rejected: Sequence[Reject]
+    scores: tuple[float, float] | None
+
+
+class Predictor:
+    """A version that predicts chunk after chunk, and faster once there were many.
+
+    Its trees are then compiled, if numba is there and they are of a kind that can be. What was
+    compiled is taken only if its answers to the first rows of each chunk so far are the estimator's
+    own in every bit.
 
     Args:
-        answers: as of `Fitted.answers`.
-        wanted: of the same shape.
+        fitted: the version.
+
+    Attributes:
+        fitted: the one that predicts.
     """
+
+    def __init__(self, fitted: Fitted) -> None:
+        self.fitted = fitted
+        self._rows_left, self._calls_left = MANY_ROWS, MANY_CALLS
+        self._seen: list[tuple[pd.DataFrame, NDArray[np.float64]]] = []
+
+    def answers(self, rows: pd.DataFrame) -> NDArray[np.float64]:
+        """What the version says of each row; see `Fitted.answers`."""
+        import numpy as np
+
+        inputs = self.fitted.inputs(rows)
+        if min(self._rows_left, self._calls_left) <= 0:
+            return self.fitted.answers(inputs)
+        self._rows_left -= len(inputs)
+        self._calls_left -= 1
+        head, rest = inputs[:PROVED_ROWS], inputs[PROVED_ROWS:]
+        answer = self.fitted.answers(head)
+        self._seen.append((head, answer))
+        if min(self._rows_left, self._calls_left) <= 0:
+            self.fitted = _compiled(self.fitted, self._seen)
+            self._seen = []
+        if rest.empty:
+            return answer
+        return np.concatenate([answer, self.fitted.answers(rest)])
+
+
+def _compiled(fitted: Fitted, seen: Sequence[tuple[pd.DataFrame, NDArray[np.float64]]]) -> Fitted:
+    """The version with its trees compiled, if that can be done and gives the same answers."""
     import numpy as np
 
-    alike: NDArray[np.bool_] = np.all(np.isclose(answers, wanted, rtol=1e-9, atol=1e-12), axis=1)
-    return alike
+    try:
+        from batch_jobs.scoring.compiled_trees import compiled
+
+        estimator = compiled(fitted.estimator)
+        if estimator is None:
+            return fitted
+        faster = replace(fitted, estimator=estimator)
+        same = all(
+            np.array_equal(faster.answers(inputs), answer, equal_nan=True)
+            for inputs, answer in seen
+        )
+    except Exception as error:  # noqa: BLE001 - whatever it is, the estimator itself goes on
+        log.info("trees are not compiled: %s", first_line(error))
+        return fitted
+    if not same:
+        log.warning("trees are not compiled: another answer than the estimator's own")
+    return faster if same else fitted
+
+
+def _no_rows() -> pa.Table:
+    import pyarrow as pa
+
+    return pa.table({"entity_id": [], "score": [], "label": []})
+
+
+def predict_chunk(
+    model: BatchModel, predictor: Predictor | None, interval: Interval, chunk: pd.DataFrame
+) -> Predicted:
+    """Hold rows to the contract and predict those that fit.
+
+    Args:
+        model: what the rows mean.
+        predictor: who predicts; None if there is no row.
+        interval: where every `as_of` lies.
+        chunk: rows as of the features query.
+
+    Raises:
+        ContractError: whole columns or keys are wrong, or the estimator answers other rows.
+    """
+    import pyarrow as pa
+
+    checked = check_features(model, chunk, interval)
+    rows, rejected = checked.rows, list(checked.rejected)
+    if rows.empty or predictor is None:
+        return Predicted(Counts(len(chunk), 0, len(rejected)), _no_rows(), rejected, None)
+    answer, refused = answered(predictor.answers, rows)
+    if refused:
+        bad = rows.iloc[list(refused)]
+        rejected += [
+            (key, f"the estimator raised {error}", row)
+            for key, error, row in zip(
+                bad["entity_id"], refused.values(), records(bad), strict=True
+            )
+        ]
+        rows = rows.drop(index=bad.index)
+    if answer is None:
+        return Predicted(Counts(len(chunk), 0, len(rejected)), _no_rows(), rejected, None)
+    scores, labels = predictor.fitted.scores_and_labels(answer)
+    table = pa.table(
+        {
+            "entity_id": pa.array(rows["entity_id"], pa.string()),
+            "score": scores,
+            "label": pa.array(labels, pa.string()),
+        }
+    )
+    sound = predictor.fitted.are_sound(scores)
+    if not sound.all():
+        wild = rows[~sound]
+        rejected += [
+            (key, f"the model answered {score}", row)
+            for key, score, row in zip(
+                wild["entity_id"], scores[~sound], records(wild), strict=True
+            )
+        ]
+        table, scores = table.filter(pa.array(sound)), scores[sound]
+    return Predicted(
+        Counts(len(chunk), table.num_rows, len(rejected)),
+        table,
+        rejected,
+        (float(scores.min()), float(scores.max())) if len(scores) else None,
+    )

@@ -22,12 +22,12 @@ from batch_jobs.model import BatchModel
 from batch_jobs.redaction import first_line
 from batch_jobs.registry import versions
 from batch_jobs.settings import Settings
-from batch_jobs.training import train
+from batch_jobs.training import dataset
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from batch_jobs.scoring.predict import Fitted
+    from batch_jobs.scoring.fitted import Fitted
     from batch_jobs.training.dataset import Split
 
 SAMPLES = 3
@@ -96,7 +96,7 @@ def check(settings: Settings, name: str, as_of: datetime | None = None) -> list[
     _check_rows(report, warehouse, model, now)
     split: Split | None = None
     with report.proof("training has enough rows whose labels are known"):
-        split = train.read_split(warehouse, model, now)
+        split = dataset.read_split(warehouse, model, now)
         report.say(
             f"{len(split.fit):,} to learn from, {len(split.judge):,} to judge on, "
             f"{split.coverage:.0%} of the newest labelled"
@@ -293,13 +293,15 @@ def _check_features(report: _Report, model: BatchModel, split: Split) -> None:
 
 
 def _check_estimator(report: _Report, model: BatchModel, split: Split) -> None:
-    from batch_jobs.training import dataset
+    from batch_jobs.evaluation import metrics
+    from batch_jobs.scoring.golden import golden, unlike_golden
+    from batch_jobs.training import fit
 
     found: list[Fitted] = []
     with report.proof("the estimator fits"):
         began = time.monotonic()
-        fitted = dataset.fit(model, split.fit)
-        dataset.require_answers(model, fitted, split.judge)
+        fitted = fit.fit(model, split.fit)
+        fit.require_answers(model, fitted, split.judge)
         found.append(fitted)
         report.say(f"{time.monotonic() - began:.1f} s, {_peak_memory()} MB at most")
         if time.monotonic() - began > model.train_timeout.total_seconds() / 2:
@@ -315,10 +317,8 @@ def _check_estimator(report: _Report, model: BatchModel, split: Split) -> None:
         from batch_jobs.registry.store import deserialize_bytes, serialize
 
         content = serialize(fitted.estimator)
-        golden = dataset.golden(fitted, split.judge)
-        problem = dataset.unlike_golden(
-            replace(fitted, estimator=deserialize_bytes(content)), golden
-        )
+        kept = golden(fitted, split.judge)
+        problem = unlike_golden(replace(fitted, estimator=deserialize_bytes(content)), kept)
         if problem:
             raise Unproved(problem)
         report.say(f"{len(content) / 1e6:.1f} MB")
@@ -326,8 +326,8 @@ def _check_estimator(report: _Report, model: BatchModel, split: Split) -> None:
         _require_same_in_any_chunk(fitted, split.judge)
         report.say(f"{min(len(split.judge), ROWS_ONE_BY_ONE)} rows, one by one and turned round")
     with report.proof("it is better than the constant answer"):
-        judged = dataset.judge(fitted, split.judge)
-        constant = dataset.baseline(fitted, split.fit, split.judge)
+        judged = metrics.judge(fitted, split.judge)
+        constant = metrics.baseline(fitted, split.fit, split.judge)
         loss, bound = judged.losses.mean(), constant.losses.mean()
         report.say(", ".join(f"{name} {value:.4f}" for name, value in judged.metrics.items()))
         if not loss < bound:
@@ -348,7 +348,7 @@ def _require_named_class(model: BatchModel, fitted: Fitted) -> None:
 def _require_same_in_any_chunk(fitted: Fitted, rows: pd.DataFrame) -> None:
     import numpy as np
 
-    from batch_jobs.scoring.predict import are_alike
+    from batch_jobs.scoring.fitted import are_alike
 
     chosen = rows.head(ROWS_ONE_BY_ONE)
 
@@ -369,7 +369,7 @@ def _require_same_in_any_chunk(fitted: Fitted, rows: pd.DataFrame) -> None:
 
 @repeatable
 def _read(warehouse: Warehouse, query: str, span: Interval) -> pd.DataFrame:
-    return train.read_whole(warehouse, query, span)
+    return dataset.read_whole(warehouse, query, span)
 
 
 def _some(keys: Any) -> str:

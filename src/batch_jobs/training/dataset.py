@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from batch_jobs.errors import ContractError, ModelFileError, TrainingDataError
+from batch_jobs.database.warehouse import Warehouse, bounds, repeatable
+from batch_jobs.errors import TrainingDataError
+from batch_jobs.interval import Interval, due_between, floor_to_grid
 from batch_jobs.model import BatchModel
-from batch_jobs.redaction import first_line
-from batch_jobs.scoring.predict import Fitted, are_alike, as_inputs, categories_of, class_text
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
-    from numpy.typing import NDArray
-
-
-GOLDEN_ROWS = 20
-RELIABILITY_BINS = 10
-CLASSES_SHOWN = 5
-LARGEST_ERROR = 1e100  # whose square, summed over many rows, is finite
 
 
 @dataclass(frozen=True)
@@ -128,53 +121,6 @@ def _require_open_outcomes(model: BatchModel, rows: pd.DataFrame) -> None:
         )
 
 
-def fit(model: BatchModel, rows: pd.DataFrame) -> Fitted:
-    """A fitted estimator, with the categories and classes that it has seen.
-
-    Raises:
-        TrainingDataError: a classifier would see fewer than two classes, or not the positive one.
-        ModelFileError: the classifier gives no probabilities.
-    """
-    from sklearn.base import is_classifier
-
-    estimator = model.estimator()
-    if is_classifier(estimator):
-        _require_classes(model, rows)
-    elif model.positive is not None:
-        raise _misfit(model, f"positive: {type(estimator).__name__} is no classifier; leave it out")
-    categories = categories_of(rows, model.features)
-    try:
-        fitted = estimator.fit(as_inputs(rows, model.features, categories), rows["label"])
-    except MemoryError:
-        raise
-    except Exception as error:  # the estimator is the user's code
-        raise _misfit(model, f"estimator: its fit fails with {first_line(error)}") from error
-    if is_classifier(fitted) and not hasattr(fitted, "predict_proba"):
-        name = type(estimator).__name__
-        raise _misfit(
-            model,
-            f"estimator: {name} gives no probabilities; return "
-            f"sklearn.calibration.CalibratedClassifierCV({name}())",
-        )
-    return Fitted.of(fitted, model.features, categories, model.positive)
-
-
-def require_answers(model: BatchModel, fitted: Fitted, rows: pd.DataFrame) -> None:
-    """Let a version answer before anything is kept of it.
-
-    Raises:
-        ModelFileError: its predict or predict_proba raises.
-    """
-    try:
-        fitted.answers(fitted.inputs(rows))
-    except (MemoryError, ContractError):
-        raise
-    except Exception as error:  # the estimator is the user's code
-        raise _misfit(
-            model, f"estimator: it is fitted, but its prediction fails with {first_line(error)}"
-        ) from error
-
-
 def _sound_labels(model: BatchModel, rows: pd.DataFrame) -> pd.Series[Any]:
     """The labels, as numbers for a regression.
 
@@ -210,206 +156,89 @@ def _sound_labels(model: BatchModel, rows: pd.DataFrame) -> pd.Series[Any]:
     return labels
 
 
-def _require_classes(model: BatchModel, rows: pd.DataFrame) -> None:
-    classes = sorted({class_text(label) for label in rows["label"].unique()})
-    if len(classes) < 2:
-        raise TrainingDataError(
-            f"{model.name}: all {len(rows):,} rows to learn from have the label "
-            f"{rows['label'].tolist()[0]!r}; a classifier needs two classes; nothing is promoted"
-        )
-    if model.positive is not None and (len(classes) > 2 or model.positive not in classes):
-        shown = ", ".join(map(repr, classes[:CLASSES_SHOWN]))
-        cure = "leave it out" if len(classes) > 2 else f"write one of {shown}"
-        raise _misfit(
-            model,
-            f"positive: {model.positive!r} names one of two classes, and the labels have "
-            f"{len(classes):,}: {shown}; {cure}",
-        )
+log = logging.getLogger(__name__)
 
 
-def _misfit(model: BatchModel, problem: str) -> ModelFileError:
-    return ModelFileError(f"model file {model.name}.py", [problem])
-
-
-def golden(fitted: Fitted, rows: pd.DataFrame) -> dict[str, Any]:
-    """A few rows and what the estimator answers to them, as plain JSON values.
-
-    Args:
-        fitted: whose answers.
-        rows: some of them are taken, evenly spaced.
-
-    Returns:
-        `inputs`, per feature a list of values, and `answers`, one list a row.
-    """
-    chosen = rows.iloc[:: max(len(rows) // GOLDEN_ROWS, 1)].head(GOLDEN_ROWS)
-    inputs = chosen[list(fitted.features)]
-    answers = fitted.answers(fitted.inputs(inputs))
-    plain = inputs.astype("object").where(inputs.notna(), None)
-    return {
-        "inputs": {name: plain[name].tolist() for name in plain},
-        "answers": answers.tolist(),
-    }
-
-
-def unlike_golden(fitted: Fitted, kept: Mapping[str, Any]) -> str | None:
-    """What is wrong with an estimator's answers to its golden rows; None if they are alike."""
-    import numpy as np
-    import pandas as pd
-
-    columns = {
-        name: pd.Series(kept["inputs"][name], dtype="float64" if kind.kind == "number" else "str")
-        for name, kind in fitted.features.items()
-    }
-    wanted = np.array(kept["answers"], "float64")
-    answers = fitted.answers(fitted.inputs(pd.DataFrame(columns)))
-    if answers.shape != wanted.shape:
-        return f"it gives {answers.shape[1]} numbers a row where it gave {wanted.shape[1]}"
-    if are_alike(answers, wanted).all():
-        return None
-    row = int(np.abs(answers - wanted).max(axis=1).argmax())
-    return f"row {row + 1} of {len(wanted)} is answered {answers[row]} where it was {wanted[row]}"
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """How an estimator did on labelled rows.
-
-    Attributes:
-        losses: per row, log-loss of a classifier or squared error of a regressor.
-        metrics: their usual summaries.
-        reliability: of a classifier, per tenth of the rows by probability: the mean probability,
-            the share in which it came true, and the number of rows.
-    """
-
-    losses: NDArray[np.float64]
-    metrics: dict[str, float]
-    reliability: list[tuple[float, float, int]] = field(default_factory=list)
-
-
-def judge(fitted: Fitted, rows: pd.DataFrame) -> Judgement:
-    """Judge an estimator on labelled rows that it has not learnt from."""
-    return _measured(fitted, rows, fitted.answers(fitted.inputs(rows)))
-
-
-def baseline(fitted: Fitted, fit_rows: pd.DataFrame, judge_rows: pd.DataFrame) -> Judgement:
-    """Judge the constant answer: the class frequencies, or the mean, of the rows learnt from."""
-    import numpy as np
-
-    labels = fit_rows["label"]
-    if fitted.classes is None:
-        constant = np.array([labels.mean()], "float64")
-    else:
-        shares = labels.map(class_text).value_counts(normalize=True)
-        constant = shares.reindex(fitted.classes, fill_value=0).to_numpy("float64")
-    return _measured(fitted, judge_rows, np.tile(constant, (len(judge_rows), 1)))
-
-
-def _measured(fitted: Fitted, rows: pd.DataFrame, answer: NDArray[np.float64]) -> Judgement:
-    place = fitted.positive_place
-    return measure(rows["label"], answer, fitted.classes, 1 if place is None else place)
-
-
-def measure(
-    labels: pd.Series[Any] | NDArray[Any],
-    answer: NDArray[np.float64],
-    classes: Sequence[str] | None,
-    positive: int = 1,
-) -> Judgement:
-    """Losses and metrics of predictions.
-
-    Args:
-        labels: the truth, shape (rows,); of a classifier, its text is what counts.
-        answer: probabilities of shape (rows, classes), or values of shape (rows, 1).
-        classes: text of the classes in the order of the columns; None for a regression.
-        positive: of two classes, the column of the positive one.
+@repeatable
+def read_split(warehouse: Warehouse, model: BatchModel, as_of: datetime) -> Split:
+    """The labelled rows to learn from and to judge on, as they were known at `as_of`.
 
     Raises:
-        TrainingDataError: no row, or only one class, to judge a classifier on, or an answer that is
-            no finite number.
+        InputError: queries or rows that do not fit, or too few labelled rows.
     """
-    import numpy as np
     import pandas as pd
-    from sklearn import metrics
 
-    wild = len(answer) - int(np.isfinite(answer).all(axis=1).sum())
-    if wild:
-        raise TrainingDataError(
-            f"the estimator answered nan or inf for {wild:,} of {len(answer):,} rows to judge on; "
-            f"nothing is promoted"
-        )
-    if classes is None:
-        errors = answer[:, 0] - np.asarray(labels, "float64")
-        if len(errors) and not np.abs(errors).max() < LARGEST_ERROR:
-            raise TrainingDataError(
-                f"an error of {np.abs(errors).max():.3g} has no finite square: let the label be in "
-                f"a larger unit, or its logarithm; nothing is promoted"
+    from batch_jobs.scoring import contract
+
+    features, labels = [], []
+    for interval in _intervals(model, as_of - model.history, as_of):
+        values = bounds(interval)
+        for kind, query in (("features", model.features_query), ("labels", model.labels_query)):
+            warehouse.require_query(f"{kind}_query of {model.name}", query, values)
+        log.info("reading features and labels of %s", interval)
+        rows = read_whole(warehouse, model.features_query, interval)
+        checked = contract.check_features(model, rows, interval)
+        if model.mode == "merge":
+            _require_own_intervals(warehouse, model, rows)
+        if checked.rejected:
+            log.warning(
+                "%s rows do not fit the contract and are left out, e.g. %s: %s",
+                f"{len(checked.rejected):,}",
+                *checked.rejected[0][:2],
             )
-        return Judgement(
-            errors**2,
-            {"mae": float(np.abs(errors).mean()), "rmse": float(np.sqrt((errors**2).mean()))},
+        features.append(checked.rows)
+        labels.append(
+            contract.check_labels(model, read_whole(warehouse, model.labels_query, interval))
         )
-    place, found = pd.factorize(np.asarray(labels))
-    if len(found) < 2:
-        raise TrainingDataError(
-            f"all {len(labels):,} rows to judge on have the label {found.tolist()[0]!r}; "
-            f"two classes are needed; nothing is promoted"
-        )
-    of_class = {label: column for column, label in enumerate(classes)}
-    column = np.array([of_class.get(class_text(label), -1) for label in found])[place]
-    likelihood = np.where(column >= 0, answer[np.arange(len(answer)), column], 0.0)
-    losses = -np.log(np.clip(likelihood, 1e-15, 1.0))
-    truth = np.equal(column[:, None], np.arange(len(classes)))
-    summary = {
-        "log_loss": float(losses.mean()),
-        "brier": float(((answer - truth) ** 2).sum(axis=1).mean())
-        / (2 if len(classes) == 2 else 1),
-        "accuracy": float((answer.argmax(axis=1) == column).mean()),
-    }
-    sure = answer[:, positive] if len(classes) == 2 else answer.max(axis=1)
-    right = truth[:, positive] if len(classes) == 2 else answer.argmax(axis=1) == column
-    curve = _reliability(sure, right)
-    summary["calibration_error"] = calibration_error(curve)
-    if len(classes) == 2:
-        summary["base_rate"] = float(right.mean())
-        if 0 < summary["base_rate"] < 1:
-            summary["roc_auc"] = float(metrics.roc_auc_score(right, sure))
-    return Judgement(losses, summary, curve)
+    return split_by_time(
+        model,
+        pd.concat(features, ignore_index=True),
+        pd.concat(labels, ignore_index=True).drop_duplicates(
+            ["entity_id", *(["as_of"] if "as_of" in labels[0] else [])]
+        ),
+        as_of,
+    )
 
 
-def calibration_error(curve: Sequence[tuple[float, float, int]]) -> float:
-    """How far probabilities are from what came true, less what chance alone brings.
+def _require_own_intervals(warehouse: Warehouse, model: BatchModel, rows: pd.DataFrame) -> None:
+    """Find out that each form of time that the source holds is found by its own interval.
 
-    The expected calibration error of few rows is mostly chance: sound models have 0.10 to 0.14 in
-    ten bins of 168 rows. So the variance that a bin of that size has if its mean probability is
-    right is taken from its squared distance (Bröcker 2012, "Estimating reliability and resolution
-    of probability forecasts through decomposition of the empirical score"; Kumar, Liang and Ma
-    2019, "Verified uncertainty calibration").
-
-    Args:
-        curve: as of `Judgement.reliability`.
+    Raises:
+        ContractError: the query compares texts, and one that it should return sorts elsewhere.
     """
-    total = sum(rows for *_, rows in curve)
-    return sum(
-        rows * math.sqrt(max(0.0, (mean - share) ** 2 - mean * (1 - mean) / rows))
-        for mean, share, rows in curve
-    ) / max(total, 1)
+    from batch_jobs.database.columns import texts, times
+    from batch_jobs.database.missed_rows import counted, not_found
+
+    if rows["as_of"].dtype.kind == "M":  # the database itself compares times as times
+        return
+    if problem := counted(warehouse, model):
+        raise problem
+    told = texts(rows["as_of"])
+    forms = told.str.replace(r"\d", "9", regex=True)
+    for of_form in rows.groupby(forms).groups.values():
+        for place in {of_form[0], of_form[len(of_form) // 2], of_form[-1]}:
+            moment = times(told.loc[[place]]).iloc[0].to_pydatetime()
+            start = floor_to_grid(model.schedule, moment)
+            own = next(due_between(model.schedule, start, moment + model.history))
+            found = read_whole(warehouse, model.features_query, own)["entity_id"]
+            if rows.loc[place, "entity_id"] not in set(found):
+                raise not_found(model, told.loc[place], own)
 
 
-def _reliability(
-    sure: NDArray[np.float64], right: NDArray[np.bool_]
-) -> list[tuple[float, float, int]]:
-    """Mean probability and share that came true in bins of about equal size, equal ones together.
+def _intervals(model: BatchModel, start: datetime, as_of: datetime) -> Iterator[Interval]:
+    """The time since a start at once, or in replace mode the snapshots of training within it."""
+    if model.mode == "merge":
+        yield Interval(start, as_of)
+        return
+    due = list(due_between(model.schedule, as_of - model.history, as_of))
+    step = max(len(due) // model.train_samples, 1)
+    chosen = reversed(due[::-1][::step][: model.train_samples])
+    yield from (interval for interval in chosen if interval.end > start)
 
-    Their weighted mean distance would be the expected calibration error (Naeini et al., AAAI 2015).
-    """
-    import numpy as np
 
-    edges = np.unique(np.quantile(sure, np.linspace(0, 1, RELIABILITY_BINS + 1))[1:-1])
-    place = np.searchsorted(edges, sure, side="right")
-    rows = np.bincount(place)
-    means, shares = np.bincount(place, weights=sure), np.bincount(place, weights=right)
-    return [
-        (float(mean / size), float(share / size), int(size))
-        for mean, share, size in zip(means, shares, rows, strict=True)
-        if size
-    ]
+def read_whole(warehouse: Warehouse, query: str, interval: Interval) -> pd.DataFrame:
+    """All rows of a query on one interval."""
+    import pandas as pd
+
+    chunks = warehouse.stream(query, bounds(interval), 100_000)
+    return pd.concat(list(chunks), ignore_index=True)

@@ -32,7 +32,7 @@ def prepare(url, dataset, folder):
     from batch_jobs.catalog import load_model
     from batch_jobs.database.warehouse import Warehouse, stored_time
     from batch_jobs.model import Category
-    from batch_jobs.registry import versions
+    from batch_jobs.registry import promotion, versions
     from batch_jobs.registry.loading import load_version
     from batch_jobs.settings import Settings
     from batch_jobs.training import train
@@ -51,7 +51,7 @@ def prepare(url, dataset, folder):
         joblib.dump(estimator, folder / f"{name}.joblib")
     warehouse.ensure_schema()
     versions.register(warehouse, versions.newest_version(trained, name))
-    train.promote(settings, name, actor="benchmark", reason="to be measured")
+    promotion.promote(settings, name, actor="benchmark", reason="to be measured")
     _fill(url, dataset, dataset, start, end)
     job = Job(
         url=url,

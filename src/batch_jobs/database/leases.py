@@ -15,6 +15,8 @@ from datetime import timedelta
 from itertools import count
 from threading import Condition, Thread
 
+from uuid6 import uuid7
+
 from batch_jobs import clock
 from batch_jobs.database.connections import text
 from batch_jobs.database.warehouse import Warehouse, repeatable, stored_time
@@ -109,3 +111,8 @@ def _forget() -> None:
 
 
 os.register_at_fork(after_in_child=_forget)
+
+
+def new_token() -> str:
+    """An attempt token for the command line: a UUIDv7, so that a later attempt has a higher one."""
+    return str(uuid7())

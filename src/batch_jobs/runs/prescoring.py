@@ -1,0 +1,126 @@
+"""Prescore: predict a long interval at once; the shorter ones in it find their rows there.
+
+The features query is additive, so that nothing changes but the time it takes.
+"""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from batch_jobs.database.columns import times
+from batch_jobs.database.warehouse import Warehouse, bounds
+from batch_jobs.errors import ContractError
+from batch_jobs.failpoints import failpoint
+from batch_jobs.interval import Interval
+from batch_jobs.model import BatchModel
+from batch_jobs.registry.loading import Predictors
+from batch_jobs.runs import staging
+from batch_jobs.runs.ledger import Part, Run
+from batch_jobs.scoring.counts import Counts
+from batch_jobs.scoring.predict import Predicted, Predictor, predict_chunk
+from batch_jobs.settings import Settings
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+
+PRESCORED_ROWS = 500_000  # at most: they are held in memory
+
+
+@dataclass(frozen=True)
+class Prescored:
+    """The rows of a long interval, predicted at once; shorter ones find theirs in it.
+
+    Attributes:
+        span: the long interval.
+        moments: when each row could be scored, ascending, shape (rows,).
+        scored: as in `Predicted`, in the same order.
+    """
+
+    span: Interval
+    moments: NDArray[np.datetime64]
+    scored: pa.Table
+
+    def within(self, interval: Interval) -> Predicted | None:
+        """What the rows of an interval get; None if it does not lie in the span."""
+        import numpy as np
+
+        if interval.start < self.span.start or interval.end > self.span.end:
+            return None
+        ends = [np.datetime64(moment.replace(tzinfo=None)) for moment in vars(interval).values()]
+        first, last = (int(place) for place in np.searchsorted(self.moments, ends))
+        rows = self.scored.slice(first, last - first)
+        scores = rows["score"].to_numpy()
+        extremes = (float(scores.min()), float(scores.max())) if len(scores) else None
+        return Predicted(Counts(len(rows), len(rows)), rows, [], extremes)
+
+
+class Prescorer(Predictors):
+    """Predictors that may have predicted a long interval ahead of the attempts at its parts."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self._prescored: tuple[str, Prescored | None] = ("", None)
+
+    def prescore(
+        self, warehouse: Warehouse, model: BatchModel, version: str, span: Interval
+    ) -> None:
+        """Predict a long interval at once; its intervals will be scored from that, if they can be.
+
+        Raises:
+            ArtifactError: see `Predictors.of`.
+        """
+        predictor = self.of(warehouse, model, version)
+        trained = self.trained(warehouse, model, version)
+        self._prescored = (version, _prescore(warehouse, trained, predictor, span))
+
+    def prescored(self, run: Run, part: Part) -> Predicted | None:
+        """What was predicted ahead for a whole run by its version, if anything was."""
+        version, found = self._prescored
+        whole = part.key_from is None and part.key_to is None
+        if found is None or not whole or version != run.model_version:
+            return None
+        return found.within(run.interval)
+
+
+def _prescore(
+    warehouse: Warehouse, model: BatchModel, predictor: Predictor, span: Interval
+) -> Prescored | None:
+    """Read, check and predict a long interval at once, which an additive query allows.
+
+    None if its intervals are better looked at one by one: a row or a key is not as it should be, or
+    there are too many.
+    """
+    import numpy as np
+    import pyarrow as pa
+
+    scored = pa.schema({"entity_id": pa.string(), "score": pa.float64(), "label": pa.string()})
+    tables, moments, rows = [], [], 0
+    with closing(warehouse.stream(model.features_query, bounds(span), model.chunk_rows)) as chunks:
+        for chunk in chunks:
+            try:
+                predicted = predict_chunk(model, predictor, span, chunk)
+            except ContractError:
+                return None
+            rows += len(chunk)
+            if predicted.rejected or rows > PRESCORED_ROWS:
+                return None
+            tables.append(predicted.scored.cast(scored))
+            moments.append(times(chunk["as_of"]).dt.tz_localize(None).to_numpy("datetime64[us]"))
+    order = np.argsort(np.concatenate(moments), kind="stable")
+    return Prescored(span, np.concatenate(moments)[order], pa.concat_tables(tables).take(order))
+
+
+def stage_prescored(warehouse: Warehouse, part: Part, token: str, found: Predicted) -> None:
+    """Stage the rows of a part that were prescored.
+
+    Raises:
+        FencedError: a newer attempt has claimed the interval, or a newer try the part.
+        sqlalchemy.exc.IntegrityError: an entity comes twice.
+    """
+    staging.stage(warehouse, part, token, 0, found.scored)
+    failpoint("score.chunk_staged")
