@@ -20,7 +20,8 @@ from typing import Any
 import psutil
 from sqlalchemy import text
 
-from batch_jobs.database.warehouse import Warehouse, stored_time
+from batch_jobs.database.transactions import stored_time
+from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.interval import Interval
 from batch_jobs.registry import promotion
 from batch_jobs.runs import jobs

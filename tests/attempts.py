@@ -10,13 +10,15 @@ from sqlalchemy import create_engine, text
 
 from batch_jobs.catalog import load_model
 from batch_jobs.database.leases import new_token
-from batch_jobs.database.warehouse import Warehouse, loaded_time, stored_time
+from batch_jobs.database.transactions import loaded_time, stored_time
+from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.interval import Interval
-from batch_jobs.registry import versions
+from batch_jobs.registry import champions, versions
 from batch_jobs.registry.versions import ModelVersion
+from batch_jobs.runs import claim as claim_
 from batch_jobs.runs import publication, staging
+from batch_jobs.runs.claim import Claim
 from batch_jobs.runs.ledger import load_run
-from batch_jobs.runs.staging import Claim
 from batch_jobs.scoring.counts import Counts
 
 MIDNIGHT = datetime(2024, 3, 1, tzinfo=UTC)
@@ -43,15 +45,13 @@ def claim(warehouse, interval, token=None, *, mode="merge", model="orders", rang
     """Claim an interval for a version that is registered as far as the ledger can see."""
     version = ModelVersion(model, "v1", stored_time(MIDNIGHT), "0" * 64, {"size_bytes": 0}, {}, {})
     versions.register(warehouse, version)
-    return staging.claim(
-        warehouse, Claim(model, interval, token or new_token(), "v1", mode, ranges)
-    )
+    return claim_.claim(warehouse, Claim(model, interval, token or new_token(), "v1", mode, ranges))
 
 
 def retell(settings, name="orders"):
     """Let the champion of a model have been trained for what the model's file says now."""
     warehouse = Warehouse(settings.warehouse)
-    champion = versions.champion(warehouse, name)
+    champion = champions.champion(warehouse, name)
     contract = versions.contract_of(load_model(name, settings.models))
     with warehouse.write() as connection:
         connection.execute(

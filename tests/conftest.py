@@ -272,7 +272,7 @@ def deployment(request, tmp_path, monkeypatch):
     """Two models with one tick published, to try faults on; see tests/deployment.py."""
     from tests.deployment import Deployment
 
-    monkeypatch.setattr("batch_jobs.runs.staging.LARGE", 1)  # as in tests/warm.py
+    monkeypatch.setattr("batch_jobs.runs.claim.LARGE", 1)  # as in tests/warm.py
     if request.param == "sqlite":
         folder, (settings, versions) = request.getfixturevalue("_faulty")
         shutil.copy(folder / "warehouse.db", tmp_path)

@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 
-from batch_jobs.database.warehouse import loaded_time, stored_time
+from batch_jobs.database.transactions import loaded_time, stored_time
 from batch_jobs.runs import retention
 from tests.attempts import MIDNIGHT, ask
 

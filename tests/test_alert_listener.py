@@ -13,8 +13,8 @@ from airflow._shared.listeners.spec import taskinstance
 from airflow.listeners.listener import ListenerManager
 from airflow.listeners.spec import dagrun, importerrors
 
-from batch_jobs.alerts import outbox
-from batch_jobs.alerts.outbox import TaskTry
+from batch_jobs.alerts import outbox, task_errors
+from batch_jobs.alerts.task_errors import TaskTry
 from batch_jobs.database.warehouse import Warehouse
 from tests.conftest import ROOT
 from tests.slack_endpoint import slack_endpoint
@@ -114,7 +114,7 @@ def test_reason_of_a_task_marked_failed_is_noted_for_the_callback(slack, hook):
     )
 
     warehouse = Warehouse(os.environ["BATCH_JOBS_WAREHOUSE"])
-    assert outbox.recall_error(warehouse, task) == slack_alert.MARKED_FAILED
+    assert task_errors.recall_error(warehouse, task) == slack_alert.MARKED_FAILED
 
 
 @pytest.mark.parametrize("message", ["task_failure", "timed_out", "all_tasks_deadlocked"])

@@ -16,7 +16,7 @@ from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.errors import ArtifactError
 from batch_jobs.interval import Interval
 from batch_jobs.registry import promotion
-from batch_jobs.registry.versions import champion
+from batch_jobs.registry.champions import champion
 from batch_jobs.requests import worker
 from batch_jobs.requests.worker import answer
 from batch_jobs.runs import jobs

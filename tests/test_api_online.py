@@ -15,7 +15,8 @@ from batch_jobs.catalog import load_model
 from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.interval import Interval
 from batch_jobs.model import BatchModel, Category, Number
-from batch_jobs.registry import promotion, versions
+from batch_jobs.registry import promotion
+from batch_jobs.registry.champions import champion
 from batch_jobs.registry.store import ARTIFACT
 from batch_jobs.runs import jobs
 from batch_jobs.scoring.contract import check_features
@@ -186,7 +187,7 @@ def test_a_promotion_to_other_features_is_followed(shop, monkeypatch):
     original = load_model("orders", shop.models)
     turned = original.model_copy(update={"features": dict(reversed(original.features.items()))})
     settings = replace(shop, models=(turned, *shop.models))
-    first, waiting = versions.champion(Warehouse(shop.warehouse), "orders").version, Event()
+    first, waiting = champion(Warehouse(shop.warehouse), "orders").version, Event()
     with api.serving(settings, model="orders") as client:
         assert client.post("/predict", json={"features": [90, "kr"]}).status_code == 200
         train.train(settings, "orders", TRAINED + timedelta(hours=6))
@@ -202,7 +203,7 @@ def test_a_promotion_to_other_features_is_followed(shop, monkeypatch):
 def test_a_version_that_cannot_be_loaded_leaves_the_one_before(shop, caplog):
     """Its file was changed: nothing of it is loaded, and it is told once."""
     warehouse = Warehouse(shop.warehouse)
-    first = versions.champion(warehouse, "orders").version
+    first = champion(warehouse, "orders").version
 
     async def promote_a_damaged_one():
         app = create_app(Config(shop, model="orders"))

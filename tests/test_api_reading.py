@@ -14,8 +14,9 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from batch_jobs import clock
-from batch_jobs.database.warehouse import Warehouse, stored_time
-from batch_jobs.registry import versions
+from batch_jobs.database.transactions import stored_time
+from batch_jobs.database.warehouse import Warehouse
+from batch_jobs.registry import champions, versions
 from batch_jobs.registry.versions import ModelVersion
 from tests.api import detail, serving, settings_of
 from tests.attempts import MIDNIGHT, claim, publish, score, tick
@@ -137,9 +138,9 @@ def test_the_champion_is_told(api):
     for name in ("v1", "v2"):
         version = ModelVersion("orders", name, "2024-03-01", "0" * 64, {"size_bytes": 0}, {}, {})
         versions.register(api.warehouse, version)
-        champion = versions.champion(api.warehouse, "orders")
+        champion = champions.champion(api.warehouse, "orders")
         expected = champion and champion.version
-        versions.promote(
+        champions.promote(
             api.warehouse, version, expected=expected, action="promote", actor="a", reason="b"
         )
     [_, orders] = api.get("/models").json()["models"]

@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import text
 
 from batch_jobs.database.warehouse import Warehouse
-from batch_jobs.registry import versions
+from batch_jobs.registry import champions, versions
 from tests.airflow_cases import free_port, until
 from tests.conftest import ROOT
 from tests.example_models._tables import make_tables
@@ -223,7 +223,7 @@ def test_the_one_who_approves_is_recorded(site, approved):
     """The version that was asked about is the champion."""
     assert states(site, approved)["promote"] == "success"
     [(version, actor, reason)] = promotions(site)
-    assert version == versions.champion(site.warehouse, "careful").version
+    assert version == champions.champion(site.warehouse, "careful").version
     assert actor == f"admin (airflow {approved['dag_run_id']})"
     assert reason == "there is no champion to compare with"
 

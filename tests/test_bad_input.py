@@ -17,7 +17,7 @@ from sqlalchemy import text
 from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.errors import ArtifactError, TrainingDataError
 from batch_jobs.interval import Interval
-from batch_jobs.registry import promotion, versions
+from batch_jobs.registry import champions, promotion
 from batch_jobs.runs import jobs
 from batch_jobs.training import train
 from tests.artifacts import Hostile
@@ -35,7 +35,7 @@ HOLDOUT = "placed_at >= '2024-02-26' AND placed_at < '2024-03-01'"
 
 
 def _champion(settings):
-    return versions.champion(Warehouse(settings.warehouse), "orders")
+    return champions.champion(Warehouse(settings.warehouse), "orders")
 
 
 def _change(settings, sql, **values):
@@ -243,14 +243,14 @@ def test_of_two_promotions_at_once_one_wins(shop, challenger, second, in_backgro
     _let_have_served(shop, other)
     recorded = _promotions(shop)
     before, both = _champion(shop), threading.Barrier(2)
-    promote = versions.promote
+    promote = champions.promote
 
     def together(*arguments, **keywords):
         both.wait(60)
         return promote(*arguments, **keywords)
 
     with monkeypatch.context() as patched:
-        patched.setattr(versions, "promote", together)
+        patched.setattr(champions, "promote", together)
         one = in_background(
             promotion.promote, shop, "orders", challenger.version, actor="ann", reason="now"
         )

@@ -18,7 +18,7 @@ from batch_jobs.cli import commands
 from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.errors import FencedError, IncompleteError
 from batch_jobs.interval import newest_due
-from batch_jobs.runs import jobs
+from batch_jobs.runs import jobs, status
 from tests.asking import state, submit
 from tests.attempts import forget_promotions
 
@@ -388,7 +388,7 @@ def test_an_error_of_the_database_is_one_line_without_password_or_values(on_shop
         dsn = "connection to postgresql://writer:hunter2@db/serving failed: password=hunter2"
         raise OperationalError("SELECT :x", {"x": "hunter2"}, Exception(dsn))
 
-    monkeypatch.setattr(jobs, "status", fail)
+    monkeypatch.setattr(status, "status", fail)
     done = on_shop("status")
     assert done.exit_code == 1
     assert _is_one_clear_line(done)

@@ -7,7 +7,8 @@ row may hold is in tests/test_contract.py.
 import pytest
 from sqlalchemy import text
 
-from batch_jobs.database.warehouse import Warehouse, stored_time
+from batch_jobs.database.transactions import stored_time
+from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.errors import ContractError
 from batch_jobs.runs import jobs
 from tests.deployment import shown

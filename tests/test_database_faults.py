@@ -114,7 +114,7 @@ def locked(deployment):
 @pytest.fixture
 def hasty(deployment, monkeypatch):
     """Settings with which a job waits for a lock for a moment, and tries only once."""
-    monkeypatch.setattr("batch_jobs.database.warehouse.PATIENCE_SECONDS", 0)
+    monkeypatch.setattr("batch_jobs.database.transactions.PATIENCE_SECONDS", 0)
     monkeypatch.setattr("batch_jobs.database.sqlite.BUSY_TIMEOUT_MS", 100)
     return with_query(deployment.settings, options="-c lock_timeout=100ms")
 

@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import text
 
 from batch_jobs.database.warehouse import Warehouse
-from batch_jobs.runs import publication, staging
+from batch_jobs.runs import publication, removal, staging
 from batch_jobs.runs.retention import Pruned
 from tests.attempts import app_connections, ask, claim, publish, score, seen, tick
 from tests.faults import until
@@ -20,7 +20,7 @@ TABLES = "SELECT relname FROM pg_class WHERE relkind = 'r' AND relname LIKE 'pre
 @pytest.fixture
 def populations(postgres_url, monkeypatch):
     """A warehouse on PostgreSQL with two populations of a model, each with a table of its own."""
-    monkeypatch.setattr("batch_jobs.runs.staging.LARGE", 1)
+    monkeypatch.setattr("batch_jobs.runs.claim.LARGE", 1)
     made = Warehouse(postgres_url)
     made.ensure_schema()
     for number in range(2):
@@ -122,6 +122,6 @@ def test_a_population_that_failed_is_dropped_though_a_reader_is_there(population
     holder = connect()
     _hold(holder)
     staging.fail(populations, run.run_id, "a test")
-    staging.sweep(populations, "orders", datetime(2024, 1, 1, tzinfo=UTC))
+    removal.sweep(populations, "orders", datetime(2024, 1, 1, tzinfo=UTC))
     assert len(ask(populations, TABLES)) == 2
     assert publication.publish(populations, 2).state == "published"

@@ -11,9 +11,10 @@ import psutil
 import pytest
 from sqlalchemy import text
 
-from batch_jobs.database.warehouse import Warehouse, bounds
+from batch_jobs.database.transactions import bounds
+from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.interval import Interval, due_between
-from batch_jobs.registry import versions
+from batch_jobs.registry import champions
 from batch_jobs.registry.store import ARTIFACT
 from batch_jobs.samples.load import load_flights
 from tests.conftest import ROOT
@@ -135,7 +136,7 @@ def newest_with_flights(deployment):
 
 def test_airflow_trains_and_promotes_on_real_flights(trained):
     """Unpausing the weekly DAG runs its newest due interval at once."""
-    champion = versions.champion(trained.warehouse, "flight_delay")
+    champion = champions.champion(trained.warehouse, "flight_delay")
     assert champion.manifest["rows_fit"] > 10_000
     assert champion.metrics["roc_auc"] > 0.6
     [event] = trained.airflow.api("GET", "/assets/events")["asset_events"]
@@ -156,7 +157,7 @@ def test_airflow_publishes_the_predictions_of_an_interval(published):
         "WHERE interval_start = :start AND interval_end = :end ORDER BY 1",
         **bounds(interval),
     )
-    champion = versions.champion(published.warehouse, "flight_delay")
+    champion = champions.champion(published.warehouse, "flight_delay")
     assert [row.entity_id for row in predictions] == [row.entity_id for row in flights]
     assert {row.model_version for row in predictions} == {champion.version}
     assert all(0 < row.score < 1 for row in predictions)
@@ -193,7 +194,7 @@ def test_airflows_backfill_publishes_a_past_span(published):
 
 def test_a_provoked_failure_is_told_once_and_readers_keep_what_they_had(published):
     """A corrupted artifact is refused; Slack hears what failed and what readers see."""
-    champion = versions.champion(published.warehouse, "flight_delay")
+    champion = champions.champion(published.warehouse, "flight_delay")
     artifact = published.home / "models" / "flight_delay" / champion.version / ARTIFACT
     whole = artifact.read_bytes()
     artifact.write_bytes(whole[:1000] + bytes([whole[1000] ^ 1]) + whole[1001:])

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from sqlalchemy import text
 
 from batch_jobs.catalog import load_model
-from batch_jobs.database.warehouse import Warehouse, bounds
+from batch_jobs.database.transactions import bounds
+from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.errors import ConfigurationError
 from batch_jobs.interval import Interval
 from batch_jobs.samples import load

@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from batch_jobs import Gate
-from batch_jobs.evaluation.gate import Compared, decide, paired_difference
+from batch_jobs.evaluation.bootstrap import paired_difference
+from batch_jobs.evaluation.gate import Compared, decide
 from batch_jobs.evaluation.metrics import Judgement
 
 DAYS = 14

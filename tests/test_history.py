@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batch_jobs.runs import ledger, retention, staging
+from batch_jobs.runs import claim, coverage, removal, retention, staging
 from tests.attempts import MIDNIGHT, ask, head, publish, span, tick
 from tests.history import latest, now, prune, then
 
@@ -95,7 +95,7 @@ def _check(warehouse, mode, schedule):
 
 
 def _gaps(warehouse, model):
-    return ledger.gaps(warehouse, model, GRID, tick(9).end)
+    return coverage.gaps(warehouse, model, GRID, tick(9).end)
 
 
 @pytest.mark.parametrize("mode", ["merge", "replace"])
@@ -114,10 +114,10 @@ def test_the_history_tells_what_an_app_saw_at_any_moment(warehouse, mode):
 @pytest.mark.parametrize("mode", ["merge", "replace"])
 def test_the_history_tells_it_wherever_the_rows_are(warehouse, monkeypatch, mode, large):
     """Also where runs have tables of their own, or are removed row by row."""
-    monkeypatch.setattr(staging, "LARGE", large)
+    monkeypatch.setattr(claim, "LARGE", large)
     monkeypatch.setattr(staging, "REMOVED_AT_ONCE", 1)
     monkeypatch.setattr(retention, "REMOVED_AT_ONCE", 1)
-    monkeypatch.setattr(retention, "SMALL", 0)
+    monkeypatch.setattr(removal, "SMALL", 0)
     schedule = [
         *(("publish", tick(1), "ab"), ("publish", tick(2), "bc"), ("publish", tick(0), "abd")),
         *(("publish", tick(2), "c"), ("prune", 0.5, None), ("publish", span(5, 25), "ad")),

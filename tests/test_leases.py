@@ -8,8 +8,9 @@ import pytest
 from batch_jobs import clock
 from batch_jobs.database import leases
 from batch_jobs.database.leases import new_token
-from batch_jobs.database.warehouse import Warehouse, loaded_time, stored_time
-from batch_jobs.runs import jobs, ledger, staging
+from batch_jobs.database.transactions import loaded_time, stored_time
+from batch_jobs.database.warehouse import Warehouse
+from batch_jobs.runs import attempts, coverage, jobs, ledger, removal, staging
 from tests.deployment import shown
 from tests.fault_models._rows import tick
 from tests.faults import Order, until
@@ -113,12 +114,12 @@ def test_intervals_that_wait_for_their_turn_in_a_task_are_kept(deployment, monke
     runs = jobs.plan_due(deployment.settings, "ticks", tick(2), new_token())
     ids = [run.run_id for run in runs]
     pass_by(deployment, timedelta(hours=3))
-    with jobs.attempt(deployment.settings, ids):
+    with attempts.attempt(deployment.settings, ids):
         pass_by(deployment, timedelta(hours=3))
         busy = {tick(1), tick(2)}
         since = clock.now() - leases.LEASE
         warehouse = Warehouse(deployment.url)
-        until(lambda: ledger.being_staged(warehouse, "ticks", since) == busy, "signs of life")
+        until(lambda: coverage.being_staged(warehouse, "ticks", since) == busy, "signs of life")
 
 
 def test_a_lease_that_cannot_be_renewed_now_is_renewed_later(deployment, monkeypatch):
@@ -162,7 +163,7 @@ def test_the_rows_of_a_part_that_is_tried_again_are_not_swept(deployment):
     _, part = staging.open_part(warehouse, run.run_id, 0, run.token)
     staging.fail_part(warehouse, run.run_id, 0, run.token, "a test")
     staging.open_part(warehouse, run.run_id, 0, new_token())
-    staging.remove_rows(warehouse, run.run_id, run.rows_table)
+    removal.remove_rows(warehouse, run.run_id, run.rows_table)
     assert ledger.find_run(warehouse, run.run_id).rows_table == run.rows_table
     assert part.run_id == run.run_id
 
@@ -173,6 +174,6 @@ def test_a_run_whose_rows_are_removed_is_not_taken_up_again(deployment):
     warehouse = Warehouse(deployment.url)
     staging.open_part(warehouse, run.run_id, 0, run.token)
     staging.fail_part(warehouse, run.run_id, 0, run.token, "a test")
-    staging.remove_rows(warehouse, run.run_id, run.rows_table)
+    removal.remove_rows(warehouse, run.run_id, run.rows_table)
     with pytest.raises(jobs.IncompleteError, match="has failed: a test; only a new attempt"):
         staging.open_part(warehouse, run.run_id, 0, new_token())

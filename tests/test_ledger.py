@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from batch_jobs.errors import ConfigurationError, FencedError, IncompleteError
 from batch_jobs.interval import due_between
-from batch_jobs.runs import ledger, publication, staging
+from batch_jobs.runs import claim as claim_
+from batch_jobs.runs import coverage, publication, removal, staging
 from batch_jobs.scoring.counts import Counts
 from tests.attempts import (
     MIDNIGHT,
@@ -233,9 +234,9 @@ def test_what_failed_runs_left_behind_is_swept(warehouse):
     left = claim(warehouse, tick(2))
     score(warehouse, left, {"d": 0.5, "e": 0.5})
     staging.fail(warehouse, left.run_id, "killed")
-    assert staging.sweep(warehouse, "orders", LONG_AGO) == 1
+    assert removal.sweep(warehouse, "orders", LONG_AGO) == 1
     assert [key for key, _ in _staged(warehouse)] == ["a", "b", "c"]
-    assert staging.sweep(warehouse, "orders", LONG_AGO) == 0
+    assert removal.sweep(warehouse, "orders", LONG_AGO) == 0
 
 
 def test_a_run_whose_attempt_died_long_ago_is_failed_and_swept(warehouse):
@@ -244,19 +245,19 @@ def test_a_run_whose_attempt_died_long_ago_is_failed_and_swept(warehouse):
     score(warehouse, dead, {"a": 0.5})
     moment = datetime.now(UTC)
     score(warehouse, claim(warehouse, tick(1)), {"b": 0.5})
-    assert staging.sweep(warehouse, "orders", moment) == 1
+    assert removal.sweep(warehouse, "orders", moment) == 1
     assert find_run(warehouse, dead.run_id).error == "abandoned: its attempt ended without a word"
     assert [key for key, _ in _staged(warehouse)] == ["b"]
 
 
 def test_the_table_of_a_large_run_that_failed_is_swept(warehouse, monkeypatch):
     """On PostgreSQL it had one for itself, which is gone; SQLite has one for all."""
-    monkeypatch.setattr(staging, "LARGE", 0)
+    monkeypatch.setattr(claim_, "LARGE", 0)
     publish(warehouse, tick(0), {"a": 0.5}, mode="replace")
     left = claim(warehouse, tick(1), mode="replace")
     score(warehouse, left, {"b": 0.5})
     staging.fail(warehouse, left.run_id, "killed")
-    assert staging.sweep(warehouse, "orders", LONG_AGO) == 1
+    assert removal.sweep(warehouse, "orders", LONG_AGO) == 1
     if warehouse.database.name == "postgresql":
         assert ask(warehouse, f"SELECT to_regclass('{left.rows_table}')") == [(None,)]
     assert (_staged(warehouse), seen(warehouse)) == ([("a", 0.5)], {"a": 0.5})
@@ -271,7 +272,7 @@ def test_a_model_keeps_its_mode(warehouse):
 
 
 def _gaps(warehouse, until=NOON, since=None):
-    return [str(gap) for gap in ledger.gaps(warehouse, "orders", TEN, until, since)]
+    return [str(gap) for gap in coverage.gaps(warehouse, "orders", TEN, until, since)]
 
 
 def test_before_the_first_publication_nothing_is_missing(warehouse):
@@ -303,12 +304,12 @@ def test_in_replace_mode_gaps_are_told_though_readers_do_not_feel_them(warehouse
     publish(warehouse, tick(0), {"a": 0.1}, mode="replace")
     publish(warehouse, tick(2), {"a": 0.1}, mode="replace")
     assert _gaps(warehouse, tick(2).end) == [str(tick(1))]
-    assert ledger.fresh_until(warehouse, "orders") == tick(2).end
+    assert coverage.fresh_until(warehouse, "orders") == tick(2).end
 
 
 def test_before_the_first_publication_nothing_is_fresh(warehouse):
     """There is no watermark yet."""
-    assert ledger.fresh_until(warehouse, "orders") is None
+    assert coverage.fresh_until(warehouse, "orders") is None
 
 
 def test_an_interval_that_was_published_in_part_is_a_gap(warehouse):
@@ -329,7 +330,7 @@ def test_an_interval_is_uncovered_if_any_of_its_minutes_is(published):
     covered = {at for run in published for at in _minutes(run, minute)}
     expected = [gap for gap in due if not covered.issuperset(_minutes(gap, minute))]
     bounds = sorted((run.start, run.end) for run in published)
-    assert list(ledger._uncovered(due, bounds)) == expected
+    assert list(coverage._uncovered(due, bounds)) == expected
 
 
 def _minutes(interval, minute):
@@ -344,5 +345,5 @@ def test_intervals_that_another_attempt_is_scoring_are_known(warehouse):
     staging.fail(warehouse, claim(warehouse, tick(1), NEW).run_id, "")
     now = ask(warehouse, "SELECT max(claimed_at) FROM prediction_runs")[0][0]
     later = pd.Timestamp(now).to_pydatetime() + timedelta(seconds=1)
-    assert ledger.being_staged(warehouse, "orders", MIDNIGHT) == {tick(2)}
-    assert ledger.being_staged(warehouse, "orders", later) == set()
+    assert coverage.being_staged(warehouse, "orders", MIDNIGHT) == {tick(2)}
+    assert coverage.being_staged(warehouse, "orders", later) == set()

@@ -22,7 +22,7 @@ from batch_jobs.errors import (
     TrainingDataError,
     UnknownModelError,
 )
-from batch_jobs.registry import promotion, versions
+from batch_jobs.registry import champions, promotion, versions
 from batch_jobs.registry.loading import load_version
 from batch_jobs.registry.store import ModelStore, serialize
 from batch_jobs.training import train
@@ -41,7 +41,7 @@ def _change(settings, sql):
 
 
 def _champion(settings, name="orders"):
-    return versions.champion(Warehouse(settings.warehouse), name)
+    return champions.champion(Warehouse(settings.warehouse), name)
 
 
 def _artifact(settings, version):
@@ -227,7 +227,7 @@ def _become_champion(settings, artifact):
     ModelStore(settings.model_store).write("orders", "odd", artifact, {})
     warehouse = Warehouse(settings.warehouse)
     versions.register(warehouse, odd)
-    versions.promote(
+    champions.promote(
         warehouse, odd, expected=before.version, action="promote", actor="tests", reason="odd"
     )
 

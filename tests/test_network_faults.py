@@ -9,7 +9,7 @@ import pytest
 
 from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.errors import FencedError, WarehouseUnavailableError
-from batch_jobs.registry import versions
+from batch_jobs.registry import champions, versions
 from batch_jobs.runs import jobs
 from batch_jobs.training import train
 from tests.deployment import shown
@@ -72,11 +72,11 @@ def test_a_population_whose_commit_is_lost_is_published_once(deployment, proxy, 
 def test_a_promotion_whose_commit_is_lost_is_recorded_once(deployment, proxy, behind, way):
     """The audit trail has one row for it, and the next run takes the version."""
     warehouse = Warehouse(behind.warehouse)
-    serves = versions.champion(warehouse, "ticks").version
+    serves = champions.champion(warehouse, "ticks").version
     (other,) = set(deployment.versions_of("ticks")) - {serves}
     version = versions.find_version(warehouse, "ticks", other)
     getattr(proxy, f"drop_{way}")(COMMIT)
-    versions.promote(
+    champions.promote(
         warehouse, version, expected=serves, action="promote", actor="tests", reason="better"
     )
     assert (proxy.cut.is_set(), proxy.answer) == (True, "COMMIT" if way == "after" else None)
@@ -138,7 +138,7 @@ def test_a_server_out_of_reach_fails_the_job_with_one_clear_line(
     deployment, proxy, behind, monkeypatch, way
 ):
     """Silence is an answer after connect_timeout; the next call finds everything as it was."""
-    monkeypatch.setattr("batch_jobs.database.warehouse.PATIENCE_SECONDS", 0)
+    monkeypatch.setattr("batch_jobs.database.transactions.PATIENCE_SECONDS", 0)
     getattr(proxy, way)()
     with pytest.raises(WarehouseUnavailableError, match="did not answer") as caught:
         jobs.predict(behind, "ticks", tick(1))

@@ -12,7 +12,8 @@ import pytest
 from batch_jobs import clock
 from batch_jobs.catalog import load_model
 from batch_jobs.database import leases
-from batch_jobs.database.warehouse import Warehouse, loaded_time, stored_time
+from batch_jobs.database.transactions import loaded_time, stored_time
+from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.errors import CircuitBreakerError, IncompleteError
 from batch_jobs.interval import Interval
 from batch_jobs.runs import jobs

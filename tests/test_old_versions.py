@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 
 from batch_jobs import clock
-from batch_jobs.database.warehouse import Warehouse, stored_time
+from batch_jobs.database.transactions import stored_time
+from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.errors import ArtifactError
-from batch_jobs.registry import old_versions, promotion, versions
+from batch_jobs.registry import champions, old_versions, promotion, versions
 from batch_jobs.registry.store import ModelStore
 from batch_jobs.registry.versions import ModelVersion
-from batch_jobs.runs import jobs, staging
+from batch_jobs.runs import claim, jobs
 from batch_jobs.training import train
 from tests.artifacts import GOOD, version_of
 from tests.attempts import EVERYTHING, MIDNIGHT, ask, tick
@@ -51,7 +52,7 @@ def _version(name, as_of):
 
 def _promote(warehouse, name, expected, action="promote"):
     version = versions.find_version(warehouse, "orders", name)
-    versions.promote(
+    champions.promote(
         warehouse, version, expected=expected, action=action, actor="tests", reason="a test"
     )
 
@@ -86,8 +87,8 @@ def test_what_nobody_goes_back_to_is_removed(history, store, tmp_path, day, newe
 
 def test_what_scores_or_has_scored_lately_stays(history, store, tmp_path):
     """Rows that come late are scored by the version of their interval."""
-    wanted = staging.Claim("orders", tick(0), "t", "v4", "merge", EVERYTHING)
-    staging.claim(history, wanted)
+    wanted = claim.Claim("orders", tick(0), "t", "v4", "merge", EVERYTHING)
+    claim.claim(history, wanted)
     _remove(history, store)
     assert _left(tmp_path) == ["v2", "v3", "v4", "v6", "v7"]
 
@@ -158,7 +159,7 @@ def test_a_version_that_is_trained_again_to_the_byte_is_there_again(history, sto
 @on_sqlite
 def test_prune_removes_what_a_model_does_not_keep(shop):
     """By the command, and so by the task after each publication; a rollback to it says so."""
-    first = versions.champion(Warehouse(shop.warehouse), "orders").version
+    first = champions.champion(Warehouse(shop.warehouse), "orders").version
     for hour in (1, 2, 3):
         version = train.train(shop, "orders", TRAINED + timedelta(hours=hour))
         promotion.promote(shop, "orders", version.version, actor="tests", reason="newer")

@@ -6,9 +6,10 @@ from threading import Barrier
 
 from sqlalchemy import text
 
-from batch_jobs.alerts import outbox
-from batch_jobs.alerts.outbox import Failure, TaskTry
-from batch_jobs.database.warehouse import loaded_time
+from batch_jobs.alerts import outbox, task_errors
+from batch_jobs.alerts.outbox import Failure
+from batch_jobs.alerts.task_errors import TaskTry
+from batch_jobs.database.transactions import loaded_time
 
 NOW = datetime(2026, 11, 22, 15, 0, tzinfo=UTC)
 MINUTES = timedelta(minutes=1)
@@ -203,26 +204,26 @@ def test_old_alerts_are_forgotten_but_not_open_ones(warehouse):
 
 def test_error_of_a_task_is_recalled_for_the_same_try_only(warehouse):
     """A second try that is killed is not explained by the first one's exception."""
-    outbox.remember_error(warehouse, TRY, "ValueError: no\nmore", NOW)
+    task_errors.remember_error(warehouse, TRY, "ValueError: no\nmore", NOW)
 
-    assert outbox.recall_error(warehouse, TRY) == "ValueError: no"
+    assert task_errors.recall_error(warehouse, TRY) == "ValueError: no"
     other = TaskTry(**{**vars(TRY), "try_number": 3})
-    assert outbox.recall_error(warehouse, other) is None
+    assert task_errors.recall_error(warehouse, other) is None
 
 
 def test_newer_error_of_a_task_replaces_the_older(warehouse):
     """Only the last exception of a task is kept."""
-    outbox.remember_error(warehouse, TRY, "ValueError: one", NOW)
-    outbox.remember_error(warehouse, TRY, "ValueError: two", NOW + MINUTES)
+    task_errors.remember_error(warehouse, TRY, "ValueError: one", NOW)
+    task_errors.remember_error(warehouse, TRY, "ValueError: two", NOW + MINUTES)
 
-    assert outbox.recall_error(warehouse, TRY) == "ValueError: two"
+    assert task_errors.recall_error(warehouse, TRY) == "ValueError: two"
 
 
 def test_error_keeps_no_secret(warehouse):
     """What is written into the warehouse is redacted."""
-    outbox.remember_error(warehouse, TRY, "OperationalError: password=s3cr3t", NOW)
+    task_errors.remember_error(warehouse, TRY, "OperationalError: password=s3cr3t", NOW)
 
-    assert outbox.recall_error(warehouse, TRY) == "OperationalError: password=***"
+    assert task_errors.recall_error(warehouse, TRY) == "OperationalError: password=***"
 
 
 def test_nothing_is_served_before_the_first_publication(warehouse):

@@ -20,8 +20,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from tenacity import wait_none
 
 from batch_jobs.database import postgres as module
+from batch_jobs.database import transactions
 from batch_jobs.database import warehouse as warehouses
-from batch_jobs.database.warehouse import SCHEMA_VERSION, Warehouse, repeatable
+from batch_jobs.database.transactions import repeatable
+from batch_jobs.database.warehouse import SCHEMA_VERSION, Warehouse
 from batch_jobs.errors import ConfigurationError, ContractError, WarehouseUnavailableError
 from batch_jobs.runs import staging
 from batch_jobs.samples import load
@@ -363,7 +365,7 @@ def test_options_of_the_url_win(url):
 def test_a_connection_that_is_refused_is_told_at_once(url, monkeypatch, change, words, use):
     """In one line, with exit 2, without a second try and without the password."""
     monkeypatch.delenv("PGPASSWORD", raising=False)
-    monkeypatch.setattr(warehouses, "PATIENCE_SECONDS", 0)
+    monkeypatch.setattr(transactions, "PATIENCE_SECONDS", 0)
     wrong = url._replace(**change)
     with pytest.raises(ConfigurationError, match=words) as caught:
         getattr(Warehouse(wrong.render_as_string(hide_password=False)), use)()
@@ -375,7 +377,7 @@ def test_a_connection_that_is_refused_is_told_at_once(url, monkeypatch, change, 
 
 def test_a_server_that_is_not_there_is_one_clear_error_after_a_while(url, monkeypatch):
     """It may come back, so Airflow tries again; the password is not told."""
-    monkeypatch.setattr(warehouses, "PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr(transactions, "PATIENCE_SECONDS", 0.3)
     gone = url.set(port=free_port()).render_as_string(hide_password=False)
     with pytest.raises(WarehouseUnavailableError, match=r"did not answer, .*refused") as caught:
         Warehouse(gone).require_schema()
@@ -452,7 +454,7 @@ def test_any_other_error_is_raised_as_it_is(warehouse, code):
 
 def test_an_error_that_does_not_pass_is_told_once_patience_is_lost(warehouse, monkeypatch):
     """With what the database said last."""
-    monkeypatch.setattr(warehouses, "PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr(transactions, "PATIENCE_SECONDS", 0.3)
 
     @repeatable
     def count(warehouse):

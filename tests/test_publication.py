@@ -12,7 +12,8 @@ from textwrap import dedent
 import pytest
 from sqlalchemy import text
 
-from batch_jobs.database.warehouse import Warehouse, loaded_time, stored_time
+from batch_jobs.database.transactions import loaded_time, stored_time
+from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.errors import IncompleteError
 from batch_jobs.runs import ledger, publication, staging
 from batch_jobs.scoring.counts import Counts

@@ -5,6 +5,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DatabaseError, IntegrityError
 
 from batch_jobs.errors import ArtifactError
+from batch_jobs.registry import champions
 from batch_jobs.registry import versions as registry
 from batch_jobs.registry.versions import ModelVersion
 from tests.attempts import ask
@@ -17,7 +18,7 @@ def _version(name, digest="0" * 64, **gate):
 
 
 def _promote(warehouse, name, expected, action="promote"):
-    registry.promote(
+    champions.promote(
         warehouse, _version(name), expected=expected, action=action, actor="ann", reason="better"
     )
 
@@ -62,11 +63,11 @@ def test_the_newest_version_is_the_one_registered_last(versions):
 
 def test_the_champion_is_the_version_promoted_last(versions):
     """Also if that was a step back; before the first promotion there is none."""
-    assert registry.champion(versions, "orders") is None
+    assert champions.champion(versions, "orders") is None
     _promote(versions, "v1", None)
     _promote(versions, "v3", "v1")
     _promote(versions, "v1", "v3", action="rollback")
-    assert registry.champion(versions, "orders").version == "v1"
+    assert champions.champion(versions, "orders").version == "v1"
     rows = ask(versions, "SELECT version, previous_version, action, actor FROM promotions")
     assert rows == [
         ("v1", None, "promote", "ann"),
@@ -83,7 +84,7 @@ def test_of_two_promotions_with_one_expectation_the_second_is_refused(versions, 
     _promote(versions, "v2", expected)
     with pytest.raises(ArtifactError, match=r"v3 was judged against .* but v2 serves now; train"):
         _promote(versions, "v3", expected)
-    assert registry.champion(versions, "orders").version == "v2"
+    assert champions.champion(versions, "orders").version == "v2"
 
 
 @pytest.mark.parametrize("sql", ["UPDATE promotions SET actor = 'bob'", "DELETE FROM promotions"])

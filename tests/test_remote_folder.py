@@ -20,7 +20,7 @@ from batch_jobs.database import leases
 from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.errors import ArtifactError, ConfigurationError, StoreUnavailableError
 from batch_jobs.interval import Interval
-from batch_jobs.registry import promotion, remote_folder, versions
+from batch_jobs.registry import champions, promotion, remote_folder
 from batch_jobs.registry.remote_folder import RemoteFolder
 from batch_jobs.registry.store import ModelStore
 from batch_jobs.runs import jobs
@@ -67,7 +67,7 @@ def remote_shop(shop, bucket, tmp_path):
 
 
 def _champion(settings):
-    return versions.champion(Warehouse(settings.warehouse), "orders")
+    return champions.champion(Warehouse(settings.warehouse), "orders")
 
 
 def _states(settings):

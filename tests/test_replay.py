@@ -10,20 +10,16 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from batch_jobs import Gate
-from batch_jobs.backtest.run import (
-    Replay,
-    _read_features,
-    live,
-    predictions,
-    prepare,
-    shared_figures,
-    trainings,
-)
+from batch_jobs.backtest.features import read_features
+from batch_jobs.backtest.replay import Replay, trainings
+from batch_jobs.backtest.report import predictions, shared_figures
+from batch_jobs.backtest.run import live, prepare
 from batch_jobs.catalog import load_model
-from batch_jobs.database.warehouse import Warehouse, loaded_time
+from batch_jobs.database.transactions import loaded_time
+from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.errors import ConfigurationError, ContractError, IntervalError
 from batch_jobs.interval import Interval
-from batch_jobs.registry import versions as registry
+from batch_jobs.registry.champions import champion_at
 from tests.attempts import ask
 from tests.faults import until
 
@@ -69,9 +65,7 @@ def test_every_due_interval_is_scored_by_the_champion_of_its_time(replayed, shop
     warehouse = Warehouse(replay.settings.warehouse)
     runs = _runs(replay)
     # What ends at the tick of a training is scored before it.
-    champions = [
-        registry.champion_at(warehouse, "orders", tick - timedelta(seconds=1)) for tick in ticks
-    ]
+    champions = [champion_at(warehouse, "orders", tick - timedelta(seconds=1)) for tick in ticks]
     served = [(tick, each.version) for tick, each in zip(ticks, champions, strict=True) if each]
     assert [(loaded_time(end), version) for end, version, *_ in runs] == served
     assert {(state, bool(late), rows) for _, _, state, late, rows, _ in runs} == {
@@ -96,7 +90,7 @@ def test_no_transaction_waits_while_another_one_does(replayed, postgres, in_back
     url = make_url(replay.settings.warehouse)
     with postgres.connect(url.database, autocommit=False) as holder:
         holder.execute(f"LOCK TABLE {url.query['schema']}.replay_weeks IN SHARE MODE")
-        kept = in_background(_read_features, replay, replay.weeks[0])
+        kept = in_background(read_features, replay, replay.weeks[0])
         with postgres.connect(url.database) as watcher:
             until(lambda: watcher.execute(WAITING).fetchall(), "the rows to be kept")
             idle = "SELECT pid FROM pg_stat_activity WHERE state LIKE 'idle in transaction%'"

@@ -9,9 +9,11 @@ from sqlalchemy import text
 
 from batch_jobs import clock
 from batch_jobs.database import leases
-from batch_jobs.database.warehouse import Warehouse, stored_time
+from batch_jobs.database.transactions import stored_time
+from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.requests import worker
-from batch_jobs.runs import ledger, publication, retention, staging
+from batch_jobs.runs import claim as claim_
+from batch_jobs.runs import coverage, ledger, publication, removal, retention, staging
 from batch_jobs.runs.retention import Pruned
 from tests.asking import state, submit
 from tests.attempts import ask, claim, find_run, head, publish, score, seen, tick
@@ -27,10 +29,10 @@ class KilledError(Exception):
 @pytest.fixture
 def large_runs(monkeypatch):
     """Every run is as one of many rows, which are removed two at a time."""
-    monkeypatch.setattr(retention, "SMALL", 0)
+    monkeypatch.setattr(removal, "SMALL", 0)
     monkeypatch.setattr(retention, "REMOVED_AT_ONCE", 2)
     monkeypatch.setattr(staging, "REMOVED_AT_ONCE", 2)
-    monkeypatch.setattr(staging, "LARGE", 1)
+    monkeypatch.setattr(claim_, "LARGE", 1)
 
 
 def test_a_replaced_population_is_retired_when_it_is_old(warehouse):
@@ -163,12 +165,12 @@ def test_retired_intervals_are_no_gaps(warehouse):
     assert prune(warehouse, before=datetime.now(UTC)).retired == 2
     assert states(warehouse) == ["retired", "retired", "published"]
     missing = [tick(1)]
-    assert ledger.gaps(warehouse, "orders", GRID, tick(3).end) == missing
+    assert coverage.gaps(warehouse, "orders", GRID, tick(3).end) == missing
     assert head(warehouse)[1:] == (40, 10)
     for number in (0, 2):
         assert ledger.published_run(warehouse, "orders", tick(number)).state == "retired"
     publish(warehouse, tick(1), {})
-    assert ledger.gaps(warehouse, "orders", GRID, tick(3).end) == []
+    assert coverage.gaps(warehouse, "orders", GRID, tick(3).end) == []
     assert head(warehouse)[1:] == (40, 40)
 
 
@@ -177,7 +179,7 @@ def test_retired_populations_are_no_gaps(warehouse):
     for number in range(3):
         publish(warehouse, tick(number), {"a": 0.1}, mode="replace")
     assert prune(warehouse, before=datetime.now(UTC)).retired == 2
-    assert ledger.gaps(warehouse, "orders", GRID, tick(2).end) == []
+    assert coverage.gaps(warehouse, "orders", GRID, tick(2).end) == []
 
 
 def test_the_run_that_was_published_last_answers_for_its_interval(warehouse):
@@ -249,7 +251,7 @@ def test_many_small_runs_are_removed_together(warehouse, monkeypatch):
     """Few transactions, each of a bounded number of rows."""
     for number in range(9):
         publish(warehouse, tick(number), {"a": 0.1, "b": 0.1})
-    monkeypatch.setattr(retention, "SMALL", 5)
+    monkeypatch.setattr(removal, "SMALL", 5)
     write, transactions = Warehouse.write, []
     monkeypatch.setattr(Warehouse, "write", lambda self: transactions.append(1) or write(self))
     assert prune(warehouse, before=datetime.now(UTC)) == Pruned("orders", retired=8, rows=16)
@@ -345,7 +347,7 @@ def test_on_sqlite_the_log_is_cut_unless_a_reader_needs_it(tmp_path, monkeypatch
 @pytest.mark.parametrize("mode", ["merge", "replace"])
 def test_readers_beside_publications_and_prunes_see_only_whole_states(warehouse, monkeypatch, mode):
     """Two prunes at once, too: each statement shows one run, all of it."""
-    monkeypatch.setattr(staging, "LARGE", 1)
+    monkeypatch.setattr(claim_, "LARGE", 1)
     keys = [f"e{n}" for n in range(50)]
     publish(warehouse, tick(0), dict.fromkeys(keys, 0.0), mode=mode)
     done, states_seen, failures = threading.Event(), [], []
@@ -383,7 +385,7 @@ def test_readers_beside_publications_and_prunes_see_only_whole_states(warehouse,
 def test_finished_requests_go_by_the_clock(shop, monkeypatch):
     """With all that came of them, after `keep`, in batches; those that wait stay."""
     monkeypatch.setattr("batch_jobs.requests.queue.REMOVED_AT_ONCE", 2)
-    monkeypatch.setattr("batch_jobs.requests.queue.REQUESTS_AT_ONCE", 2)
+    monkeypatch.setattr("batch_jobs.requests.retention.REQUESTS_AT_ONCE", 2)
     rows = [("a", {"amount": n, "country": None}) for n in range(-1, 4)]
     asked = [submit(shop, "orders", rows) for _ in range(4)]
     worker.answer(shop, "orders", leases.new_token())

@@ -7,7 +7,7 @@ import psycopg
 import pytest
 from psycopg import errors
 
-from batch_jobs.alerts import outbox
+from batch_jobs.alerts import outbox, task_errors
 from batch_jobs.database import leases
 from batch_jobs.database.warehouse import SCHEMA_VERSION, Warehouse
 from batch_jobs.errors import ConfigurationError
@@ -15,7 +15,7 @@ from batch_jobs.interval import Interval
 from batch_jobs.registry import promotion, versions
 from batch_jobs.requests import submit, worker
 from batch_jobs.requests.submit import Row, Submission
-from batch_jobs.runs import jobs, ledger, retention
+from batch_jobs.runs import backfill, jobs, ledger, retention, status
 from batch_jobs.training import train
 from tests import api
 from tests.attempts import ask, publish, seen, tick
@@ -150,7 +150,7 @@ def test_a_writer_can_do_all_of_its_work(owned, login, tmp_path, monkeypatch, la
 
     Another login goes on where the first one stopped: what it made belongs to the role.
     """
-    monkeypatch.setattr("batch_jobs.runs.staging.LARGE", large)
+    monkeypatch.setattr("batch_jobs.runs.claim.LARGE", large)
     first = _settings_in(tmp_path, login("batch_jobs_writer"))
     second = replace(first, warehouse=login("batch_jobs_writer"))
     writer = Warehouse(second.warehouse)
@@ -159,10 +159,10 @@ def test_a_writer_can_do_all_of_its_work(owned, login, tmp_path, monkeypatch, la
         version = train.train(first, name, TRAINED)
         assert versions.register(writer, version).sha256 == version.sha256
         promotion.promote(second, name, actor="tests")
-        runs = jobs.backfill(first, name, day)
+        runs = backfill.backfill(first, name, day)
         again = [jobs.predict(second, name, run.interval, force=True) for run in runs[-2:]]
         assert {run.state for run in [*runs, *again]} == {"published"}
-        assert jobs.gaps(second, name)[0].start == day.end
+        assert status.gaps(second, name)[0].start == day.end
         left = retention.prune(writer, name, timedelta(days=-9999), timedelta(minutes=5))
         assert (left.retired >= 2, left.left) == (True, 0)
         assert worker.answer(first, name, leases.new_token()) == []
@@ -170,15 +170,15 @@ def test_a_writer_can_do_all_of_its_work(owned, login, tmp_path, monkeypatch, la
         jobs.plan(second, name, day, leases.new_token())
         jobs.predict(second, name, day)
         assert ledger.find_run(writer, given_up.run_id).state == "failed"
-    assert {row["model"] for row in jobs.status(second)} == {"orders", "customers"}
+    assert {row["model"] for row in status.status(second)} == {"orders", "customers"}
     now = datetime.now(UTC)
     assert outbox.record(writer, "key", "text", now)
     pending = outbox.claim(writer, now)
     outbox.mark_failed(writer, pending, "a test")
     outbox.mark_sent(writer, pending, now)
-    task = outbox.TaskTry("dag", "run", "task", -1, 1)
-    outbox.remember_error(writer, task, "a test", now)
-    assert outbox.recall_error(writer, task) == "a test"
+    task = task_errors.TaskTry("dag", "run", "task", -1, 1)
+    task_errors.remember_error(writer, task, "a test", now)
+    assert task_errors.recall_error(writer, task) == "a test"
     assert not outbox.close_incidents(writer, ["dag"], now)
     assert writer.ensure_schema() is False
 
@@ -202,7 +202,7 @@ def test_a_newer_schema_is_not_the_writers_to_make(owned, login, monkeypatch):
 @pytest.fixture
 def reader(owned, login, tmp_path, monkeypatch):
     """The URL of a reader of a warehouse in which both models have published."""
-    monkeypatch.setattr("batch_jobs.runs.staging.LARGE", 1)
+    monkeypatch.setattr("batch_jobs.runs.claim.LARGE", 1)
     settings = _settings_in(tmp_path, login("batch_jobs_writer"))
     for name in ("orders", "customers"):
         train.train(settings, name, TRAINED)

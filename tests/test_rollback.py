@@ -10,9 +10,9 @@ import pytest
 from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.errors import ArtifactError
 from batch_jobs.interval import Interval
-from batch_jobs.registry import promotion
+from batch_jobs.registry import champions, promotion
 from batch_jobs.registry import versions as registry
-from batch_jobs.runs import jobs
+from batch_jobs.runs import backfill, jobs
 from batch_jobs.training import train
 from tests.attempts import ask
 
@@ -29,7 +29,7 @@ def versions(shop):
     later = {}
     for name in ("orders", "customers"):
         version = train.train(shop, name, TRAINED + timedelta(hours=6))
-        before = registry.champion(Warehouse(shop.warehouse), name).version
+        before = champions.champion(Warehouse(shop.warehouse), name).version
         later[name] = (before, version.version)
     return later
 
@@ -46,7 +46,7 @@ def _seen(shop, name):
 
 
 def _rollback(shop, name, to):
-    return jobs.rollback(shop, name, to, actor="ann", reason="it is worse")
+    return backfill.rollback(shop, name, to, actor="ann", reason="it is worse")
 
 
 def test_what_readers_see_of_the_later_version_is_scored_again(shop, versions):
@@ -94,7 +94,7 @@ def test_a_rollback_that_was_interrupted_goes_on_when_it_is_repeated(shop, versi
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        jobs.rollback(shop, "orders", first, actor="ann", reason="worse", progress=stop)
+        backfill.rollback(shop, "orders", first, actor="ann", reason="worse", progress=stop)
     answer, runs = _rollback(shop, "orders", first)
 
     assert (answer.outcome, [run.interval for run in runs]) == ("unchanged", [_hour(1), _hour(2)])
@@ -108,7 +108,7 @@ def test_a_rollback_with_nothing_to_score_again_moves_the_pointer_only(shop, ver
     jobs.predict(shop, "orders", _hour(0))
     _take_over(shop, "orders")
     assert _rollback(shop, "orders", first)[1] == []
-    assert registry.champion(Warehouse(shop.warehouse), "orders").version == first
+    assert champions.champion(Warehouse(shop.warehouse), "orders").version == first
 
 
 def test_a_rollback_to_the_version_that_serves_by_promotion_changes_nothing(shop, versions):
@@ -132,4 +132,4 @@ def test_a_rollback_to_a_version_whose_file_is_gone_changes_nothing(shop, versio
     with pytest.raises(ArtifactError, match="cannot be read"):
         _rollback(elsewhere, "orders", first)
     assert set(_seen(shop, "orders").values()) == {later}
-    assert registry.champion(Warehouse(shop.warehouse), "orders").version == later
+    assert champions.champion(Warehouse(shop.warehouse), "orders").version == later

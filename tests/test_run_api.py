@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from batch_jobs.database.warehouse import Warehouse
-from batch_jobs.registry import versions
+from batch_jobs.registry import champions
 from batch_jobs.settings import Settings
 from tests.api import serving
 from tests.conftest import ROOT
@@ -46,12 +46,12 @@ def test_the_request_of_the_seed_works_as_it_is_printed(embedded):
 def test_what_is_there_is_not_made_again(embedded):
     """The champion stays; a warehouse of somebody's own gets its tables, and no model."""
     settings, file = embedded
-    before = versions.champion(Warehouse(settings.warehouse), "iris")
+    before = champions.champion(Warehouse(settings.warehouse), "iris")
     prepare(settings, file)
-    assert versions.champion(Warehouse(settings.warehouse), "iris") == before
+    assert champions.champion(Warehouse(settings.warehouse), "iris") == before
     own = Settings(f"sqlite:///{file.parent}/own.db", settings.model_store)
     prepare(own, file)
-    assert versions.champion(Warehouse(own.warehouse), "iris") is None
+    assert champions.champion(Warehouse(own.warehouse), "iris") is None
 
 
 def test_the_demo_has_one_beside_it_until_it_ends(embedded, tmp_path):

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import text
 
 from batch_jobs.database.warehouse import SCHEMA_VERSION, Warehouse
-from batch_jobs.runs import publication, staging
+from batch_jobs.runs import publication, removal, staging
 from tests.attempts import app_connections, ask, claim, publish, score, seen, tick
 from tests.history import now
 from tests.mishaps import once
@@ -30,7 +30,7 @@ LATER = {
 @pytest.fixture(autouse=True)
 def _large(monkeypatch):
     """Every population gets a table of its own."""
-    monkeypatch.setattr("batch_jobs.runs.staging.LARGE", 1)
+    monkeypatch.setattr("batch_jobs.runs.claim.LARGE", 1)
 
 
 @pytest.fixture
@@ -200,7 +200,7 @@ def test_what_an_attempt_left_attached_is_swept(populations):
     with once("publish.attached", _fail), pytest.raises(RuntimeError):
         publication.publish(populations, run.run_id)
     staging.fail(populations, run.run_id, "a test")
-    staging.sweep(populations, "orders", datetime(2024, 1, 1, tzinfo=UTC))
+    removal.sweep(populations, "orders", datetime(2024, 1, 1, tzinfo=UTC))
     assert ask(populations, TABLES) == [(SERVED, "predictions_r1")]
     assert seen(populations) == {"a": 0.0, "b": 0.0}
 

@@ -26,7 +26,7 @@ from batch_jobs.catalog import load_model
 from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.errors import ArtifactError, ConfigurationError
 from batch_jobs.interval import Interval
-from batch_jobs.registry import promotion, signing, versions
+from batch_jobs.registry import champions, promotion, signing
 from batch_jobs.registry.loading import load_version
 from batch_jobs.runs import jobs
 from batch_jobs.training import train
@@ -64,7 +64,7 @@ def signed(shop, keys):
 
 
 def _champion(settings):
-    return versions.champion(Warehouse(settings.warehouse), "orders")
+    return champions.champion(Warehouse(settings.warehouse), "orders")
 
 
 def _load(settings, version=None):
@@ -209,7 +209,7 @@ def test_a_manifest_that_is_no_manifest_is_told(signed, manifest):
     name = _champion(signed).version
     _store(signed, manifest=manifest)
     with pytest.raises(ArtifactError, match=f"the manifest of orders {name} is no JSON object"):
-        versions.champion(Warehouse(signed.warehouse), "orders")
+        champions.champion(Warehouse(signed.warehouse), "orders")
 
 
 # --- Keys

@@ -308,7 +308,7 @@ def test_storm_is_a_handful_of_messages_and_one_recovery(slack, clock):
 def test_nobody_hears_that_it_works_again_while_an_interval_is_missing(slack, monkeypatch):
     """Later intervals are published, and the one that failed is not; then it is."""
     missing = ["[14:50, 15:00)"]
-    monkeypatch.setattr("batch_jobs.runs.jobs.unhealed", lambda *_: missing)
+    monkeypatch.setattr("batch_jobs.runs.attempts.unhealed", lambda *_: missing)
     fail_alert(dag_context())
     recovery_alert(succeed("scheduled__50"))
     assert len(slack.texts) == 1

@@ -5,7 +5,7 @@
 
 import random
 
-from batch_jobs.runs import jobs
+from batch_jobs.runs import status
 from tests.fault_models._rows import SIZES, make_source, number_of, tick
 from tests.soak import Soak, predict, promote
 from tests.test_faults import PLACES
@@ -60,5 +60,5 @@ def _settle(deployment, tried):
         for number in range(newest + 1):
             deployment.predict(model, number, force=number in open_ticks)
         deployment.predict(model, newest + 1)
-        published = jobs.status(deployment.settings, model)
+        published = status.status(deployment.settings, model)
         assert [row["interval_end"] for row in published] == [tick(newest + 1).end.isoformat()]

@@ -9,10 +9,11 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
-from batch_jobs.database import sqlite
+from batch_jobs.database import sqlite, transactions
 from batch_jobs.database import warehouse as warehouses
 from batch_jobs.database.connections import close_kept
-from batch_jobs.database.warehouse import SCHEMA_VERSION, Warehouse, repeatable
+from batch_jobs.database.transactions import repeatable
+from batch_jobs.database.warehouse import SCHEMA_VERSION, Warehouse
 from batch_jobs.errors import (
     ConfigurationError,
     ContractError,
@@ -268,14 +269,14 @@ def test_a_lock_that_is_released_is_waited_for(warehouse, held, monkeypatch):
     def release(state):
         held.execute("ROLLBACK")
 
-    monkeypatch.setattr(warehouses, "_tell", release)
+    monkeypatch.setattr(transactions, "_tell", release)
     _write(warehouse, tries)
     assert len(tries) == 1
 
 
 def test_a_lock_that_stays_is_one_clear_error(warehouse, held, monkeypatch):
     """After patience is lost; readers never wait."""
-    monkeypatch.setattr(warehouses, "PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr(transactions, "PATIENCE_SECONDS", 0.3)
     with pytest.raises(
         WarehouseUnavailableError, match=r"did not let _write through, \d+ times .* is locked$"
     ) as caught:
@@ -286,7 +287,7 @@ def test_a_lock_that_stays_is_one_clear_error(warehouse, held, monkeypatch):
 
 def test_a_file_that_may_not_be_written_is_told_at_once(warehouse, monkeypatch):
     """Trying again would not help."""
-    monkeypatch.setattr(warehouses, "_tell", pytest.fail)
+    monkeypatch.setattr(transactions, "_tell", pytest.fail)
     monkeypatch.setattr(warehouse.database, "writer", warehouse.database.reader)
     with pytest.raises(ConfigurationError, match=r"refuses: attempt to write a readonly database$"):
         _write(warehouse, [])

@@ -13,10 +13,11 @@ from airflow.sdk.exceptions import (
 
 from batch_jobs import clock
 from batch_jobs.database.leases import LEASE, new_token
-from batch_jobs.database.warehouse import Warehouse, stored_time
+from batch_jobs.database.transactions import stored_time
+from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.errors import StoreUnavailableError, WarehouseUnavailableError
 from batch_jobs.interval import Interval
-from batch_jobs.runs import jobs, staging
+from batch_jobs.runs import attempts, backfill, jobs, staging
 from batch_jobs.scoring.predict import predict_chunk
 from tests.deployment import shown
 from tests.fault_models._rows import tick
@@ -159,7 +160,7 @@ def test_nobody_waits_for_ever(deployment, dag_run):
     run = dag_run(1)
     jobs.plan(deployment.settings, "ticks", tick(1), new_token())
     with pytest.raises(jobs.FencedError, match="goes on without having published yet"):
-        jobs.await_newer(deployment.settings, run.run_ids[0], timedelta())
+        attempts.await_newer(deployment.settings, run.run_ids[0], timedelta())
 
 
 def test_a_newest_interval_that_others_have_claimed_keeps_no_missed_one_back(deployment, dag_run):
@@ -276,7 +277,7 @@ def test_a_backfill_goes_on_after_an_interval_that_fails(deployment, poisoned):
     poisoned(2, ValueError("odd row"))
     span = Interval(tick(1).start, tick(4).end)
     with pytest.raises(ValueError, match="odd row"):
-        jobs.backfill(deployment.settings, "ticks", span)
+        backfill.backfill(deployment.settings, "ticks", span)
     assert deployment.seen("ticks") == shown("ticks", [0, 1, 3, 4])
     assert ended(deployment, 2) == ("failed", "ValueError: odd row")
 
@@ -287,7 +288,7 @@ def test_a_rollback_that_others_overtake_is_no_success(deployment, monkeypatch):
     def fence(*_, **__):
         raise jobs.FencedError("a test")
 
-    monkeypatch.setattr(jobs, "rollback", fence)
+    monkeypatch.setattr(backfill, "rollback", fence)
     monkeypatch.setattr(tasks, "airflow_settings", lambda: deployment.settings)
     monkeypatch.setattr(tasks, "_die_with_supervisor", lambda: None)
     asked = {"version": "v1", "reason": "worse"}

@@ -16,8 +16,9 @@ from batch_jobs.errors import ContractError
 from batch_jobs.interval import Interval
 from batch_jobs.model import BatchModel, Category, Number
 from batch_jobs.requests import worker
-from batch_jobs.scoring.contract import check_features, check_labels, key_problems
+from batch_jobs.scoring.contract import check_features, check_labels
 from batch_jobs.scoring.fitted import class_text
+from batch_jobs.scoring.keys import key_problems
 from prediction_api.uploads import CSV, JSON, PARQUET, Most, Reader
 
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)

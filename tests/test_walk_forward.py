@@ -9,7 +9,7 @@ from joblib import Parallel, delayed
 from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 
 from batch_jobs.catalog import load_model
-from batch_jobs.database.warehouse import bounds
+from batch_jobs.database.transactions import bounds
 from batch_jobs.interval import Interval
 from batch_jobs.scoring.contract import check_features, check_labels
 from batch_jobs.training.dataset import split_by_time

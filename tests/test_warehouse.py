@@ -13,14 +13,8 @@ from sqlalchemy.exc import DatabaseError, DataError, IntegrityError
 from tenacity import wait_none
 
 from batch_jobs.database import warehouse as warehouses
-from batch_jobs.database.warehouse import (
-    PATIENCE_SECONDS,
-    SCHEMA_VERSION,
-    Warehouse,
-    loaded_time,
-    repeatable,
-    stored_time,
-)
+from batch_jobs.database.transactions import PATIENCE_SECONDS, loaded_time, repeatable, stored_time
+from batch_jobs.database.warehouse import SCHEMA_VERSION, Warehouse
 from batch_jobs.errors import (
     ConfigurationError,
     ContractError,

@@ -9,7 +9,7 @@ import pandas as pd
 from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool
 
-from batch_jobs.database.warehouse import stored_time
+from batch_jobs.database.transactions import stored_time
 from batch_jobs.failpoints import failpoint
 from tests.fault_models._rows import tick
 

@@ -18,7 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.errors import BatchJobsError
-from batch_jobs.registry import promotion, versions
+from batch_jobs.registry import champions, promotion
 from batch_jobs.settings import Settings, let_threads_sleep
 from batch_jobs.training import train
 from prediction_api.__main__ import serve
@@ -109,7 +109,7 @@ def prepare(settings: Settings, embedded: Path) -> None:
         embedded.parent.mkdir(parents=True, exist_ok=True)
     warehouse = Warehouse(settings.warehouse)
     warehouse.ensure_schema()
-    if not own or versions.champion(warehouse, MODEL) is not None:
+    if not own or champions.champion(warehouse, MODEL) is not None:
         return
     sys.stdout.write("... Training the model of the irises\n")
     sys.stdout.flush()

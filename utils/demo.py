@@ -27,10 +27,11 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from batch_jobs.catalog import load_model
-from batch_jobs.database.warehouse import Warehouse, bounds, stored_time
+from batch_jobs.database.transactions import bounds, stored_time
+from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.errors import BatchJobsError
 from batch_jobs.interval import Interval, due_between, floor_to_grid, newest_due
-from batch_jobs.registry import versions
+from batch_jobs.registry import champions, versions
 from batch_jobs.settings import Settings
 from utils.api import LocalApi
 from utils.local import (
@@ -137,7 +138,7 @@ class Demo:
 
     def train(self) -> None:
         """Let Airflow train and promote, unless there is a champion."""
-        first = versions.champion(self._warehouse, MODEL) is None
+        first = champions.champion(self._warehouse, MODEL) is None
         newest = self._newest_run(TRAIN)
         self._unpause(TRAIN)
         if first:
@@ -145,11 +146,11 @@ class Demo:
                 run = newest or self._until("a training", lambda: self._newest_run(TRAIN))
                 if self._is_left_over(run):
                     self._until(f"the end of {run['dag_run_id']}", partial(self._ended, run, tell))
-                    if versions.champion(self._warehouse, MODEL) is None:
+                    if champions.champion(self._warehouse, MODEL) is None:
                         self._finish(self._trigger(TRAIN, {}), tell)
                 else:
                     self._finish(run, tell)
-        champion = versions.champion(self._warehouse, MODEL)
+        champion = champions.champion(self._warehouse, MODEL)
         if champion is None:
             version = versions.newest_version(self._warehouse, MODEL)
             reasons = "; ".join(version.gate["reasons"]) if version else "no version was registered"

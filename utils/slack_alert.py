@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from slack_sdk import WebhookClient
 
     from batch_jobs.alerts.messages import FailedRun, Incident
-    from batch_jobs.alerts.outbox import TaskTry
+    from batch_jobs.alerts.task_errors import TaskTry
     from batch_jobs.database.warehouse import Warehouse
 
 log = logging.getLogger(__name__)
@@ -163,7 +163,7 @@ def flush_alerts() -> None:
 @_never_raises
 def record_failure(context: Context) -> None:
     """Put a failed run into the outbox, without sending; if there is no outbox, send at once."""
-    from batch_jobs.alerts import messages, outbox
+    from batch_jobs.alerts import messages, outbox, task_errors
 
     run, exception = _run_key(context), context.get("exception")
     if _was_away(context) and _is_made_up_for(context):
@@ -176,7 +176,7 @@ def record_failure(context: Context) -> None:
         if task is not None and exception is not None:
             error = _remember(warehouse, task, exception)
         elif task is not None:
-            error = outbox.recall_error(warehouse, task)
+            error = task_errors.recall_error(warehouse, task)
         cause, failed = _describe(told, error)
         if failed.is_exception and failed.what.startswith(OWN_MISTAKE):
             log.info("nobody is told of %s: %s", run, failed.what)
@@ -260,14 +260,14 @@ def _record_success(context: Context, *, always: bool) -> None:
 
 def _is_unhealed(dag_id: str) -> bool:
     """Whether an interval that was tried in vain is still missing; False if nobody can tell."""
-    from batch_jobs.runs import jobs
+    from batch_jobs.runs import attempts
     from utils.tasks import airflow_settings
 
     kind, model = dag_id.partition("_")[0], _model(dag_id)
     if kind != "predict" or model is None:
         return False
     try:
-        return bool(jobs.unhealed(airflow_settings(), model))
+        return bool(attempts.unhealed(airflow_settings(), model))
     except BatchJobsError as error:
         log.warning("whether %s lacks an interval is not known: %s", dag_id, _first_line(error))
         return False
@@ -373,7 +373,7 @@ def _run_key(context: Context) -> str:
 
 
 def _task_try(context: Context) -> TaskTry | None:
-    from batch_jobs.alerts.outbox import TaskTry
+    from batch_jobs.alerts.task_errors import TaskTry
 
     ti = _task_instance(context)
     task_id = _get(ti, "task_id")
@@ -410,12 +410,12 @@ def _model(dag_id: str) -> str | None:
 
 def _of_the_first(context: Context, warehouse: Warehouse) -> Context:
     """A DAG's context about the task that failed first; the last one often only echoes it."""
-    from batch_jobs.alerts import outbox
+    from batch_jobs.alerts import task_errors
 
     last, task = _task_instance(context), _task_try(context)
     if context.get("reason") != "task_failure" or task is None:
         return context
-    first = outbox.first_failed(warehouse, task, _get(context.get("dag_run"), "start_date"))
+    first = task_errors.first_failed(warehouse, task, _get(context.get("dag_run"), "start_date"))
     if first is None or _name(first) == _name(task):
         return context
     path = quote(first.task_id) + (f"/mapped/{first.map_index}" if first.map_index >= 0 else "")
@@ -492,10 +492,10 @@ def _describe(context: Context, error: str | None) -> tuple[str, FailedRun]:
 
 
 def _remember(warehouse: Warehouse, task: TaskTry, exception: BaseException | str) -> str:
-    from batch_jobs.alerts import outbox
+    from batch_jobs.alerts import task_errors
 
     error = _first_line(exception)
-    outbox.remember_error(warehouse, task, error, _now())
+    task_errors.remember_error(warehouse, task, error, _now())
     return error
 
 

@@ -310,7 +310,7 @@ def rollback(
 ) -> dict[str, Any]:
     """Make an earlier version the champion again, and score again what the later one had scored."""
     from batch_jobs.registry import promotion
-    from batch_jobs.runs import jobs
+    from batch_jobs.runs import backfill
 
     _die_with_supervisor()
     with translated():
@@ -320,7 +320,7 @@ def rollback(
             raise FormError("give the version that shall serve again, and the reason")
         with forms.own_mistakes(ArtifactError):
             promotion.require_served(settings, model, params["version"])
-        answer, runs = jobs.rollback(
+        answer, runs = backfill.rollback(
             settings,
             model,
             params["version"],
@@ -386,8 +386,8 @@ def score(model: str, part: int, run_ids: Sequence[int], ti: Any, **_: Any) -> d
 
     What a newer attempt has taken over is left to it; `publish` looks what that came to.
     """
+    from batch_jobs.runs import attempts, jobs
     from batch_jobs.runs.prescoring import Prescorer
-    from batch_jobs.runs import jobs
     from batch_jobs.scoring.counts import Counts
 
     _die_with_supervisor()
@@ -397,7 +397,7 @@ def score(model: str, part: int, run_ids: Sequence[int], ti: Any, **_: Any) -> d
     def score_run(run_id: int) -> Counts:
         return jobs.score(settings, model, run_id, part, token, predictors=predictors)
 
-    with jobs.attempt(settings, run_ids):
+    with attempts.attempt(settings, run_ids):
         done = _on_each(run_ids, score_run)
     return asdict(sum(done.values(), Counts()))
 
@@ -408,7 +408,7 @@ def publish(parts: Sequence[dict[str, Any]], **_: Any) -> dict[str, int]:
     A success if every interval is published; what a newer attempt has taken over is waited for, in
     the end and not for long.
     """
-    from batch_jobs.runs import jobs
+    from batch_jobs.runs import attempts, jobs
 
     _die_with_supervisor()
     settings, run_ids = airflow_settings(), parts[0]["run_ids"]
@@ -417,9 +417,9 @@ def publish(parts: Sequence[dict[str, Any]], **_: Any) -> dict[str, int]:
         return jobs.publish(settings, run_id)
 
     def await_newer(run_id: int) -> Run:
-        return jobs.await_newer(settings, run_id)
+        return attempts.await_newer(settings, run_id)
 
-    with jobs.attempt(settings, run_ids):
+    with attempts.attempt(settings, run_ids):
         published = _on_each(run_ids, publish_run, await_newer)
     newest = max(published.values(), key=lambda run: run.interval.end)
     own = [run for run in published.values() if run.run_id in run_ids]

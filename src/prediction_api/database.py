@@ -24,7 +24,7 @@ import asyncpg
 from sqlalchemy.engine import URL, make_url
 
 from batch_jobs.database.postgres import ARRIVED, POOLER, REFUSED_BY_POOLER, PostgreSQL
-from batch_jobs.database.warehouse import stored_time
+from batch_jobs.database.transactions import stored_time
 from batch_jobs.errors import ConfigurationError
 from batch_jobs.redaction import first_line
 from prediction_api.problems import UnavailableError

@@ -18,8 +18,8 @@ from urllib.parse import quote
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import RedirectResponse
 
-from batch_jobs.database.warehouse import loaded_time
-from batch_jobs.scoring.contract import MAX_KEY_LENGTH
+from batch_jobs.database.transactions import loaded_time
+from batch_jobs.scoring.keys import MAX_KEY_LENGTH
 from prediction_api.database import Row, Statement
 from prediction_api.problems import ProblemError, documented
 from prediction_api.reading import (

@@ -21,7 +21,8 @@ from sqlalchemy import bindparam, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from batch_jobs import clock
-from batch_jobs.database.warehouse import Warehouse, loaded_time, stored_time
+from batch_jobs.database.transactions import loaded_time, stored_time
+from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.errors import BatchJobsError
 from batch_jobs.model import Feature
 from batch_jobs.requests.submit import new_id

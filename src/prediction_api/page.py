@@ -11,9 +11,9 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import RedirectResponse
 
 from batch_jobs import clock
-from batch_jobs.database.warehouse import loaded_time
+from batch_jobs.database.transactions import loaded_time
 from batch_jobs.model import NAME_PATTERN
-from batch_jobs.scoring.contract import MAX_KEY_LENGTH
+from batch_jobs.scoring.keys import MAX_KEY_LENGTH
 from prediction_api.asking import results, sent, take
 from prediction_api.database import Database, Row, Statement
 from prediction_api.model import NEWEST

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Request, Response
 
 from batch_jobs import clock
-from batch_jobs.database.warehouse import loaded_time
+from batch_jobs.database.transactions import loaded_time
 from batch_jobs.errors import IntervalError
 from batch_jobs.interval import parse_time
 from batch_jobs.model import BatchModel

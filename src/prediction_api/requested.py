@@ -9,7 +9,7 @@ from typing import Any
 
 from fastapi import Request
 
-from batch_jobs.database.warehouse import loaded_time
+from batch_jobs.database.transactions import loaded_time
 from prediction_api.database import Database, Row, Statement
 from prediction_api.problems import ProblemError
 from prediction_api.schemas import RowCounts, RowReject, RowResult

@@ -24,7 +24,7 @@ from typing_extensions import TypedDict
 from batch_jobs.database.columns import text_of
 from batch_jobs.model import NAME_PATTERN, BatchModel, Feature, Number
 from batch_jobs.requests.submit import LARGEST_ID
-from batch_jobs.scoring.contract import MAX_KEY_LENGTH
+from batch_jobs.scoring.keys import MAX_KEY_LENGTH
 
 LONGEST_TEXT = 10_000
 

@@ -21,7 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 from batch_jobs.database.columns import text_of
 from batch_jobs.model import BatchModel, Feature, Number
 from batch_jobs.requests.submit import Row
-from batch_jobs.scoring.contract import MAX_KEY_LENGTH
+from batch_jobs.scoring.keys import MAX_KEY_LENGTH
 from prediction_api.problems import ProblemError
 from prediction_api.routing import invalid, strict_json
 from prediction_api.schemas import rows_of

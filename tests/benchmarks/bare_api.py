@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from batch_jobs.catalog import load_model
 from batch_jobs.database.warehouse import Warehouse
-from batch_jobs.registry import versions
+from batch_jobs.registry import champions
 from batch_jobs.registry.loading import load_version
 from batch_jobs.settings import Settings
 
@@ -23,7 +23,7 @@ class Flower(BaseModel):
 def app(settings: Settings) -> FastAPI:
     """An app of one handler, with its estimator loaded."""
     model = load_model("iris", settings.models)
-    version = versions.champion(Warehouse(settings.warehouse), "iris")
+    version = champions.champion(Warehouse(settings.warehouse), "iris")
     assert version is not None
     estimator = load_version(settings, model, version).estimator
     names, made = list(model.features), FastAPI()

@@ -33,7 +33,8 @@ from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
 from batch_jobs.database import leases
-from batch_jobs.database.warehouse import Warehouse, stored_time
+from batch_jobs.database.transactions import stored_time
+from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.interval import Interval
 from batch_jobs.registry import promotion
 from batch_jobs.requests import worker

@@ -5,7 +5,7 @@ from datetime import timedelta
 
 from sqlalchemy import text
 
-from batch_jobs.database.warehouse import stored_time
+from batch_jobs.database.transactions import stored_time
 
 STEP = timedelta(minutes=10)
 

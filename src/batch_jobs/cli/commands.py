@@ -49,7 +49,9 @@ from batch_jobs.registry import promotion
 from batch_jobs.registry.store import ModelStore
 from batch_jobs.requests import worker
 from batch_jobs.requests.queue import Answered
+from batch_jobs.runs import backfill as backfill_
 from batch_jobs.runs import jobs
+from batch_jobs.runs import status as status_
 from batch_jobs.runs.ledger import Run
 from batch_jobs.settings import Settings, let_threads_sleep, model_packages
 from batch_jobs.training import train as lifecycle
@@ -259,7 +261,7 @@ def rollback(
 ) -> None:
     """Make an earlier version the champion again, and score again what readers see of the later."""
     with _bar(f"{model}: intervals scored again") as advance:
-        answer, runs = jobs.rollback(
+        answer, runs = backfill_.rollback(
             Settings.from_environ(),
             model,
             to,
@@ -321,7 +323,7 @@ def backfill(
     """Publish every due interval of a past span, oldest first, also those that got late rows."""
     settings, span = Settings.from_environ(), Interval.parse(start, end)
     with _bar(f"{model}: intervals published", _due(settings, model, span)) as advance:
-        runs = jobs.backfill(
+        runs = backfill_.backfill(
             settings,
             model,
             span,
@@ -359,15 +361,15 @@ def replay(
     Writes report.html into the folder.
     """
     from batch_jobs.backtest import run as time_machine
+    from batch_jobs.backtest.replay import Replay
+    from batch_jobs.backtest.report import shared_figures
     from batch_jobs.reports.backtest import replay_page, summary_table
 
     settings, span = Settings.from_environ(), Interval.parse(start, end)
     home = folder or Path(f"replay-{model}")
     rules: list[Any] = list(dict.fromkeys(gate or [])) or [None]
     replays = [
-        time_machine.Replay(
-            settings, model, span, home / rule if rule and len(rules) > 1 else home, rule
-        )
+        Replay(settings, model, span, home / rule if rule and len(rules) > 1 else home, rule)
         for rule in rules
     ]
     reports = []
@@ -376,7 +378,7 @@ def replay(
         with _bar(f"{model} {each.rule or ''}: intervals replayed", due) as advance:
             reports.append(time_machine.live(each, fresh=fresh, progress=advance))
     if len(replays) > 1:
-        for report, shared in zip(reports, time_machine.shared_figures(replays), strict=True):
+        for report, shared in zip(reports, shared_figures(replays), strict=True):
             report["shared"] = shared
     page = home / "report.html"
     page.write_text(replay_page(reports), "utf-8")
@@ -394,7 +396,7 @@ def replay(
 @app.command()
 def gaps(model: Model, *, as_json: AsJson = False) -> None:
     """List the due intervals that were never published."""
-    found = jobs.gaps(Settings.from_environ(), model)
+    found = status_.gaps(Settings.from_environ(), model)
     rows = [{"start": gap.start.isoformat(), "end": gap.end.isoformat()} for gap in found]
     _tell(rows, as_json, _joined(found) or f"{model} has no gap")
 
@@ -460,7 +462,7 @@ def status(
     as_json: AsJson = False,
 ) -> None:
     """Show what readers see: version, interval, rows and freshness; and what serves next."""
-    rows = jobs.status(Settings.from_environ(), model)
+    rows = status_.status(Settings.from_environ(), model)
     shown = [
         {
             "model": row["model"],

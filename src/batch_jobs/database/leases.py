@@ -19,7 +19,8 @@ from uuid6 import uuid7
 
 from batch_jobs import clock
 from batch_jobs.database.connections import text
-from batch_jobs.database.warehouse import Warehouse, repeatable, stored_time
+from batch_jobs.database.transactions import repeatable, stored_time
+from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.redaction import first_line
 
 log = logging.getLogger(__name__)

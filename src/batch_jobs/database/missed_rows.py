@@ -20,7 +20,8 @@ from sqlalchemy.exc import DBAPIError
 
 from batch_jobs.database.columns import CURE
 from batch_jobs.database.connections import text
-from batch_jobs.database.warehouse import Warehouse, bounds, repeatable, stored_time
+from batch_jobs.database.transactions import bounds, repeatable, stored_time
+from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.errors import ContractError
 from batch_jobs.interval import Interval
 from batch_jobs.model import BatchModel

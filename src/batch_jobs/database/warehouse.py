@@ -5,45 +5,34 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import re
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
-from time import monotonic
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, DatabaseError, SQLAlchemyError
-from tenacity import RetryCallState, Retrying, retry_if_exception
-from tenacity.wait import wait_random_exponential
+from sqlalchemy.exc import ArgumentError, DatabaseError
 
 from batch_jobs.database.connections import text
 from batch_jobs.database.postgres import PostgreSQL
 from batch_jobs.database.sqlite import SQLite
+from batch_jobs.database.transactions import first_words, repeatable
 from batch_jobs.errors import (
     ConfigurationError,
     ContractError,
-    WarehouseUnavailableError,
     WarehouseVersionError,
 )
-from batch_jobs.interval import Interval
-from batch_jobs.redaction import first_line
 
 if TYPE_CHECKING:
     import pandas as pd
 
 log = logging.getLogger(__name__)
-P = ParamSpec("P")
-Answer = TypeVar("Answer")
 
 SCHEMA_VERSION = 6
-# How long a transaction is repeated that fails for a passing reason, from its first failure on.
-PATIENCE_SECONDS = 45
 Database = SQLite | PostgreSQL
 DATABASES: Mapping[str, type[Database]] = {"sqlite": SQLite, "postgresql": PostgreSQL}
 
@@ -244,55 +233,6 @@ class Warehouse:
             )
 
 
-def repeatable(
-    act: Callable[Concatenate[Warehouse, P], Answer],
-) -> Callable[Concatenate[Warehouse, P], Answer]:
-    """Repeat a function as a whole while it fails for a passing reason, then give one clear error.
-
-    For functions that are one transaction and change nothing more when they are repeated: then a
-    lost connection does no harm, nor an answer to COMMIT that was lost on the way. Patience begins
-    with the first failure, for what worked long before it was worth waiting for. Waits are random
-    and grow (https://aws.amazon.com/builders-library/timeouts-retries-and-backoff-with-jitter).
-
-    Raises:
-        WarehouseUnavailableError: it failed until patience was lost.
-        ConfigurationError: the database refuses what it will refuse again.
-    """
-
-    @functools.wraps(act)
-    def repeated(warehouse: Warehouse, *args: P.args, **kwargs: P.kwargs) -> Answer:
-        failed: list[float] = []  # when
-        is_passing = warehouse.database.is_passing
-
-        def may_pass(error: BaseException) -> bool:
-            failed.append(monotonic())
-            return is_passing(error)
-
-        attempts = Retrying(
-            retry=retry_if_exception(may_pass),
-            stop=lambda _: failed[-1] - failed[0] >= PATIENCE_SECONDS,
-            wait=wait_random_exponential(multiplier=0.2, max=5),
-            before_sleep=_tell,
-            reraise=True,
-        )
-        try:
-            return attempts(act, warehouse, *args, **kwargs)
-        except Exception as error:
-            if is_passing(error):
-                spent = f"{len(failed)} times within {failed[-1] - failed[0]:.0f} s"
-                raise WarehouseUnavailableError(
-                    f"the warehouse {warehouse} did not answer, or did not let {act.__name__} "
-                    f"through, {'once' if len(failed) == 1 else spent}: {first_words(error)}"
-                ) from error
-            if warehouse.database.is_misconfigured(error):
-                raise ConfigurationError(
-                    f"the warehouse {warehouse} refuses: {first_words(error)}"
-                ) from error
-            raise
-
-    return repeated  # type: ignore[return-value] # wraps() forgets that the first has no name
-
-
 def _frame(columns: Sequence[Any]) -> pd.DataFrame:
     """Columns as a frame whose columns are numbered, since a query may name two alike."""
     import pandas as pd
@@ -316,39 +256,7 @@ def _frame(columns: Sequence[Any]) -> pd.DataFrame:
     return pd.DataFrame(found, copy=False)
 
 
-def _tell(state: RetryCallState) -> None:
-    error = state.outcome.exception() if state.outcome else None
-    if error is not None:
-        log.warning("%s; trying again", first_words(error))
-
-
-def first_words(error: BaseException) -> str:
-    """What the database said, without the statement and its values."""
-    if isinstance(error, SQLAlchemyError):
-        error = getattr(error, "orig", None) or error
-    return first_line(str(error))
-
-
 @repeatable
 def _schema_version(warehouse: Warehouse) -> int | None:
     with warehouse.read() as connection:
         return warehouse.database.schema_version(connection)
-
-
-def stored_time(time: datetime) -> str:
-    """The text under which a UTC time is stored; it sorts as time."""
-    return time.astimezone(UTC).isoformat()
-
-
-def loaded_time(stored: str | datetime) -> datetime:
-    """The time that was stored: SQLite gives it as text, PostgreSQL as a time."""
-    time = datetime.fromisoformat(stored) if isinstance(stored, str) else stored
-    return time.astimezone(UTC)
-
-
-def bounds(interval: Interval) -> Mapping[str, Any]:
-    """The values of `:start` and `:end` for a query on this interval."""
-    return {"start": stored_time(interval.start), "end": stored_time(interval.end)}
-
-
-REMOVED_AT_ONCE = 20_000

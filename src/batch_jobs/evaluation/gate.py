@@ -10,6 +10,13 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from batch_jobs.evaluation.bootstrap import (
+    Estimate,
+    blocks_of,
+    estimate,
+    groups_of,
+    paired_difference,
+)
 from batch_jobs.model import Gate
 
 if TYPE_CHECKING:
@@ -18,19 +25,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from batch_jobs.evaluation.metrics import Judgement
-
-REPLICATES = 2_000
-FEWEST_DAYS = 5
-MOST_GROUPS = 1_000
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean loss, or how much the challenger's is above that of another, with its interval."""
-
-    mean: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -116,7 +110,7 @@ def decide(
     """
     import numpy as np
 
-    blocks = _blocks(as_of) if entities is None else _groups(entities)
+    blocks = blocks_of(as_of) if entities is None else groups_of(entities)
     to_baseline = paired_difference(challenger, baseline, blocks, gate.confidence)
     unknown = _not_compared(gate, champion, len(blocks))
     to_champion, by_slice, other, shared = None, {}, None, blocks
@@ -149,7 +143,7 @@ def decide(
         to_champion=to_champion,
         to_baseline=to_baseline,
         losses={
-            name: _estimate(each.losses, of_each, gate.confidence)
+            name: estimate(each.losses, of_each, gate.confidence)
             for name, (each, of_each) in judged.items()
         },
         metrics={name: each.metrics for name, (each, _) in judged.items()},
@@ -276,62 +270,8 @@ def _by_slice(
     confidence = 1 - (1 - gate.confidence) / max(len(members), 1)
     difference = challenger.losses - champion.losses
     return {
-        where: _estimate(
-            difference[rows], blocks[rows] if as_of is None else _blocks(as_of[rows]), confidence
+        where: estimate(
+            difference[rows], blocks[rows] if as_of is None else blocks_of(as_of[rows]), confidence
         )
         for where, rows in members.items()
     }
-
-
-def _blocks(as_of: pd.Series[Any]) -> NDArray[np.int64]:
-    """The UTC day of each row, or a twentieth of these rows by time where days are too few.
-
-    One day resampled is always that day: its interval would be a point, and any noise a proof.
-    """
-    import numpy as np
-
-    days: NDArray[np.int64] = as_of.dt.floor("D").astype("int64").to_numpy()
-    if len(np.unique(days)) >= FEWEST_DAYS:
-        return days
-    blocks = np.empty(len(as_of), dtype="int64")
-    blocks[np.argsort(as_of, kind="stable")] = np.arange(len(as_of)) * 20 // len(as_of)
-    return blocks
-
-
-def _groups(entities: pd.Series[Any]) -> NDArray[np.int64]:
-    """The group of each row by its entity, all of whose rows are in one (cluster bootstrap).
-
-    Field and Welsh 2007, "Bootstrapping clustered data" (JRSS B 69). Many entities share a group by
-    the hash of their key, since a thousand blocks tell as much as a million.
-    """
-    import pandas as pd
-
-    groups: NDArray[np.int64] = (
-        pd.util.hash_array(entities.to_numpy("object"), categorize=True) % MOST_GROUPS
-    ).astype("int64")
-    return groups
-
-
-def paired_difference(
-    one: Judgement, other: Judgement, blocks: NDArray[np.int64], confidence: float
-) -> Estimate:
-    """Mean loss difference on the same rows, with a two-sided block-bootstrap interval."""
-    return _estimate(one.losses - other.losses, blocks, confidence)
-
-
-def _estimate(
-    values: NDArray[np.float64], blocks: NDArray[np.int64], confidence: float
-) -> Estimate:
-    import numpy as np
-
-    _, block = np.unique(blocks, return_inverse=True)
-    sums = np.bincount(block, weights=values)
-    sizes = np.bincount(block)
-    # A fixed seed: the same rows always give the same verdict.
-    draws = np.random.default_rng(0).multinomial(
-        len(sums), np.full(len(sums), 1 / len(sums)), size=REPLICATES
-    )
-    means = (draws @ sums) / (draws @ sizes)
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(means, [tail, 1 - tail])
-    return Estimate(float(values.mean()), float(low), float(high))

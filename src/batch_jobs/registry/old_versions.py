@@ -14,7 +14,8 @@ from datetime import datetime, timedelta
 
 from batch_jobs import clock
 from batch_jobs.database.connections import text
-from batch_jobs.database.warehouse import Warehouse, repeatable, stored_time
+from batch_jobs.database.transactions import repeatable, stored_time
+from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.errors import BatchJobsError, UnavailableError
 from batch_jobs.registry.store import ModelStore
 

@@ -7,9 +7,10 @@ from datetime import datetime
 from typing import Literal
 
 from batch_jobs.catalog import load_model
-from batch_jobs.database.warehouse import Warehouse, loaded_time
+from batch_jobs.database.transactions import loaded_time
+from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.errors import ArtifactError, NoChampionError
-from batch_jobs.registry import versions
+from batch_jobs.registry import champions, versions
 from batch_jobs.registry.loading import load_version
 from batch_jobs.registry.versions import ModelVersion
 from batch_jobs.settings import Settings
@@ -48,7 +49,7 @@ def candidate(
     """
     warehouse = Warehouse.existing(settings.warehouse)
     version = _newest(warehouse, name, as_of)
-    serving = versions.champion(warehouse, name)
+    serving = champions.champion(warehouse, name)
     is_champion = serving is not None and serving.version == version.version
     return version, not (is_champion or _obstacles(warehouse, version, serving, approved=True))
 
@@ -93,7 +94,7 @@ def promote(
         wanted = versions.find_version(warehouse, name, version)
     else:
         wanted = _newest(warehouse, name, as_of)
-    serving = versions.champion(warehouse, name)
+    serving = champions.champion(warehouse, name)
     champion = serving.version if serving else None
     if champion == wanted.version:
         return Promotion(wanted, "unchanged", champion, "it is the champion already")
@@ -108,7 +109,7 @@ def promote(
     decided = approved_by and wanted.gate.get("undecided")
     approval = [f"approved by {approved_by}"] if decided else []
     why = reason or "; ".join([*approval, *wanted.gate["reasons"]])
-    versions.promote(
+    champions.promote(
         warehouse,
         wanted,
         expected=champion if overruled else wanted.gate["champion"],
@@ -126,7 +127,7 @@ def _obstacles(
     found: list[str] = []
     if not wanted.gate["promote"] and not (approved and wanted.gate.get("undecided")):
         found += wanted.gate["reasons"]
-    why = versions.rolled_back(warehouse, wanted.model, wanted.version)
+    why = champions.rolled_back(warehouse, wanted.model, wanted.version)
     if why is not None:
         found.append(f"it was rolled back ({why})")
     if serving and loaded_time(serving.as_of) > loaded_time(wanted.as_of):
@@ -146,11 +147,11 @@ def rollback(settings: Settings, name: str, to: str, *, actor: str, reason: str)
     model = load_model(name, settings.models)
     warehouse = Warehouse.existing(settings.warehouse)
     wanted = require_served(settings, name, to)
-    serving = versions.champion(warehouse, name)
+    serving = champions.champion(warehouse, name)
     if serving is not None and serving.version == to:
         return Promotion(wanted, "unchanged", to, "it is the champion already")
     load_version(settings, model, wanted)
-    versions.promote(
+    champions.promote(
         warehouse,
         wanted,
         expected=serving.version if serving else None,
@@ -169,7 +170,7 @@ def require_served(settings: Settings, name: str, version: str) -> ModelVersion:
     """
     warehouse = Warehouse.existing(settings.warehouse)
     found = versions.find_version(warehouse, name, version)
-    served = versions.have_served(warehouse, name)
+    served = champions.have_served(warehouse, name)
     if version not in served:
         raise ArtifactError(
             f"{name} {version} never served; roll back to a version that did "
@@ -193,7 +194,7 @@ def require_champion(warehouse: Warehouse, name: str) -> ModelVersion:
     Raises:
         NoChampionError: there is none yet.
     """
-    version = versions.champion(warehouse, name)
+    version = champions.champion(warehouse, name)
     if version is None:
         raise NoChampionError(name)
     return version

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from batch_jobs import clock
 from batch_jobs.database.connections import text
-from batch_jobs.database.warehouse import Warehouse, repeatable, stored_time
+from batch_jobs.database.transactions import repeatable, stored_time
+from batch_jobs.database.warehouse import Warehouse
 
 if TYPE_CHECKING:
     import pyarrow as pa

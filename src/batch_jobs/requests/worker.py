@@ -28,7 +28,7 @@ from batch_jobs.failpoints import failpoint
 from batch_jobs.interval import Interval
 from batch_jobs.model import BatchModel, Number
 from batch_jobs.redaction import first_line
-from batch_jobs.registry import versions
+from batch_jobs.registry import champions
 from batch_jobs.registry.loading import Predictors
 from batch_jobs.requests import queue
 from batch_jobs.requests.queue import Answered, Claimed
@@ -82,7 +82,7 @@ def answer(
     answered += queue.give_up(warehouse, name, token)
     predictors = predictors or Predictors(settings)
     while (most is None or len(answered) < most) and not stop():
-        champion = versions.champion(warehouse, name)
+        champion = champions.champion(warehouse, name)
         if champion is None:
             log.warning("the requests of %s wait for its first champion", name)
             break

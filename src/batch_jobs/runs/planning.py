@@ -16,19 +16,21 @@ from batch_jobs.catalog import load_model
 from batch_jobs.database.connections import text
 from batch_jobs.database.leases import FORGOTTEN_AFTER, LEASE, at_work
 from batch_jobs.database.missed_rows import DAY
-from batch_jobs.database.warehouse import Warehouse, bounds, loaded_time, repeatable, stored_time
+from batch_jobs.database.transactions import bounds, loaded_time, repeatable, stored_time
+from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.errors import FencedError
 from batch_jobs.failpoints import failpoint
 from batch_jobs.interval import Interval, due_between
 from batch_jobs.model import BatchModel
 from batch_jobs.redaction import first_line
-from batch_jobs.registry import versions
+from batch_jobs.registry import champions, versions
 from batch_jobs.registry.loading import as_trained
 from batch_jobs.registry.promotion import require_champion
 from batch_jobs.registry.versions import ModelVersion
-from batch_jobs.runs import ledger, refusals, staging
+from batch_jobs.runs import claim as claim_
+from batch_jobs.runs import coverage, ledger, refusals, removal, staging
+from batch_jobs.runs.claim import Claim
 from batch_jobs.runs.ledger import Run
-from batch_jobs.runs.staging import Claim
 from batch_jobs.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -103,7 +105,7 @@ class Planner:
             hindsight=_is_hindsight(chosen, interval),
             accepted=accept,
         )
-        run = staging.claim(self.warehouse, wanted)
+        run = claim_.claim(self.warehouse, wanted)
         failpoint("plan.claimed")
         log.info("claimed %s %s as run %d for %s", name, interval, run.run_id, chosen.version)
         return run
@@ -152,7 +154,7 @@ class Planner:
         if self.model.rescore_late:
             late = {run.interval: run for run in self.late(Interval(oldest, newest.start))}
             claims |= {interval: partial(self.claim_again, run) for interval, run in late.items()}
-        refused = ledger.refusals(self.warehouse, self.model.name, oldest) if claims else {}
+        refused = coverage.refusals(self.warehouse, self.model.name, oldest) if claims else {}
         ordered = [
             claim
             for interval, claim in sorted(claims.items(), key=itemgetter(0))
@@ -194,7 +196,7 @@ class Planner:
         """
         model, warehouse = self.model, self.warehouse
         oldest = newest.start - model.look_back
-        fresh = ledger.fresh_until(warehouse, model.name)
+        fresh = coverage.fresh_until(warehouse, model.name)
         if fresh is not None and fresh >= newest.start:
             return []
         if self._serving().mode == "replace":
@@ -209,7 +211,7 @@ class Planner:
                 fresh.isoformat(),
                 oldest.isoformat(),
             )
-        found = ledger.gaps(warehouse, model.name, model.schedule, newest.start, since=oldest)
+        found = coverage.gaps(warehouse, model.name, model.schedule, newest.start, since=oldest)
         return [gap for gap in found if gap not in self._busy]
 
     def _waits(self, interval: Interval, refused: str, by: str | None) -> bool:
@@ -277,11 +279,11 @@ class Planner:
     @cached_property
     def _busy(self) -> set[Interval]:
         since = clock.now() - LEASE
-        return ledger.being_staged(self.warehouse, self.model.name, since)
+        return coverage.being_staged(self.warehouse, self.model.name, since)
 
     def _serving(self) -> BatchModel:
         """The model as the champion was trained; as its file has it, if nothing serves."""
-        version = versions.champion(self.warehouse, self.model.name)
+        version = champions.champion(self.warehouse, self.model.name)
         return self.model if version is None else self._as_trained(version)
 
     def _as_trained(self, version: ModelVersion) -> BatchModel:
@@ -295,7 +297,7 @@ class Planner:
             return
         _require_query(self.warehouse, trained, interval)
         if not self._prepared:
-            staging.sweep(self.warehouse, trained.name, clock.now() - FORGOTTEN_AFTER)
+            removal.sweep(self.warehouse, trained.name, clock.now() - FORGOTTEN_AFTER)
         self._prepared.add(trained.features_query)
 
     def _choose(self, champion: Champion, interval: Interval) -> ModelVersion:
@@ -303,7 +305,7 @@ class Planner:
         now = require_champion(self.warehouse, self.model.name)
         if champion != "then":
             return now
-        then = versions.champion_at(self.warehouse, self.model.name, interval.end)
+        then = champions.champion_at(self.warehouse, self.model.name, interval.end)
         if then is None and not self._warned:
             log.warning(
                 "%s had no champion yet at %s; %s scores what lies so far back",

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from batch_jobs.database.columns import times
-from batch_jobs.database.warehouse import Warehouse, bounds
+from batch_jobs.database.transactions import bounds
+from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.errors import ContractError
 from batch_jobs.failpoints import failpoint
 from batch_jobs.interval import Interval

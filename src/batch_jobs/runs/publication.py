@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection
@@ -12,33 +11,15 @@ from sqlalchemy.exc import DBAPIError
 
 from batch_jobs import clock
 from batch_jobs.database.connections import text
-from batch_jobs.database.warehouse import (
-    Warehouse,
-    first_words,
-    loaded_time,
-    repeatable,
-    stored_time,
-)
+from batch_jobs.database.transactions import first_words, loaded_time, repeatable, stored_time
+from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.errors import IncompleteError
 from batch_jobs.failpoints import failpoint
+from batch_jobs.runs.audit import Staged, audit, seal, staged_by_parts
+from batch_jobs.runs.fencing import require_owner
 from batch_jobs.runs.ledger import Run, load_run, span
-from batch_jobs.runs.staging import require_owner
-from batch_jobs.scoring.counts import Counts, counts_of
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Staged:
-    """What a run has staged, as its parts reported it.
-
-    Attributes:
-        counts: rows of all parts together.
-        scores: the lowest and the highest score; None if there is no row.
-    """
-
-    counts: Counts
-    scores: tuple[float, float] | None
 
 
 def publish(
@@ -62,10 +43,10 @@ def publish(
             would replace the whole population by nothing.
         sqlalchemy.exc.IntegrityError: an entity is in the run twice.
     """
-    run = _seal(warehouse, run_id)
+    run = seal(warehouse, run_id)
     failpoint("publish.sealed")
     if run.state == "staging":
-        staged = _audit(warehouse, run)
+        staged = audit(warehouse, run)
         if judge is not None:
             judge(run, staged)
         failpoint("publish.audited")
@@ -81,63 +62,6 @@ def publish(
     if run.mode == "replace":
         _set_aside(warehouse)
     return run
-
-
-@repeatable
-def _seal(warehouse: Warehouse, run_id: int) -> Run:
-    with warehouse.write() as connection:
-        run = require_owner(warehouse, connection, run_id)
-        if run.state == "staging":
-            _staged(connection, run)  # an index of half the rows would help nobody
-            warehouse.database.seal(connection, run.rows_table)
-        return run
-
-
-@repeatable
-def _audit(warehouse: Warehouse, run: Run) -> Staged:
-    with warehouse.read() as connection:
-        require_owner(warehouse, connection, run.run_id)  # else its rows may have been swept
-        staged = _staged(connection, run)
-        warehouse.database.spare_others(connection, run.rows_table)
-        stored = connection.execute(
-            text(f"""
-                SELECT (SELECT count(*) FROM {run.rows_table} WHERE run_id = :run_id) AS scored,
-                       (SELECT count(*) FROM rejected_rows WHERE run_id = :run_id) AS rejected"""),  # noqa: S608
-            {"run_id": run.run_id},
-        ).one()
-    counts = staged.counts
-    if (counts.scored, counts.rejected) != tuple(stored) or counts.read != (
-        counts.scored + counts.rejected + counts.skipped
-    ):
-        raise IncompleteError(
-            f"run {run.run_id} of {run.model} {run.interval}: {counts} were reported, but "
-            f"{stored.scored} scored and {stored.rejected} rejected rows are stored"
-        )
-    if run.mode == "replace" and not counts.scored:
-        raise IncompleteError(
-            f"run {run.run_id} of {run.model} {run.interval} scored no row of the population; "
-            f"readers keep the last good predictions"
-        )
-    return staged
-
-
-def _staged(connection: Connection, run: Run) -> Staged:
-    parts = connection.execute(
-        text("SELECT * FROM run_parts WHERE run_id = :run_id ORDER BY part"),
-        {"run_id": run.run_id},
-    ).all()
-    unstaged = [str(part.part) for part in parts if not part.staged]
-    if unstaged:
-        raise IncompleteError(
-            f"run {run.run_id} of {run.model} {run.interval}: part {', '.join(unstaged)} of "
-            f"{len(parts)} was not scored"
-        )
-    lows = [part.score_min for part in parts if part.score_min is not None]
-    highs = [part.score_max for part in parts if part.score_max is not None]
-    return Staged(
-        counts=sum((counts_of(part) for part in parts), Counts()),
-        scores=(min(lows), max(highs)) if lows else None,
-    )
 
 
 @repeatable
@@ -188,7 +112,7 @@ def _publish(warehouse: Warehouse, sealed: Run, audited: Staged) -> Run:
         failpoint("publish.locked")
         if run.state != "staging":
             return run
-        if _staged(connection, run) != audited:
+        if staged_by_parts(connection, run) != audited:
             raise IncompleteError(
                 f"run {run_id} of {model} {run.interval} changed after it was audited"
             )

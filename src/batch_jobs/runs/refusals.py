@@ -12,7 +12,8 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from batch_jobs import clock
-from batch_jobs.database.warehouse import Warehouse, bounds, repeatable
+from batch_jobs.database.transactions import bounds, repeatable
+from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.errors import ContractError
 from batch_jobs.interval import Interval
 from batch_jobs.model import BatchModel

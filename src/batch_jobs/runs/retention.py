@@ -16,32 +16,32 @@ was stopped long ago and may go on at any time.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import Row, TextClause, bindparam
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import Row
 
 from batch_jobs import clock
 from batch_jobs.database.connections import text
-from batch_jobs.database.warehouse import (
-    REMOVED_AT_ONCE,
-    Warehouse,
-    loaded_time,
-    repeatable,
-    stored_time,
+from batch_jobs.database.transactions import REMOVED_AT_ONCE, loaded_time, repeatable, stored_time
+from batch_jobs.database.warehouse import Warehouse
+from batch_jobs.requests import retention
+from batch_jobs.runs.removal import (
+    REMOVED,
+    SMALL,
+    batches,
+    clear,
+    hide,
+    is_small,
+    remove,
+    retire,
+    retire_large,
 )
-from batch_jobs.requests import queue
-from batch_jobs.runs.publication import after_the_last
-from batch_jobs.runs.staging import REMOVED, remove_rows
 
 log = logging.getLogger(__name__)
 
-# A row of `superseded_rows` goes with each row of a prediction.
-SMALL = REMOVED_AT_ONCE // 2
-RUNS_AT_ONCE = 500
 # A probe of an index for each run: an anti-join might read millions of current rows instead.
 _IS_CURRENT = "(SELECT 1 FROM current_rows AS c WHERE c.run_id = r.run_id LIMIT 1) IS NOT NULL"
 _DUE = text(f"""
@@ -133,7 +133,7 @@ def prune(
         pruned,
         rejected=pruned.rejected + _forget_rejected(warehouse, model, before),
         online=_forget_online(warehouse, model, before),
-        requests=queue.forget(warehouse, model, before),
+        requests=retention.forget(warehouse, model, before),
     )
 
 
@@ -145,18 +145,18 @@ def _prune_runs(
         return Pruned(model)
     hidden = [run for run in due if run.due == "hide"]
     old = [run for run in due if run.due == "retire"]
-    expired = _hide(warehouse, model, [run.run_id for run in hidden]) if hidden else 0
-    for run_ids in _batches(hidden, REMOVED_AT_ONCE):
-        _clear(warehouse, "current_rows", run_ids, model)
-    small = [run for run in old if _is_small(warehouse, run)]
+    expired = hide(warehouse, model, [run.run_id for run in hidden]) if hidden else 0
+    for run_ids in batches(hidden, REMOVED_AT_ONCE):
+        clear(warehouse, "current_rows", run_ids, model)
+    small = [run for run in old if is_small(warehouse, run)]
     rejected = 0
-    for run_ids in _batches(small, SMALL):
-        rejected += _retire(warehouse, run_ids)
+    for run_ids in batches(small, SMALL):
+        rejected += retire(warehouse, run_ids)
         warehouse.database.give_way()
-    large = [run for run in old if not _is_small(warehouse, run)]
+    large = [run for run in old if not is_small(warehouse, run)]
     for run in large:
-        rejected += _retire_large(warehouse, run)
-    removed = _remove(warehouse, large)
+        rejected += retire_large(warehouse, run)
+    removed = remove(warehouse, large)
     warehouse.database.after_removal()
     retired = [*small, *removed]
     return Pruned(
@@ -172,7 +172,7 @@ def _prune_runs(
 def _forget_rejected(warehouse: Warehouse, model: str, before: str) -> int:
     """Remove what runs rejected that were given up, and claimed before a moment."""
     given_up = _given_up(warehouse, model, before)
-    return sum(_clear(warehouse, "rejected_rows", [run_id]) for run_id in given_up)
+    return sum(clear(warehouse, "rejected_rows", [run_id]) for run_id in given_up)
 
 
 @repeatable
@@ -229,117 +229,3 @@ def _due(
                 "expired": stored_time(newest - expire) if expire else None,
             },
         ).all()
-
-
-def _is_small(warehouse: Warehouse, run: Row[Any]) -> bool:
-    return bool(run.rows_table == warehouse.database.shared_rows and run.size <= SMALL)
-
-
-def _batches(runs: Sequence[Row[Any]], rows: int) -> Iterator[list[int]]:
-    """The ids of the runs in batches of so many rows; a run that has more is one by itself."""
-    batch: list[int] = []
-    held = 0
-    for run in runs:
-        if batch and (held + run.size > rows or len(batch) == RUNS_AT_ONCE):
-            yield batch
-            batch, held = [], 0
-        batch.append(run.run_id)
-        held += run.size
-    if batch:
-        yield batch
-
-
-@repeatable
-def _hide(warehouse: Warehouse, model: str, run_ids: Sequence[int]) -> int:
-    """Let all that is current of the runs leave `current_predictions` at once; how many did."""
-    with warehouse.write() as connection:
-        warehouse.database.lock_model(connection, model)
-        return connection.execute(
-            _of("UPDATE prediction_runs SET superseded_at = :now WHERE superseded_at IS NULL"),
-            {"run_ids": list(run_ids), "now": after_the_last(connection, model)},
-        ).rowcount
-
-
-@repeatable
-def _retire(warehouse: Warehouse, run_ids: Sequence[int]) -> int:
-    """Retire small runs and remove their rows, in one transaction; how many were rejected ones."""
-    values = {"run_ids": list(run_ids)}
-    with warehouse.write() as connection:
-        connection.execute(
-            _of("UPDATE prediction_runs SET state = 'retired', rows_table = :removed WHERE true"),
-            {**values, "removed": REMOVED},
-        )
-        for table in (warehouse.database.shared_rows, "superseded_rows"):
-            connection.execute(_of(f"DELETE FROM {table} WHERE true"), values)  # noqa: S608
-        return connection.execute(_of("DELETE FROM rejected_rows WHERE true"), values).rowcount
-
-
-def _retire_large(warehouse: Warehouse, run: Row[Any]) -> int:
-    """Retire a run and remove all but its predictions; how many rejected rows that were."""
-    _mark_retired(warehouse, run.run_id)
-    _clear(warehouse, "superseded_rows", [run.run_id])
-    return _clear(warehouse, "rejected_rows", [run.run_id])
-
-
-@repeatable
-def _mark_retired(warehouse: Warehouse, run_id: int) -> None:
-    with warehouse.write() as connection:
-        connection.execute(
-            text("UPDATE prediction_runs SET state = 'retired' WHERE run_id = :run_id"),
-            {"run_id": run_id},
-        )
-
-
-def _remove(warehouse: Warehouse, runs: Sequence[Row[Any]]) -> list[Row[Any]]:
-    """Remove the predictions of retired runs; which of them are gone."""
-    removed = []
-    for run in runs:
-        try:
-            remove_rows(warehouse, run.run_id, run.rows_table)
-        except DBAPIError as error:
-            if not warehouse.database.is_passing(error):
-                raise
-            # Whoever reads the table of one run mostly reads those of the others too.
-            log.info("run %d is left to the next prune, something holds its rows", run.run_id)
-            break
-        removed.append(run)
-    return removed
-
-
-def _clear(
-    warehouse: Warehouse, table: str, run_ids: Sequence[int], model: str | None = None
-) -> int:
-    """Remove the rows that a table has of some runs, in small transactions; how many there were.
-
-    Args:
-        warehouse: where the rows are.
-        table: which table.
-        run_ids: whose rows.
-        model: keep its publications from changing the same rows meanwhile.
-    """
-    cleared = 0
-    while some := _clear_some(warehouse, table, run_ids, model):
-        cleared += some
-        warehouse.database.give_way()
-    return cleared
-
-
-@repeatable
-def _clear_some(warehouse: Warehouse, table: str, run_ids: Sequence[int], model: str | None) -> int:
-    with warehouse.write() as connection:
-        if model is not None:
-            warehouse.database.lock_model(connection, model)
-        return connection.execute(
-            _of(f"""
-                DELETE FROM {table} WHERE entity_id IN
-                (SELECT entity_id FROM {table} WHERE run_id IN :run_ids
-                 LIMIT {REMOVED_AT_ONCE})"""),  # noqa: S608
-            {"run_ids": list(run_ids)},
-        ).rowcount
-
-
-def _of(statement: str) -> TextClause:
-    """A statement with a condition, which holds for the runs of `:run_ids` only."""
-    return text(f"{statement} AND run_id IN :run_ids").bindparams(
-        bindparam("run_ids", expanding=True)
-    )

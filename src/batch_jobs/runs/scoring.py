@@ -17,7 +17,8 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from batch_jobs.database.connections import text
-from batch_jobs.database.warehouse import Warehouse, bounds, repeatable
+from batch_jobs.database.transactions import bounds, repeatable
+from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.errors import ContractError
 from batch_jobs.failpoints import failpoint
 from batch_jobs.interval import Interval

@@ -11,163 +11,24 @@ import json
 import logging
 import math
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from datetime import datetime
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, Row
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import Connection
 
 from batch_jobs import clock
 from batch_jobs.database.connections import text
-from batch_jobs.database.warehouse import REMOVED_AT_ONCE, Warehouse, repeatable, stored_time
-from batch_jobs.errors import ConfigurationError, FencedError, IncompleteError
-from batch_jobs.interval import Interval
-from batch_jobs.runs.ledger import Part, Run, load_run, span
+from batch_jobs.database.transactions import repeatable, stored_time
+from batch_jobs.database.warehouse import Warehouse
+from batch_jobs.errors import FencedError
+from batch_jobs.runs.fencing import lock_part, lock_run, require_open, require_part
+from batch_jobs.runs.ledger import Part, Run, load_run
 from batch_jobs.scoring.counts import Counts, Reject, counts_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 log = logging.getLogger(__name__)
-
-# From so many rows on, a population is cheaper to publish from a table of its own.
-LARGE = 100_000
-REMOVED = "none"  # the rows_table of a run whose rows are gone
-SWEPT = "~"  # the token of a part whose rows are being removed: no try has a higher one
-
-
-@dataclass(frozen=True)
-class Claim:
-    """What an attempt wants to score.
-
-    Attributes:
-        model: whose interval.
-        interval: which.
-        token: the attempt's; a later attempt has the higher one.
-        model_version: which version scores.
-        mode: `merge` or `replace`.
-        key_ranges: the range of keys of each part.
-        hindsight: the version was trained after the interval.
-        accepted: why its rows may be published whatever the circuit breaker says.
-    """
-
-    model: str
-    interval: Interval
-    token: str
-    model_version: str
-    mode: str
-    key_ranges: Sequence[tuple[str | None, str | None]]
-    hindsight: bool = False
-    accepted: str | None = None
-
-
-@repeatable
-def claim(warehouse: Warehouse, wanted: Claim) -> Run:
-    """Claim the interval for this attempt and open its run.
-
-    Attempts with a lower token that were still staging are failed. Claiming again with the same
-    token answers with the same run.
-
-    Raises:
-        FencedError: an attempt with a higher token has claimed the interval.
-        ConfigurationError: the model has been published in the other mode.
-    """
-    key = {
-        **span(wanted.model, wanted.interval),
-        "token": wanted.token,
-        "now": stored_time(clock.now()),
-    }
-    with warehouse.write() as connection:
-        large = _is_large(connection, wanted)
-        claimed = connection.execute(
-            text("""
-                INSERT INTO fences (model, interval_start, interval_end, token, claimed_at)
-                VALUES (:model, :start, :end, :token, :now)
-                ON CONFLICT (model, interval_start, interval_end)
-                DO UPDATE SET token = excluded.token, claimed_at = excluded.claimed_at
-                WHERE fences.token <= excluded.token
-                RETURNING token"""),
-            key,
-        ).first()
-        if claimed is None:
-            raise FencedError(
-                f"{wanted.model} {wanted.interval}: a newer attempt has claimed this interval"
-            )
-        connection.execute(
-            text("""
-                UPDATE prediction_runs SET state = 'failed', error = 'fenced off by a newer attempt'
-                WHERE model = :model AND interval_start = :start AND interval_end = :end
-                  AND state = 'staging' AND token < :token"""),
-            key,
-        )
-        run_id = connection.scalar(
-            text("""
-                SELECT run_id FROM prediction_runs
-                WHERE model = :model AND interval_start = :start AND interval_end = :end
-                  AND token = :token"""),
-            key,
-        )
-        if run_id is None:
-            run_id = _open_run(warehouse, connection, wanted, key, large=large)
-        return load_run(connection, run_id)
-
-
-def _is_large(connection: Connection, wanted: Claim) -> bool:
-    """Whether to expect many rows: of a whole population, as many as last time, or unknown."""
-    served = connection.execute(
-        text("""
-            SELECT h.mode, r.rows_scored FROM serving_heads AS h
-            JOIN prediction_runs AS r ON r.run_id = h.run_id WHERE h.model = :model"""),
-        {"model": wanted.model},
-    ).first()
-    if served is not None and served.mode != wanted.mode:
-        raise ConfigurationError(
-            f"{wanted.model} has been published in {served.mode} mode and its model file now says "
-            f"{wanted.mode}; readers would see both kinds of rows: give the model file another name"
-        )
-    return wanted.mode == "replace" and (served is None or served.rows_scored >= LARGE)
-
-
-def _open_run(
-    warehouse: Warehouse,
-    connection: Connection,
-    wanted: Claim,
-    key: Mapping[str, Any],
-    *,
-    large: bool,
-) -> int:
-    run_id = connection.scalar(
-        text("""
-            INSERT INTO prediction_runs
-              (model, interval_start, interval_end, state, model_version, mode, token, claimed_at,
-               hindsight, accepted, rows_table)
-            VALUES (:model, :start, :end, 'staging', :version, :mode, :token, :now,
-               :hindsight, :accepted, '')
-            RETURNING run_id"""),
-        {
-            **key,
-            "version": wanted.model_version,
-            "mode": wanted.mode,
-            "hindsight": int(wanted.hindsight),
-            "accepted": wanted.accepted,
-        },
-    )
-    table = warehouse.database.new_rows_table(connection, int(run_id), large=large)
-    connection.execute(
-        text("UPDATE prediction_runs SET rows_table = :rows_table WHERE run_id = :run_id"),
-        {"run_id": run_id, "rows_table": table},
-    )
-    connection.execute(
-        text("""
-            INSERT INTO run_parts (run_id, part, key_from, key_to)
-            VALUES (:run_id, :part, :key_from, :key_to)"""),
-        [
-            {"run_id": run_id, "part": part, "key_from": low, "key_to": high}
-            for part, (low, high) in enumerate(wanted.key_ranges)
-        ],
-    )
-    return int(run_id)
 
 
 @repeatable
@@ -182,8 +43,8 @@ def open_part(warehouse: Warehouse, run_id: int, part: int, token: str) -> tuple
         IncompleteError: the run has failed as a whole, or its rows are removed already.
     """
     with warehouse.write() as connection:
-        row = _lock_part(warehouse, connection, run_id, part)
-        run = _require_open(warehouse, connection, run_id)
+        row = lock_part(warehouse, connection, run_id, part)
+        run = require_open(warehouse, connection, run_id)
         opened = Part(run_id, part, row.key_from, row.key_to, bool(row.staged), counts_of(row))
         if opened.staged or run.is_done:
             return run, opened
@@ -209,7 +70,7 @@ def open_part(warehouse: Warehouse, run_id: int, part: int, token: str) -> tuple
 
 def _go_on(warehouse: Warehouse, connection: Connection, run_id: int) -> Run:
     """Let a run that a part had failed be staged again, unless another part has failed it, too."""
-    _lock_run(warehouse, connection, run_id)
+    lock_run(warehouse, connection, run_id)
     connection.execute(
         text("""
             UPDATE prediction_runs
@@ -246,7 +107,7 @@ def stage(
     """
     rows, rejects = _of_part(scored, part), _rejects(part, rejected) if rejected else None
     with warehouse.write() as connection:
-        run, stored = _require_part(warehouse, connection, part, token)
+        run, stored = require_part(warehouse, connection, part, token)
         if stored.chunks > chunk:
             return
         if stored.chunks < chunk:
@@ -334,7 +195,7 @@ def close_part(
     """
     low, high = scores or (None, None)
     with warehouse.write() as connection:
-        _require_part(warehouse, connection, part, token)
+        require_part(warehouse, connection, part, token)
         connection.execute(
             text("""
                 UPDATE run_parts SET staged = 1, rows_read = :read, rows_scored = :scored,
@@ -353,7 +214,7 @@ def has_doubled_reject(warehouse: Warehouse, run: Run) -> bool:
         FencedError: a newer attempt has claimed the interval.
     """
     with warehouse.read() as connection:
-        _require_open(warehouse, connection, run.run_id)  # else its rows may have been swept
+        require_open(warehouse, connection, run.run_id)  # else its rows may have been swept
         found = connection.scalar(
             text(f"""
                 SELECT 1 FROM (SELECT entity_id, count(*) AS times FROM rejected_rows
@@ -389,8 +250,8 @@ def fail_part(
     The other parts may go on: the next try of this one makes good what it has failed.
     """
     with warehouse.write() as connection:
-        if _lock_part(warehouse, connection, run_id, part).token == token:
-            _lock_run(warehouse, connection, run_id)
+        if lock_part(warehouse, connection, run_id, part).token == token:
+            lock_run(warehouse, connection, run_id)
             connection.execute(
                 text("""
                     UPDATE run_parts SET error = :error WHERE run_id = :run_id AND part = :part"""),
@@ -406,158 +267,3 @@ def _fail(connection: Connection, run_id: int, error: str, refused: str | None) 
             WHERE run_id = :run_id AND state = 'staging'"""),
         {"run_id": run_id, "error": error[:1000], "refused": refused},
     )
-
-
-@repeatable
-def sweep(warehouse: Warehouse, model: str, abandoned: datetime) -> int:
-    """Remove the rows that failed runs of the model left staged; the number of runs cleaned.
-
-    Args:
-        warehouse: where the rows are.
-        model: whose.
-        abandoned: runs whose attempt was last heard of before this moment and which are staging
-            still are taken for dead, and failed.
-    """
-    with warehouse.read() as connection:
-        leftovers = connection.execute(
-            text("""
-                SELECT run_id, rows_table, state FROM prediction_runs
-                WHERE model = :model AND rows_table <> :removed
-                  AND (state = 'failed' OR (state = 'staging' AND claimed_at < :abandoned))"""),
-            {"model": model, "removed": REMOVED, "abandoned": stored_time(abandoned)},
-        ).all()
-    for run in leftovers:
-        if run.state == "staging":
-            fail(warehouse, run.run_id, "abandoned: its attempt ended without a word")
-        try:
-            remove_rows(warehouse, run.run_id, run.rows_table)
-        except DBAPIError as error:
-            if not warehouse.database.is_passing(error):
-                raise
-            log.info("run %d is left to the next sweep, something holds its rows", run.run_id)
-    return len(leftovers)
-
-
-def remove_rows(warehouse: Warehouse, run_id: int, rows_table: str) -> None:
-    """Remove the rows of a run that nobody shall see any more, in small transactions.
-
-    No other writer waits long, and an attempt that still stages them is waited for.
-    """
-    key = {"run_id": run_id}
-    with warehouse.write() as connection:  # whoever is staging a chunk ends it first
-        locked = warehouse.database.for_update
-        connection.execute(
-            text(f"SELECT part FROM run_parts WHERE run_id = :run_id ORDER BY part {locked}"),  # noqa: S608
-            key,
-        ).all()
-        state = text("SELECT state FROM prediction_runs WHERE run_id = :run_id")
-        if connection.scalar(state, key) == "staging":
-            return  # a new try of the part that had failed it has just begun
-        connection.execute(
-            text("UPDATE run_parts SET token = :swept WHERE run_id = :run_id"),
-            {**key, "swept": SWEPT},
-        )
-    if not warehouse.database.drop_rows(rows_table):
-        while remove_some(
-            warehouse,
-            f"""
-            DELETE FROM {rows_table} WHERE run_id = :run_id AND entity_id IN
-            (SELECT entity_id FROM {rows_table} WHERE run_id = :run_id LIMIT {REMOVED_AT_ONCE})""",  # noqa: S608
-            key,
-        ):
-            warehouse.database.give_way()
-    with warehouse.write() as connection:
-        connection.execute(
-            text("UPDATE prediction_runs SET rows_table = :removed WHERE run_id = :run_id"),
-            {**key, "removed": REMOVED},
-        )
-
-
-def remove_some(warehouse: Warehouse, statement: str, values: Mapping[str, Any]) -> int:
-    """Run a statement that removes a limited number of rows; how many it removed."""
-    with warehouse.write() as connection:
-        return connection.execute(text(statement), values).rowcount
-
-
-def require_owner(
-    warehouse: Warehouse, connection: Connection, run_id: int, *, lock: bool = False
-) -> Run:
-    """The run, if its attempt may still change what readers see or has done so already.
-
-    Args:
-        warehouse: where the ledger is.
-        connection: inside the caller's transaction.
-        run_id: which run.
-        lock: let nobody claim the interval before the transaction ends.
-
-    Raises:
-        FencedError: a newer attempt has claimed the interval.
-        IncompleteError: the run has failed or was never made.
-    """
-    run = load_run(connection, run_id)
-    token = connection.scalar(
-        text(f"""
-            SELECT token FROM fences
-            WHERE model = :model AND interval_start = :start AND interval_end = :end
-            {warehouse.database.for_update if lock else ""}"""),  # noqa: S608
-        span(run.model, run.interval),
-    )
-    if token != run.token:
-        raise FencedError(
-            f"run {run_id} of {run.model} {run.interval}: a newer attempt has claimed the interval"
-        )
-    if lock and warehouse.database.for_update:  # what another did while this one waited
-        run = load_run(connection, run_id)
-    if run.state == "failed":
-        raise _failed(run)
-    return run
-
-
-def _failed(run: Run) -> IncompleteError:
-    return IncompleteError(
-        f"run {run.run_id} of {run.model} {run.interval} has failed: {run.error}; only a new "
-        f"attempt (clear the task `plan`, or `batch-jobs predict`) can score the interval"
-    )
-
-
-def _require_open(warehouse: Warehouse, connection: Connection, run_id: int) -> Run:
-    """The run, if its parts may be staged, be it that one of them has failed it."""
-    try:
-        return require_owner(warehouse, connection, run_id)
-    except IncompleteError:
-        parts = connection.execute(
-            text("SELECT token, error FROM run_parts WHERE run_id = :run_id"), {"run_id": run_id}
-        ).all()
-        is_swept = any(part.token == SWEPT for part in parts)
-        if is_swept or all(part.error is None for part in parts):
-            raise
-        return load_run(connection, run_id)
-
-
-def _require_part(
-    warehouse: Warehouse, connection: Connection, part: Part, token: str
-) -> tuple[Run, Row[Any]]:
-    row = _lock_part(warehouse, connection, part.run_id, part.part)
-    run = _require_open(warehouse, connection, part.run_id)
-    if row.token != token:
-        raise FencedError(f"run {part.run_id} part {part.part}: a newer try is scoring this part")
-    return run, row
-
-
-def _lock_run(warehouse: Warehouse, connection: Connection, run_id: int) -> None:
-    connection.execute(
-        text(f"""
-            SELECT 1 FROM prediction_runs WHERE run_id = :run_id
-            {warehouse.database.for_update}"""),  # noqa: S608
-        {"run_id": run_id},
-    ).all()
-
-
-def _lock_part(warehouse: Warehouse, connection: Connection, run_id: int, part: int) -> Row[Any]:
-    """The part, which nobody else takes over before the transaction ends."""
-    return connection.execute(
-        text(f"""
-            SELECT * FROM run_parts WHERE run_id = :run_id AND part = :part
-            {warehouse.database.for_update}"""),  # noqa: S608
-        {"run_id": run_id, "part": part},
-    ).one()

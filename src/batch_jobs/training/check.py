@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from batch_jobs import clock
 from batch_jobs.catalog import load_model
-from batch_jobs.database.warehouse import Warehouse, bounds, repeatable
+from batch_jobs.database.transactions import bounds, repeatable
+from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.errors import BatchJobsError
 from batch_jobs.interval import Interval, newest_due
 from batch_jobs.model import BatchModel
 from batch_jobs.redaction import first_line
-from batch_jobs.registry import versions
+from batch_jobs.registry import champions, versions
 from batch_jobs.settings import Settings
 from batch_jobs.training import dataset
 
@@ -139,7 +140,7 @@ class _Report:
 
 def _tell_of_the_champion(report: _Report, warehouse: Warehouse, model: BatchModel) -> None:
     """An edit is no fault, but does not serve before the next training."""
-    serving = versions.champion(warehouse, model.name)
+    serving = champions.champion(warehouse, model.name)
     if serving is not None:
         with report.proof("it is known what serves"):
             same = f"{serving.version}, trained from this very file"

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from batch_jobs.database.warehouse import Warehouse, bounds, repeatable
+from batch_jobs.database.transactions import bounds, repeatable
+from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.errors import TrainingDataError
 from batch_jobs.interval import Interval, due_between, floor_to_grid
 from batch_jobs.model import BatchModel
@@ -171,7 +172,7 @@ def read_split(warehouse: Warehouse, model: BatchModel, as_of: datetime) -> Spli
     from batch_jobs.scoring import contract
 
     features, labels = [], []
-    for interval in _intervals(model, as_of - model.history, as_of):
+    for interval in training_intervals(model, as_of - model.history, as_of):
         values = bounds(interval)
         for kind, query in (("features", model.features_query), ("labels", model.labels_query)):
             warehouse.require_query(f"{kind}_query of {model.name}", query, values)
@@ -225,7 +226,7 @@ def _require_own_intervals(warehouse: Warehouse, model: BatchModel, rows: pd.Dat
                 raise not_found(model, told.loc[place], own)
 
 
-def _intervals(model: BatchModel, start: datetime, as_of: datetime) -> Iterator[Interval]:
+def training_intervals(model: BatchModel, start: datetime, as_of: datetime) -> Iterator[Interval]:
     """The time since a start at once, or in replace mode the snapshots of training within it."""
     if model.mode == "merge":
         yield Interval(start, as_of)

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from batch_jobs import clock
 from batch_jobs.catalog import load_model
-from batch_jobs.database.warehouse import Warehouse, stored_time
+from batch_jobs.database.transactions import stored_time
+from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.errors import (
     ConfigurationError,
     IntervalError,
@@ -24,12 +25,12 @@ from batch_jobs.errors import (
 from batch_jobs.interval import require_aware
 from batch_jobs.model import BatchModel
 from batch_jobs.redaction import first_line
-from batch_jobs.registry import signing, versions
+from batch_jobs.registry import champions, signing, versions
 from batch_jobs.registry.loading import as_trained, load_version
 from batch_jobs.registry.store import PAGE, ModelStore, libraries, name_version, serialize
 from batch_jobs.registry.versions import ModelVersion
 from batch_jobs.settings import HASH_ONLY, Settings
-from batch_jobs.training.dataset import _intervals, read_split, read_whole
+from batch_jobs.training.dataset import read_split, read_whole, training_intervals
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -135,7 +136,7 @@ def _judge_against(
     from batch_jobs.evaluation import gate
     from batch_jobs.evaluation.metrics import baseline, judge
 
-    serving = versions.champion(warehouse, model.name)
+    serving = champions.champion(warehouse, model.name)
     return gate.decide(
         model.gate,
         split.judge["as_of"],
@@ -188,7 +189,7 @@ def _rows_of_champion(
     if asked[0] == asked[1]:
         return rows
     read = []
-    for interval in _intervals(model, split.cut, split.as_of):
+    for interval in training_intervals(model, split.cut, split.as_of):
         values = read_whole(warehouse, trained.features_query, interval)
         read.append(contract.check_features(trained, values, interval).rows)
     key = ["entity_id"] if model.mode == "merge" else ["entity_id", "as_of"]

@@ -30,7 +30,8 @@ def prepare(url, dataset, folder):
     from sqlalchemy import text
 
     from batch_jobs.catalog import load_model
-    from batch_jobs.database.warehouse import Warehouse, stored_time
+    from batch_jobs.database.transactions import stored_time
+    from batch_jobs.database.warehouse import Warehouse
     from batch_jobs.model import Category
     from batch_jobs.registry import promotion, versions
     from batch_jobs.registry.loading import load_version
