@@ -40,9 +40,11 @@ os.environ |= {
 # Files that take longest, which boot an Airflow or live through weeks: they are begun first, so
 # that no process of the test run is left alone with one of them at the end.
 LONGEST = (
-    *("test_process_faults.py", "test_dag_runs.py", "test_alerts_end_to_end.py"),
-    *("test_approval_and_drift.py", "test_end_to_end.py", "test_faults.py", "test_walk_forward.py"),
-    *("test_replay.py", "test_memory.py", "test_lifecycle.py", "test_serving.py"),
+    *("airflow/test_process_faults.py", "airflow/test_dag_runs.py"),
+    *("airflow/test_alerts_end_to_end.py", "airflow/test_approval_and_drift.py"),
+    *("airflow/test_end_to_end.py", "faults/test_faults.py", "training/test_walk_forward.py"),
+    *("backtest/test_run.py", "faults/test_memory.py", "training/test_train.py"),
+    "runs/test_jobs.py",
 )
 
 # The shop of the example models: three weeks of orders, all in the past, with a leap day.
@@ -53,7 +55,7 @@ TRAINED = OPENED + timedelta(days=20)
 def pytest_collection_modifyitems(items):
     """Begin with the files that take longest."""
     places = {name: place for place, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: places.get(item.path.name, len(LONGEST)))
+    items.sort(key=lambda item: places.get("/".join(item.path.parts[-2:]), len(LONGEST)))
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -159,7 +161,7 @@ def flights_2013(tmp_path_factory):
 @pytest.fixture(scope="session")
 def postgres():
     """One PostgreSQL server for all tests; databases are cheap, servers are not."""
-    from tests.postgres_server import PostgresServer
+    from tests.support.postgres_server import PostgresServer
 
     # Tests connect thousands of times, each with 4096 rounds of hashing if nothing is said.
     with PostgresServer(settings={"scram_iterations": "1"}) as server:
@@ -204,7 +206,7 @@ def as_login(name, url):
 
 @pytest.fixture(scope="session")
 def _s3():
-    from tests.s3_server import S3Server
+    from tests.support.s3_server import S3Server
 
     server = S3Server()
     server.start()
@@ -215,7 +217,7 @@ def _s3():
 @pytest.fixture
 def s3(_s3, monkeypatch):
     """A server of S3's HTTP interface, which all clients of this process find."""
-    from tests.s3_server import forget_clients
+    from tests.support.s3_server import forget_clients
 
     for name, value in _s3.environ.items():
         monkeypatch.setenv(name, value)
@@ -227,7 +229,7 @@ def s3(_s3, monkeypatch):
 @pytest.fixture
 def bucket(s3):
     """A new bucket on it."""
-    from tests.s3_server import Bucket
+    from tests.support.s3_server import Bucket
 
     return Bucket(f"test-{uuid4().hex}")
 
@@ -243,7 +245,7 @@ def _settings_in(folder, warehouse=None):
 
 
 def pytest_addoption(parser):
-    """Let the soak of tests/test_soak.py run longer, or again as it ran before."""
+    """Let the soak of tests/faults/test_soak.py run longer, or again as it ran before."""
     parser.addoption("--soak-seconds", type=float, help="how long a soak lasts")
     parser.addoption("--soak-seed", type=int, help="of its faults")
 
@@ -269,10 +271,10 @@ def _faulty_postgres(tmp_path_factory, postgres):
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def deployment(request, tmp_path, monkeypatch):
-    """Two models with one tick published, to try faults on; see tests/deployment.py."""
-    from tests.deployment import Deployment
+    """Two models with one tick published, to try faults on; see tests/support/deployment.py."""
+    from tests.support.deployment import Deployment
 
-    monkeypatch.setattr("batch_jobs.runs.claim.LARGE", 1)  # as in tests/warm.py
+    monkeypatch.setattr("batch_jobs.runs.claim.LARGE", 1)  # as in tests/support/warm.py
     if request.param == "sqlite":
         folder, (settings, versions) = request.getfixturevalue("_faulty")
         shutil.copy(folder / "warehouse.db", tmp_path)
@@ -291,7 +293,7 @@ def deployment(request, tmp_path, monkeypatch):
 @pytest.fixture
 def attempt(deployment):
     """Make an attempt on the deployment in a process of its own: `attempt(act, ..., order=...)`."""
-    from tests.faults import Attempt
+    from tests.support.faults import Attempt
 
     made = []
 
@@ -307,7 +309,7 @@ def attempt(deployment):
 @pytest.fixture
 def reader(deployment):
     """Make a reader of the deployment that looks all the while: `reader()`."""
-    from tests.reader import Reader
+    from tests.support.reader import Reader
 
     made = []
 

@@ -1,5 +1,5 @@
 """`python -m batch_jobs` is `batch-jobs`."""
 
-from batch_jobs.cli.commands import main
+from batch_jobs.cli.main import main
 
 main()

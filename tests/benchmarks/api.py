@@ -44,11 +44,11 @@ from batch_jobs.samples.load import load_iris
 from batch_jobs.scoring.counts import Counts
 from batch_jobs.settings import Settings, let_threads_sleep
 from batch_jobs.training import train
-from tests.attempts import claim, tick
 from tests.benchmarks.caller import Seen, call
 from tests.benchmarks.models._datasets import login
 from tests.benchmarks.readers import computing
-from tests.postgres_server import PostgresServer
+from tests.support.attempts import claim, tick
+from tests.support.postgres_server import PostgresServer
 from utils.local import ROOT
 
 DATABASES = ("sqlite", "postgresql")

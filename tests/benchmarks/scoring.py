@@ -110,7 +110,7 @@ class Bench:
         self._context.set_forkserver_preload(PRELOADED)
         self._server = None
         if "postgresql" in args.database:
-            from tests.postgres_server import PostgresServer
+            from tests.support.postgres_server import PostgresServer
 
             with self._step("starting PostgreSQL"):
                 self._server = stack.enter_context(PostgresServer(fsync=True))

@@ -41,7 +41,7 @@ from batch_jobs.requests import worker
 from batch_jobs.runs import jobs
 from batch_jobs.settings import Settings, let_threads_sleep
 from batch_jobs.training import train
-from tests.postgres_server import PostgresServer
+from tests.support.postgres_server import PostgresServer
 from utils.local import ROOT, LocalAirflow
 
 HERE = Path(__file__).parent

@@ -1,0 +1,271 @@
+"""Under a real Airflow, a person approves a promotion, and drift starts a training."""
+
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+
+import pytest
+from sqlalchemy import text
+
+from batch_jobs.database.warehouse import Warehouse
+from batch_jobs.registry import champions, versions
+from tests.conftest import ROOT
+from tests.example_models._tables import make_tables
+from tests.support.airflow_cases import free_port, until
+from tests.support.slack_endpoint import listening
+from utils.local import LocalAirflow
+
+DAG = "train_careful"
+# Yesterday is the newest day at which the training was due, whenever this runs.
+MODEL = """
+from datetime import timedelta
+
+from tests.example_models.orders import model as orders
+
+model = orders.model_copy(
+    update={{
+        "train_schedule": "{schedule}",
+        "gate": orders.gate.model_copy(
+            update={{
+                "approval": timedelta(seconds={patience}),
+                "rule": "always",  # the orders are of another day each day, and so is a verdict
+                "calibration": None,
+            }}
+        ),
+        "retrain_on_drift": timedelta(hours=2),
+    }}
+)
+"""
+
+pytestmark = pytest.mark.timeout(600)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """A running Airflow with a model that waits an hour for approval, and one that hardly waits."""
+    home = tmp_path_factory.mktemp("approval")
+    warehouse = Warehouse(f"sqlite:///{home}/warehouse.db")
+    warehouse.ensure_schema()
+    now = datetime.now(UTC)
+    with warehouse.write() as connection:
+        make_tables(connection, now - timedelta(days=31), now + timedelta(hours=1))
+    yesterday = (now - timedelta(days=1)).replace(hour=3, minute=0, second=0, microsecond=0)
+    (home / "asking").mkdir()
+    (home / "asking" / "__init__.py").touch()
+    for name, patience in (("careful", 3600), ("hasty", 10)):
+        schedule = f"0 3 {yesterday.day} * *"
+        code = MODEL.format(schedule=schedule, patience=patience)
+        (home / "asking" / f"{name}.py").write_text(code)
+    with listening() as slack:
+        environ = {
+            "BATCH_JOBS_WAREHOUSE": str(warehouse),
+            "BATCH_JOBS_MODEL_STORE": str(home / "models"),
+            "BATCH_JOBS_MODELS": "asking",
+            "PYTHONPATH": f"{ROOT}:{home}",
+            "AIRFLOW_CONN_SLACK_WEBHOOK": slack.connection(),
+        }
+        with LocalAirflow(ROOT, home / "airflow", free_port(), environ) as airflow:
+            airflow.wait_healthy(300)
+            yield SimpleNamespace(
+                home=home, warehouse=warehouse, airflow=airflow, slack=slack, due=yesterday
+            )
+
+
+@pytest.fixture(scope="module")
+def asked(site):
+    """The first training of `careful`, by its cron, that waits for a person."""
+    unpause(site, DAG)
+    [run] = until(lambda: runs(site), "a training")
+    awaiting(site, run)
+    return run
+
+
+@pytest.fixture(scope="module")
+def approved(site, asked):
+    """That training after drift was told of three times, and it was approved."""
+    for bad in (3, 4, 5):
+        tell_drift(site, {"bad_windows": bad})
+    respond(site, asked, "Approve")
+    ended(site, asked)
+    return asked
+
+
+@pytest.fixture(scope="module")
+def retrained(site, approved):
+    """The training that drift had asked for, which waits for a person."""
+    run = until(
+        lambda: next((r for r in runs(site) if r["run_type"] == "asset_triggered"), None),
+        "a training because of drift",
+    )
+    awaiting(site, run)
+    return run
+
+
+def unpause(site, dag_id):
+    """Let the scheduler run a DAG, as soon as it knows it."""
+    api = site.airflow.api
+    until(lambda: dag_id in {dag["dag_id"] for dag in api("GET", "/dags")["dags"]}, dag_id)
+    api("PATCH", f"/dags/{dag_id}?update_mask=is_paused", {"is_paused": False})
+
+
+def runs(site, dag_id=DAG):
+    """The runs of a DAG, the oldest first."""
+    return site.airflow.api("GET", f"/dags/{dag_id}/dagRuns?order_by=id")["dag_runs"]
+
+
+def states(site, run):
+    """The states of the tasks of a run."""
+    path = f"/dags/{run['dag_id']}/dagRuns/{run['dag_run_id']}/taskInstances"
+    found = site.airflow.api("GET", path)["task_instances"]
+    return {task["task_id"]: task["state"] for task in found}
+
+
+def awaiting(site, run):
+    """Wait until a run waits for a person."""
+
+    def waits():
+        found = states(site, run)
+        assert "failed" not in found.values(), log(site, run)
+        return found.get("approve") == "awaiting_input"
+
+    until(waits, "a person to be asked")
+    # An answer that comes before the scheduler has heard of the end of the asking process is taken
+    # for a lost task, and asked for again.
+    heard = f"'approve', run_id='{run['dag_run_id']}'"
+    scheduler = site.airflow.logs / "scheduler.log"
+    until(
+        lambda: any(
+            "Received executor event" in line and heard in line
+            for line in scheduler.read_text().splitlines()
+        ),
+        "the asking process to end",
+    )
+
+
+def ended(site, run):
+    """The run when it has ended."""
+    path = f"/dags/{run['dag_id']}/dagRuns/{run['dag_run_id']}"
+
+    def found():
+        now = site.airflow.api("GET", path)
+        return now if now["state"] in {"success", "failed"} else None
+
+    return until(found, f"{run['dag_run_id']} to end")
+
+
+def question(site, run):
+    """Where a person's answer goes."""
+    return f"/dags/{run['dag_id']}/dagRuns/{run['dag_run_id']}/taskInstances/approve/-1/hitlDetails"
+
+
+def respond(site, run, word):
+    """Answer as the form in the UI does, by the button that begins with a word."""
+    options = site.airflow.api("GET", question(site, run))["options"]
+    [option] = [option for option in options if option.startswith(word)]
+    body = {"chosen_options": [option], "params_input": {}}
+    site.airflow.api("PATCH", question(site, run), body)
+
+
+def tell_drift(site, extra):
+    """Raise the model's drift as monitoring does, or anybody with Airflow's REST API."""
+    found = site.airflow.api("GET", "/assets?name_pattern=careful_drift")["assets"]
+    [asset] = [asset for asset in found if asset["name"] == "careful_drift"]
+    body = {"asset_id": asset["id"], "extra": extra}
+    site.airflow.api("POST", "/assets/events", body)
+
+
+def next_due(site):
+    """When the cron starts the DAG next, and on which interval."""
+    dag = site.airflow.api("GET", f"/dags/{DAG}")
+    return {name: value for name, value in dag.items() if name.startswith("next_dagrun")}
+
+
+def promotions(site, model="careful"):
+    """Every promotion of a model."""
+    with site.warehouse.read() as connection:
+        asked = "SELECT version, actor, reason FROM promotions WHERE model = :model"
+        return connection.execute(text(asked), {"model": model}).all()
+
+
+def log(site, run, task="*"):
+    """What the tasks of a run said."""
+    found = (site.home / "airflow" / "logs").glob(
+        f"dag_id={run['dag_id']}/run_id={run['dag_run_id']}/task_id={task}/*.log"
+    )
+    return "\n".join(path.read_text() for path in sorted(found))
+
+
+def test_a_run_of_the_cron_keeps_its_data_interval_beside_drift(site, asked):
+    """It trains as of the interval's end, and there is no catching up."""
+    assert (asked["run_type"], len(runs(site))) == ("scheduled", 1)
+    assert datetime.fromisoformat(asked["data_interval_end"]) == site.due
+    version = versions.newest_version(site.warehouse, "careful")
+    assert datetime.fromisoformat(version.as_of) == site.due
+
+
+def test_a_person_sees_what_the_gate_says(site, asked):
+    """Verdict, reasons and metrics are in the form; Slack has the question once, with the link."""
+    version = versions.newest_version(site.warehouse, "careful")
+    found = site.airflow.api("GET", question(site, asked))
+    assert found["subject"] == f"May careful {version.version} serve?"
+    assert found["options"] == [f"Approve {version.version}", "Reject"]
+    told = ("May serve", "there is no champion", f"| log loss | {version.metrics['log_loss']:.4f}")
+    for part in told:
+        assert part in found["body"]
+    assert site.slack.wait_for(1, 60)
+    [message] = site.slack.texts
+    assert f"may `{version.version}` serve?" in message
+    assert f"/dags/{DAG}/runs/" in message
+    assert "/required_actions" in message
+    assert promotions(site) == []
+
+
+def test_the_one_who_approves_is_recorded(site, approved):
+    """The version that was asked about is the champion."""
+    assert states(site, approved)["promote"] == "success"
+    [(version, actor, reason)] = promotions(site)
+    assert version == champions.champion(site.warehouse, "careful").version
+    assert actor == f"admin (airflow {approved['dag_run_id']})"
+    assert reason == "there is no champion to compare with"
+
+
+def test_drift_trains_once_however_often_it_is_told(site, retrained):
+    """While another training goes on, events wait; then they are one run, as of the first."""
+    assert [run["run_type"] for run in runs(site)] == ["scheduled", "asset_triggered"]
+    assert retrained["data_interval_end"] is None
+    version = versions.newest_version(site.warehouse, "careful")
+    as_of = datetime.fromisoformat(retrained["run_after"])
+    assert datetime.fromisoformat(version.as_of) == as_of
+    assert "careful_drift at " in log(site, retrained, "evidence")
+    assert "bad_windows" in log(site, retrained, "evidence")
+
+
+def test_a_rejected_version_is_not_promoted(site, retrained):
+    """The champion stays, the log says who rejected it, and the run is no failure."""
+    before = promotions(site)
+    respond(site, retrained, "Reject")
+    assert ended(site, retrained)["state"] == "success"
+    assert states(site, retrained)["promote"] == "skipped"
+    assert "the champion stays: admin rejected it" in log(site, retrained, "promote")
+    assert promotions(site) == before
+
+
+def test_what_was_just_trained_is_not_trained_again_for_drift(site, retrained):
+    """The run is skipped with its reason, and the cron's next run is the one it was."""
+    ended(site, retrained)
+    due = next_due(site)
+    tell_drift(site, {"bad_windows": 6})
+    run = until(lambda: runs(site)[2:], "another run")[0]
+    assert ended(site, run)["state"] == "success"
+    assert set(states(site, run).values()) == {"skipped"}
+    assert "retrain_on_drift asks for 2 h 0 min between" in log(site, run, "evidence")
+    assert next_due(site) == due
+
+
+def test_a_question_that_nobody_answers_keeps_the_champion(site):
+    """After its time the promotion is skipped, which is no failure."""
+    unpause(site, "train_hasty")
+    [run] = until(lambda: runs(site, "train_hasty"), "a training")
+    assert ended(site, run)["state"] == "success"
+    assert states(site, run)["promote"] == "skipped"
+    assert "nobody approved it within" in log(site, run, "promote")
+    assert promotions(site, "hasty") == []

@@ -1,0 +1,126 @@
+"""What stands before every route of the API, whatever is asked."""
+
+import socket
+
+import pytest
+from limits import parse
+
+from prediction_api.config import Config
+from tests.support.api import KEY, OTHER_KEY, ask, bearer, detail, serving, settings_of
+
+ELSEWHERE = ("203.0.113.5", 8000)
+
+
+@pytest.fixture
+def settings(tmp_path):
+    """Settings of a warehouse that is not there: what is tested here comes before it."""
+    return settings_of(f"sqlite:///{tmp_path}/w.db")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{}, bearer("wrong"), bearer("ключ".encode()), {"Authorization": f"Basic {KEY}"}],
+)
+def test_who_has_no_key_is_not_let_in(settings, headers):
+    """Neither without one, nor with a wrong one, one of odd letters, or one in another form."""
+    with serving(settings, keys=(KEY, OTHER_KEY)) as client:
+        assert detail(client.get("/models", headers=headers), 401).startswith("send a key")
+        assert client.get("/metrics", headers=headers).status_code == 401
+        assert client.get("/healthz", headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize("key", [KEY, OTHER_KEY])
+def test_each_key_lets_in(settings, key):
+    """From any machine."""
+    config = Config(settings, keys=(KEY, OTHER_KEY))
+    headers = [(b"authorization", f"Bearer {key}".encode())]
+    assert ask(config, "/metrics", headers=headers, server=ELSEWHERE) == 200
+
+
+@pytest.mark.parametrize(
+    ("server", "status"),
+    [(ELSEWHERE, 403), (("127.0.0.1", 80), 200), (("::1", 80), 200), (("/run/a.sock", None), 200)],
+)
+def test_without_keys_only_this_machine_is_answered(settings, server, status):
+    """Even if somebody starts the app on another address by other means than the command."""
+    assert ask(Config(settings), "/metrics", server=server) == status
+
+
+def test_no_web_page_can_make_a_browser_ask(settings):
+    """A name that somebody points at 127.0.0.1 is not ours."""
+    with serving(settings) as client:
+        answer = client.get("/healthz", headers={"Host": "evil.example"})
+        assert answer.status_code == 400
+        assert client.get("/healthz", headers={"Host": "0.0.0.0:8000"}).status_code == 200
+
+
+def test_a_client_that_asks_too_often_has_to_wait(settings):
+    """It is told how long; who has a key of his own is counted by himself."""
+    with serving(settings, keys=(KEY, OTHER_KEY), rate=parse("3/hour")) as client:
+        for _ in range(3):
+            assert client.get("/metrics", headers=bearer(KEY)).status_code == 200
+        refused = client.get("/metrics", headers=bearer(KEY))
+        assert "more than 3 per 1 hour" in detail(refused, 429)
+        assert 1 <= int(refused.headers["retry-after"]) <= 3600
+        assert client.get("/metrics", headers=bearer(OTHER_KEY)).status_code == 200
+
+
+def test_nobody_gets_a_rate_of_his_own_by_a_key_that_he_made_up(settings):
+    """Wrong keys are counted by where they come from."""
+    with serving(settings, keys=(KEY,), rate=parse("3/hour")) as client:
+        answers = [client.get("/metrics", headers=bearer(f"guess-{n}")) for n in range(5)]
+    assert [answer.status_code for answer in answers] == [401, 401, 401, 429, 429]
+
+
+def test_what_is_not_http_json_or_a_route_is_a_problem(settings):
+    """Errors of the framework have the same form as ours."""
+    with serving(settings) as client:
+        assert detail(client.get("/nothing"), 404) == "Not Found"
+        assert detail(client.delete("/healthz"), 405) == "Method Not Allowed"
+
+
+@pytest.mark.parametrize("database", ["sqlite", "refused", "silent"])
+def test_a_warehouse_that_is_down_is_told_as_such(tmp_path, database, monkeypatch):
+    """503 and when to try again: no file, a closed port, a host that never answers."""
+    monkeypatch.setattr("prediction_api.database.CONNECT_SECONDS", 0.2)
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        if database == "silent":
+            listening.listen()
+        port = listening.getsockname()[1]
+        url = f"postgresql+psycopg://a:b@127.0.0.1:{port}/warehouse"
+        url = f"sqlite:///{tmp_path}/w.db" if database == "sqlite" else url
+        with serving(settings_of(url), seconds=0.5) as client:
+            for path in ("/readyz", "/models", "/models/orders/status"):
+                answer = client.get(path)
+                assert detail(answer, 503)
+                assert answer.headers["retry-after"] == "2"
+            assert client.get("/healthz").status_code == 200
+            monkeypatch.setattr("prediction_api.database.CONNECT_SECONDS", 60)
+            monkeypatch.setattr("prediction_api.probes.AT_ONCE_SECONDS", 0.1)
+            assert "prediction_api_warehouse_up 0.0" in client.get("/metrics").text
+
+
+def test_the_metrics_count_routes_and_not_what_was_asked(settings):
+    """Their number is bounded whatever clients ask for."""
+    with serving(settings) as client:
+        for number in range(3):
+            client.get(f"/models/orders/predictions/secret-{number}")
+            client.request("TRACE", f"/nothing-{number}")
+        told = client.get("/metrics").text
+    route = "/models/{model}/predictions/{entity_id:path}"
+    assert f'prediction_api_requests_total{{method="GET",route="{route}",status="503"}} 3.0' in told
+    assert 'prediction_api_requests_total{method="other",route="none",status="404"} 3.0' in told
+    assert "secret" not in told
+
+
+def test_an_error_of_ours_tells_nothing_of_itself(settings, monkeypatch, caplog):
+    """500, and the rest is in the log."""
+
+    def fail(_):
+        raise RuntimeError("a secret")
+
+    monkeypatch.setattr("prediction_api.probes.state_of", fail)
+    with serving(settings) as client:
+        assert "secret" not in detail(client.get("/readyz"), 500)
+    assert "a secret" in caplog.text

@@ -1,0 +1,323 @@
+"""What is SQLite's own: one file, in WAL mode, brought up from an older release, never mistaken."""
+
+import sqlite3
+from concurrent.futures import ProcessPoolExecutor
+from importlib.resources import files
+from multiprocessing import get_context
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
+
+from batch_jobs.database import sqlite, transactions
+from batch_jobs.database import warehouse as warehouses
+from batch_jobs.database.connections import close_kept
+from batch_jobs.database.transactions import repeatable
+from batch_jobs.database.warehouse import SCHEMA_VERSION, Warehouse
+from batch_jobs.errors import (
+    ConfigurationError,
+    ContractError,
+    WarehouseUnavailableError,
+    WarehouseVersionError,
+)
+from tests.support.attempts import ask, publish, seen, tick
+
+VIEWS = ("current_predictions", "serving_status", "prediction_history")
+# Two ticks of `orders`, the first one scored twice, and two populations of `customers`.
+ROWS = """
+    INSERT INTO schema_version VALUES (1);
+    INSERT INTO model_versions VALUES
+      ('orders', 'v1', :s, :n, :sha, 1, '{}', '{}', '{}'),
+      ('customers', 'v1', :s, :n, :sha, 1, '{}', '{}', '{}');
+    INSERT INTO promotions (model, version, action, actor, reason, metrics, promoted_at) VALUES
+      ('orders', 'v1', 'promote', 'ann', 'first', '{}', :n);
+    INSERT INTO fences VALUES ('orders', :s, :m, '00b', :n),
+      ('orders', :m, :e, '00c', :n), ('customers', :s, :m, '00d', :n),
+      ('customers', :m, :e, '00e', :n);
+    INSERT INTO prediction_runs (run_id, model, interval_start, interval_end, state, model_version,
+      rows_read, rows_scored, rows_rejected, rows_skipped, published_at, superseded_at, mode,
+      token, claimed_at) VALUES
+      (1, 'orders', :s, :m, 'superseded', 'v1', 1, 1, 0, 0, :n, :l, 'merge', '00a', :n),
+      (2, 'orders', :s, :m, 'published', 'v1', 2, 2, 0, 0, :l, NULL, 'merge', '00b', :n),
+      (3, 'orders', :m, :e, 'published', 'v1', 2, 1, 1, 0, :l, NULL, 'merge', '00c', :n),
+      (4, 'customers', :s, :m, 'published', 'v1', 2, 2, 0, 0, :n, :l, 'replace', '00d', :n),
+      (5, 'customers', :m, :e, 'published', 'v1', 1, 1, 0, 0, :l, NULL, 'replace', '00e', :n),
+      (6, 'orders', :m, :e, 'failed', 'v1', NULL, NULL, NULL, NULL, NULL, NULL, 'merge', '00A', :n);
+    INSERT INTO run_parts (run_id, part, token, staged, rows_read, rows_scored, rows_rejected)
+      VALUES
+      (1, 0, '00a', 1, 1, 1, 0), (2, 0, '00b', 1, 2, 2, 0), (3, 0, '00c', 1, 2, 1, 1),
+      (4, 0, '00d', 1, 2, 2, 0), (5, 0, '00e', 1, 1, 1, 0), (6, 0, '00A', 0, 0, 0, 0);
+    INSERT INTO predictions VALUES (1, 'a', 0, 0.1, NULL), (2, 'a', 0, 0.2, '1'),
+      (2, 'b', 0, 0.3, '0'), (3, 'a', 0, 0.4, '1'), (4, 'x', 0, 0.5, NULL), (4, 'y', 0, 0.6, NULL),
+      (5, 'x', 0, 0.7, NULL), (6, 'z', 0, 0.9, NULL);
+    INSERT INTO rejected_rows VALUES (3, 'orders', 'c', 'amount is null', '{"amount": null}', 0);
+    INSERT INTO current_rows VALUES ('orders', 'a', 3), ('orders', 'b', 2);
+    INSERT INTO superseded_rows VALUES (2, 'a', :l);
+    INSERT INTO serving_heads VALUES
+      ('orders', 'merge', 3, :m, :e, :l, :s, :e),
+      ('customers', 'replace', 5, :m, :e, :l, :s, :e);
+    INSERT INTO alerts (key, subject, cause, text, created_at) VALUES
+      ('k', 'predict_orders', 'killed', 'told', :n);
+"""
+TIMES = {
+    "s": tick(0).start.isoformat(),
+    "m": tick(0).end.isoformat(),
+    "e": tick(1).end.isoformat(),
+    "n": "2024-03-02T00:00:00+00:00",
+    "l": "2024-03-02T00:10:00.000001+00:00",
+    "sha": "0" * 64,
+}
+
+
+@pytest.fixture
+def warehouse(tmp_path):
+    """A warehouse with nothing in it."""
+    made = Warehouse(f"sqlite:///{tmp_path}/warehouse.db")
+    made.ensure_schema()
+    return made
+
+
+@pytest.fixture
+def of_version_1(tmp_path):
+    """A warehouse as the release before left it, with runs of both modes."""
+    warehouse = Warehouse(f"sqlite:///{tmp_path}/old.db")
+    scripts = files("batch_jobs.database").joinpath("migrations", "sqlite")
+    with warehouse.write() as connection:
+        warehouse.database.run_script(connection, scripts.joinpath("1.sql").read_text("utf-8"))
+        for statement in ROWS.split(";\n"):
+            connection.execute(text(statement), TIMES)
+    return warehouse
+
+
+def _tables(warehouse):
+    """The rows of every table and view, in the columns that version 1 had."""
+    with warehouse.read() as connection:
+        names = connection.scalars(
+            text("""
+                SELECT name FROM sqlite_master WHERE type IN ('table', 'view')
+                AND name NOT LIKE 'sqlite_%' AND name <> 'schema_version' ORDER BY name""")
+        ).all()
+        found = {
+            name: connection.execute(text(f"SELECT * FROM {name}")).mappings() for name in names
+        }
+        return {name: [dict(row) for row in rows] for name, rows in found.items()}
+
+
+def test_a_warehouse_of_version_1_is_refused_until_it_is_brought_up(of_version_1):
+    """No task changes the schema under others that run; the error says what does."""
+    with pytest.raises(
+        ConfigurationError,
+        match=r"version 1 of an older .*run `batch-jobs init`, .* keeps its rows",
+    ):
+        of_version_1.require_schema()
+    assert of_version_1.ensure_schema() is True
+    of_version_1.require_schema()
+    assert ask(of_version_1, "SELECT version FROM schema_version") == [(SCHEMA_VERSION,)]
+    assert of_version_1.ensure_schema() is False
+
+
+def test_a_warehouse_that_is_brought_up_keeps_its_rows_and_views(of_version_1):
+    """Row by row: readers and history see what they saw."""
+    before = _tables(of_version_1)
+    of_version_1.ensure_schema()
+    after = _tables(of_version_1)
+    assert after.keys() - before.keys() == {
+        *("online_predictions", "read_contract"),
+        *("requests", "request_rows", "request_results", "request_rejects"),
+    }
+    for name, rows in before.items():
+        kept = [{column: row[column] for column in rows[0]} for row in after[name]]
+        assert kept == rows, name
+    assert [len(before[view]) for view in VIEWS] == [3, 2, 7]
+    assert {row["hindsight"] for row in after["prediction_history"]} == {0}
+    assert {row["rows_table"] for row in after["prediction_runs"]} == {"predictions"}
+
+
+def test_a_warehouse_that_was_brought_up_is_published_to(of_version_1):
+    """In both modes, over what the older release published."""
+    of_version_1.ensure_schema()
+    publish(of_version_1, tick(1), {"a": 0.8, "d": 0.8})
+    publish(of_version_1, tick(2), {"x": 0.9}, mode="replace", model="customers")
+    assert seen(of_version_1) == {"a": 0.8, "b": 0.3, "d": 0.8, "x": 0.9}
+    assert ask(
+        of_version_1,
+        "SELECT run_id, score FROM prediction_history WHERE superseded_at IS NULL ORDER BY 1, 2",
+    ) == [(2, 0.3), (7, 0.8), (7, 0.8), (8, 0.9)]
+
+
+def test_a_warehouse_is_brought_up_whole_or_not_at_all(of_version_1, monkeypatch):
+    """A step that fails leaves the version before, to be read and tried again."""
+    before = _tables(of_version_1)
+    monkeypatch.setattr(warehouses, "SCHEMA_VERSION", "not a number")
+    monkeypatch.setattr(Warehouse, "_refuse_newer", lambda *_: None)
+    with pytest.raises(ConfigurationError, match="cannot make or open"):
+        of_version_1.ensure_schema()
+    assert (_tables(of_version_1), ask(of_version_1, "SELECT version FROM schema_version")) == (
+        before,
+        [(1,)],
+    )
+
+
+@pytest.mark.parametrize("use", ["ensure_schema", "require_schema"])
+@pytest.mark.parametrize("content", [b"<html>404 not found</html>" * 100, b"PAR1" * 2000])
+def test_a_file_that_is_no_database_is_refused_and_left_as_it_is(tmp_path, use, content):
+    """A wrong path may point at somebody's data."""
+    path = tmp_path / "data.csv"
+    path.write_bytes(content)
+    with pytest.raises(ConfigurationError, match="file is not a database"):
+        getattr(Warehouse(f"sqlite:///{path}"), use)()
+    assert path.read_bytes() == content
+
+
+def test_a_warehouse_of_a_newer_release_is_not_touched(warehouse, tmp_path):
+    """To the byte."""
+    with warehouse.write() as connection:
+        connection.execute(text("UPDATE schema_version SET version = 99"))
+    before = (tmp_path / "warehouse.db").read_bytes()
+    with pytest.raises(WarehouseVersionError, match="upgrade batch-jobs"):
+        warehouse.ensure_schema()
+    assert (tmp_path / "warehouse.db").read_bytes() == before
+
+
+def test_a_missing_folder_is_not_made(tmp_path):
+    """A path that was misspelt would else become a new warehouse."""
+    warehouse = Warehouse(f"sqlite:///{tmp_path}/no/such/w.db")
+    with pytest.raises(ConfigurationError, match=r"folder .*/no/such does not exist"):
+        warehouse.ensure_schema()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_is_no_warehouse(tmp_path):
+    """The database's own words say so."""
+    with pytest.raises(ConfigurationError, match="unable to open database file"):
+        Warehouse(f"sqlite:///{tmp_path}").ensure_schema()
+
+
+def test_reading_before_init_says_what_to_run(tmp_path):
+    """And makes no file."""
+    warehouse = Warehouse(f"sqlite:///{tmp_path}/w.db")
+    with pytest.raises(ConfigurationError, match="run `batch-jobs init`"):
+        warehouse.require_schema()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_database_is_in_wal_mode_with_full_sync(warehouse):
+    """Readers are not blocked by a writer, and a commit survives a power cut."""
+    with warehouse.write() as connection:
+        pragmas = ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
+        found = [connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in pragmas]
+    assert found == ["wal", 2, 1, 30_000]
+
+
+def test_tables_are_strict(warehouse):
+    """A text never lands in a number's column."""
+    with pytest.raises(IntegrityError, match="cannot store TEXT"), warehouse.write() as connection:
+        connection.execute(
+            text("INSERT INTO predictions (run_id, entity_id, part, score) VALUES (1, 'a', 0, 'x')")
+        )
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype", "read"),
+    [
+        ("(1), (2)", "int64", [1, 2]),
+        ("(1.5), (NULL)", "float64", [1.5, None]),
+        ("(1), (NULL)", "object", [1, None]),
+        ("(NULL), (NULL)", "object", [None, None]),
+        ("('a'), (NULL)", "str", ["a", None]),
+        ("(1), ('a')", "object", [1, "a"]),
+        ("(1), (1.5)", "object", [1, 1.5]),
+        ("(x'00ff'), (NULL)", "object", [b"\x00\xff", None]),
+        ("(9223372036854775807), (-9223372036854775808)", "int64", [2**63 - 1, -(2**63)]),
+    ],
+)
+def test_a_column_has_the_type_of_its_values(warehouse, values, dtype, read):
+    """SQLite types values, not columns; what Arrow cannot hold stays as it is."""
+    (chunk,) = warehouse.stream(f"WITH v (x) AS (VALUES {values}) SELECT x FROM v", {}, 10)
+    assert chunk["x"].dtype == dtype
+    assert chunk["x"].astype(object).where(chunk["x"].notna(), None).tolist() == read
+
+
+def test_text_that_is_no_utf_8_is_told(warehouse):
+    """With the cure, not as an error of the driver."""
+    with pytest.raises(ContractError, match="store text as UTF-8"):
+        list(warehouse.stream("SELECT CAST(x'ff' AS TEXT) AS x", {}, 10))
+
+
+@repeatable
+def _write(warehouse, tries):
+    with warehouse.write() as connection:
+        tries.append(connection)
+        connection.execute(text("UPDATE schema_version SET version = version"))
+
+
+@pytest.fixture
+def held(warehouse, tmp_path, monkeypatch):
+    """Another connection that holds the warehouse's only lock, for which nobody waits long."""
+    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT_MS", 20)
+    close_kept()  # for those that there are wait as long as they were told when they were made
+    holder = sqlite3.connect(tmp_path / "warehouse.db", isolation_level=None)
+    holder.execute("BEGIN IMMEDIATE")
+    yield holder
+    holder.close()
+
+
+def test_a_lock_that_is_released_is_waited_for(warehouse, held, monkeypatch):
+    """Whole transactions are repeated."""
+    tries = []
+
+    def release(state):
+        held.execute("ROLLBACK")
+
+    monkeypatch.setattr(transactions, "_tell", release)
+    _write(warehouse, tries)
+    assert len(tries) == 1
+
+
+def test_a_lock_that_stays_is_one_clear_error(warehouse, held, monkeypatch):
+    """After patience is lost; readers never wait."""
+    monkeypatch.setattr(transactions, "PATIENCE_SECONDS", 0.3)
+    with pytest.raises(
+        WarehouseUnavailableError, match=r"did not let _write through, \d+ times .* is locked$"
+    ) as caught:
+        _write(warehouse, [])
+    assert "\n" not in str(caught.value)
+    assert ask(warehouse, "SELECT version FROM schema_version") == [(SCHEMA_VERSION,)]
+
+
+def test_a_file_that_may_not_be_written_is_told_at_once(warehouse, monkeypatch):
+    """Trying again would not help."""
+    monkeypatch.setattr(transactions, "_tell", pytest.fail)
+    monkeypatch.setattr(warehouse.database, "writer", warehouse.database.reader)
+    with pytest.raises(ConfigurationError, match=r"refuses: attempt to write a readonly database$"):
+        _write(warehouse, [])
+
+
+def test_a_file_that_was_replaced_is_opened_anew(warehouse):
+    """The old one would live on in the connections that are kept."""
+    assert ask(warehouse, "SELECT version FROM schema_version") == [(SCHEMA_VERSION,)]
+    path = warehouse.database._path
+    for name in (path.name, f"{path.name}-wal", f"{path.name}-shm"):
+        path.with_name(name).unlink(missing_ok=True)
+    assert warehouse.ensure_schema()
+    with warehouse.write() as connection:
+        connection.execute(text("UPDATE schema_version SET version = 7"))
+    assert ask(Warehouse(str(warehouse)), "SELECT version FROM schema_version") == [(7,)]
+
+
+def test_connections_are_kept_but_not_across_a_fork(warehouse):
+    """The child makes its own: two processes on one connection would ruin the file."""
+    url = str(warehouse)
+    ask(warehouse, "SELECT 1")
+    with ProcessPoolExecutor(1, get_context("fork")) as child:
+        inherited, made = child.submit(_kept, url).result()
+    assert (inherited, made) == (0, 1)
+    assert warehouse.database.reader.pool.checkedin() == 1
+    assert ask(warehouse, "SELECT version FROM schema_version") == [(SCHEMA_VERSION,)]
+
+
+def _kept(url):
+    pool = Warehouse(url).database.reader.pool
+    before = pool.checkedin()
+    ask(Warehouse(url), "SELECT 1")
+    return before, Warehouse(url).database.reader.pool.checkedin()

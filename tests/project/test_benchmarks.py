@@ -1,0 +1,53 @@
+"""The benchmark runs and tells what it measured; how fast anything is, no test asks."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+DATABASES = ["sqlite", "postgresql"]
+SYSTEMS = ["floor", "ours", "pandas", "orm", "mlflow"]
+SMALL = ["--rows", "2000", "--orm-rows", "20", "--repeats", "1", "--idle", "0.1", "--json"]
+
+
+def bench(*words):
+    """The ended process of the benchmark, with its output as text."""
+    command = [sys.executable, "-m", "tests.benchmarks.scoring", *words]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_scoring_measures_every_system():
+    """The last line has a record of each system; one that is not installed says so."""
+    answer = bench(*SMALL)
+    assert answer.returncode == 0, answer.stderr
+    *lines, last = answer.stdout.splitlines()
+    records = json.loads(last)
+    measured = [(record["database"], record["system"]) for record in records]
+    assert measured == [(name, system) for name in DATABASES for system in SYSTEMS]
+    for record in records:
+        assert record["rows"] == 2000
+        if record["seconds"] is None:
+            assert record["system"] == "mlflow"
+            assert any(line.startswith("mlflow: not installed (") for line in lines)
+            continue
+        assert record["measured_rows"] == (20 if record["system"] == "orm" else 2000)
+        assert record["seconds"] > 0
+        assert record["rows_per_second"] > 0
+        assert record["ratio_to_floor"] > 0
+        if record["system"] != "floor":
+            assert record["peak_rss_mb"] > 0
+            assert record["wal_bytes"] > 0
+            assert record["writer_lock_ms"] >= 0
+            assert 0 < record["reader_p50_ms"] <= record["reader_p99_ms"]
+            assert 0 < record["reader_idle_p50_ms"] <= record["reader_idle_p99_ms"]
+
+
+@pytest.mark.parametrize("words", [["--database", "oracle"], ["--rows", "many"]])
+def test_what_cannot_be_measured_is_wrong_usage(words):
+    """An unknown database or number of rows is refused before anything is started."""
+    answer = bench(*words)
+    assert answer.returncode == 2
+    assert words[1] in answer.stderr
