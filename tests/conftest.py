@@ -148,7 +148,7 @@ def _copied(server, template):
 def flights_2013(tmp_path_factory):
     """A warehouse with the real flights and weather of 2013, not moved; only to be read."""
     from batch_jobs.database.warehouse import Warehouse
-    from batch_jobs.samples.load import load_flights
+    from batch_jobs.samples.flights import load_flights
 
     made = Warehouse(f"sqlite:///{tmp_path_factory.mktemp('flights')}/warehouse.db")
     made.ensure_schema()

@@ -352,33 +352,31 @@ def plan(
     """
     flush_alerts()
     with translated(), _left_to_newer():
-        from batch_jobs.runs import jobs
+        from batch_jobs.runs.planning import Planner
 
-        settings, token = airflow_settings(), str(ti.id)
-        schedule = load_model(model, settings.models).schedule
+        planner = Planner(airflow_settings(), model, str(ti.id))
+        schedule = planner.model.schedule
         start, end = data_interval_start, data_interval_end
         with forms.own_mistakes():
             own = Interval(start, end) if start and end else None
         wanted = forms.intervals(schedule, dag_run, params, own)
         if wanted is not None:
-            runs = jobs.plan_each(
-                settings,
-                model,
+            runs = planner.claim_each(
                 wanted,
-                token,
                 champion="then" if dag_run.run_type == "backfill" else "current",
                 force=params["force"] or bool(params["accept"]),
                 accept=params["accept"],
             )
         else:
             newest = newest_due(schedule, end or dag_run.run_after)
-            runs = jobs.plan_due(settings, model, newest, token)
-        parts = load_model(model, settings.models).parts
+            runs = planner.plan_due(newest)
     run_ids = [run.run_id for run in runs if not run.is_done]
     if not run_ids:
         done = runs[-1].interval if runs else "what no newer attempt has claimed"
         raise AirflowSkipException(f"{done} is already published; nothing to do")
-    return [{"model": model, "part": part, "run_ids": run_ids} for part in range(parts)]
+    return [
+        {"model": model, "part": part, "run_ids": run_ids} for part in range(planner.model.parts)
+    ]
 
 
 def score(model: str, part: int, run_ids: Sequence[int], ti: Any, **_: Any) -> dict[str, int]:

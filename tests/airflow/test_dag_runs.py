@@ -25,6 +25,7 @@ from tests.conftest import ROOT
 from tests.example_models._tables import STEP, make_tables
 from tests.support import mishaps
 from tests.support.asking import state, submit
+from tests.support.planned import plan
 from utils import forms, tasks
 
 # Airflow's in-process API server warns of what its own dependencies do.
@@ -301,7 +302,7 @@ def test_an_interval_that_others_take_over_and_lose_is_no_success(promoted, now,
 
     def by_hand():
         token = leases.new_token()
-        theirs = jobs.plan(promoted, "orders", Interval(now - 2 * STEP, now - STEP), token)
+        theirs = plan(promoted, "orders", Interval(now - 2 * STEP, now - STEP), token)
         staging.fail(Warehouse(promoted.warehouse), theirs.run_id, "given up")
 
     with mishaps.once("score.opened", by_hand):

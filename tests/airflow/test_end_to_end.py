@@ -16,7 +16,7 @@ from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.interval import Interval, due_between
 from batch_jobs.registry import champions
 from batch_jobs.registry.store import ARTIFACT
-from batch_jobs.samples.load import load_flights
+from batch_jobs.samples.flights import load_flights
 from tests.conftest import ROOT
 from tests.support.slack_endpoint import CANARY, listening
 from utils.local import LocalAirflow

@@ -40,7 +40,7 @@ from rich.table import Table
 from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.registry import promotion
 from batch_jobs.runs import publication, staging
-from batch_jobs.samples.load import load_iris
+from batch_jobs.samples.iris import load_iris
 from batch_jobs.scoring.counts import Counts
 from batch_jobs.settings import Settings, let_threads_sleep
 from batch_jobs.training import train

@@ -41,6 +41,7 @@ from batch_jobs.requests import worker
 from batch_jobs.runs import jobs
 from batch_jobs.settings import Settings, let_threads_sleep
 from batch_jobs.training import train
+from tests.support.planned import plan
 from tests.support.postgres_server import PostgresServer
 from utils.local import ROOT, LocalAirflow
 
@@ -185,7 +186,7 @@ def time_verb(settings: Settings, case: str, verb: str, number: int) -> tuple[fl
         known = find_run(settings, interval)
         began = time.perf_counter()
         if verb == "plan":
-            jobs.plan(settings, MODEL, interval, leases.new_token())
+            plan(settings, MODEL, interval, leases.new_token())
         elif verb == "score":
             jobs.score(settings, MODEL, known, 0, leases.new_token())
         elif verb == "publish":

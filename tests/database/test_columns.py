@@ -16,6 +16,7 @@ from batch_jobs.runs import jobs
 from batch_jobs.training import train
 from batch_jobs.training.check import check
 from tests.support.attempts import ask
+from tests.support.planned import plan_due
 
 TRAINED = datetime(2024, 3, 1, tzinfo=UTC)
 HOUR = Interval(TRAINED + timedelta(hours=10), TRAINED + timedelta(hours=11))
@@ -111,7 +112,7 @@ def test_a_late_row_of_another_form_is_told_of(shop, form):
     late = "entity_id = (SELECT max(entity_id) FROM held WHERE placed_at < :end)"
     _hold(shop, form, late)
     newest = Interval(HOUR.end, HOUR.end + timedelta(hours=1))
-    planned = jobs.plan_due(shop, "orders", newest, leases.new_token())
+    planned = plan_due(shop, "orders", newest, leases.new_token())
     assert [run.interval for run in planned] == [HOUR, newest]
     with pytest.raises(ContractError, match="as_of"):
         jobs.score_and_publish(shop, planned[0], planned[0].token)
@@ -119,7 +120,7 @@ def test_a_late_row_of_another_form_is_told_of(shop, form):
     served = "SELECT count(*) FROM current_predictions"
     assert ask(Warehouse(shop.warehouse), served) == [(11,)]
     later = Interval(newest.end, newest.end + timedelta(hours=1))
-    planned = jobs.plan_due(shop, "orders", later, leases.new_token())
+    planned = plan_due(shop, "orders", later, leases.new_token())
     assert [run.interval for run in planned] == [later]
 
 

@@ -15,6 +15,7 @@ from tests.fault_models._rows import tick
 from tests.support.deployment import shown
 from tests.support.faults import Order, until
 from tests.support.mishaps import change, once
+from tests.support.planned import plan, plan_due
 
 HEARD = "SELECT claimed_at FROM prediction_runs WHERE run_id = :run_id"
 A_LITTLE_LATER = leases.LEASE + timedelta(seconds=1)
@@ -44,14 +45,14 @@ def heard(deployment, run_id):
 
 def planned(deployment, number):
     """The ticks that a scheduled run claims."""
-    runs = jobs.plan_due(deployment.settings, "ticks", tick(number), new_token())
+    runs = plan_due(deployment.settings, "ticks", tick(number), new_token())
     return [run.interval for run in runs]
 
 
 @pytest.fixture
 def scoring(deployment, attempt):
     """An attempt at tick 1 in a process of its own that takes long for its second chunk."""
-    run = jobs.plan(deployment.settings, "ticks", tick(1), new_token(), parts=1)
+    run = plan(deployment.settings, "ticks", tick(1), new_token(), parts=1)
     working = (restless, timedelta(milliseconds=5), jobs.score, "ticks", run.run_id, 0)
     place = "score.before_chunk"
     return run, attempt(*working, run.token, order=Order(place, "wait", 2)).wait_at(place)
@@ -86,7 +87,7 @@ def test_what_a_killed_attempt_left_is_scored_by_the_next_run_after_minutes(depl
 def test_what_was_fenced_off_or_has_failed_is_renewed_by_nobody(deployment, scoring):
     """A process that goes on in vain does not say that somebody works on the interval."""
     run, process = scoring
-    jobs.plan(deployment.settings, "ticks", tick(1), new_token(), force=True)
+    plan(deployment.settings, "ticks", tick(1), new_token(), force=True)
     left = heard(deployment, run.run_id)
     warehouse = Warehouse(deployment.url)
 
@@ -101,7 +102,7 @@ def test_a_long_wait_before_the_first_row_is_made_up_for(deployment):
     """A task that waited for a slot for most of its lease begins with a whole one."""
     now = clock.now()
     with clock.set_to(now):
-        run = jobs.plan(deployment.settings, "ticks", tick(1), new_token(), parts=1)
+        run = plan(deployment.settings, "ticks", tick(1), new_token(), parts=1)
     with clock.set_to(now + timedelta(minutes=4)):
         jobs.score(deployment.settings, "ticks", run.run_id, 0, run.token)
     assert heard(deployment, run.run_id) == now + timedelta(minutes=4)
@@ -111,7 +112,7 @@ def test_intervals_that_wait_for_their_turn_in_a_task_are_kept(deployment, monke
     """A task scores one after the other, and the last one may have to wait for long."""
     monkeypatch.setattr(leases, "BEAT", timedelta(milliseconds=5))
     monkeypatch.setattr(leases, "_heart", leases._Heart())
-    runs = jobs.plan_due(deployment.settings, "ticks", tick(2), new_token())
+    runs = plan_due(deployment.settings, "ticks", tick(2), new_token())
     ids = [run.run_id for run in runs]
     pass_by(deployment, timedelta(hours=3))
     with attempts.attempt(deployment.settings, ids):
@@ -126,7 +127,7 @@ def test_a_lease_that_cannot_be_renewed_now_is_renewed_later(deployment, monkeyp
     """The warehouse may be away for a moment; whoever works does not hear of it."""
     monkeypatch.setattr(leases, "BEAT", timedelta(milliseconds=5))
     monkeypatch.setattr(leases, "_heart", leases._Heart())
-    run = jobs.plan(deployment.settings, "ticks", tick(1), new_token())
+    run = plan(deployment.settings, "ticks", tick(1), new_token())
     pass_by(deployment, timedelta(hours=3))
     renew, tries = leases._renew, []
 
@@ -158,7 +159,7 @@ def test_a_plan_that_fails_half_way_keeps_nothing(deployment):
 
 def test_the_rows_of_a_part_that_is_tried_again_are_not_swept(deployment):
     """Its run had failed when somebody began to tidy up, and was taken up again before the end."""
-    run = jobs.plan(deployment.settings, "ticks", tick(1), new_token(), parts=1)
+    run = plan(deployment.settings, "ticks", tick(1), new_token(), parts=1)
     warehouse = Warehouse(deployment.url)
     _, part = staging.open_part(warehouse, run.run_id, 0, run.token)
     staging.fail_part(warehouse, run.run_id, 0, run.token, "a test")
@@ -170,7 +171,7 @@ def test_the_rows_of_a_part_that_is_tried_again_are_not_swept(deployment):
 
 def test_a_run_whose_rows_are_removed_is_not_taken_up_again(deployment):
     """Only a new attempt can score the interval then."""
-    run = jobs.plan(deployment.settings, "ticks", tick(1), new_token(), parts=1)
+    run = plan(deployment.settings, "ticks", tick(1), new_token(), parts=1)
     warehouse = Warehouse(deployment.url)
     staging.open_part(warehouse, run.run_id, 0, run.token)
     staging.fail_part(warehouse, run.run_id, 0, run.token, "a test")

@@ -21,12 +21,11 @@ from tenacity import wait_none
 
 from batch_jobs.database import postgres as module
 from batch_jobs.database import transactions
-from batch_jobs.database import warehouse as warehouses
 from batch_jobs.database.transactions import repeatable
 from batch_jobs.database.warehouse import SCHEMA_VERSION, Warehouse
 from batch_jobs.errors import ConfigurationError, ContractError, WarehouseUnavailableError
 from batch_jobs.runs import staging
-from batch_jobs.samples import load
+from batch_jobs.samples import iris, load
 from tests.support.attempts import ask, claim, score, tick
 from tests.support.postgres_server import free_port
 
@@ -63,13 +62,13 @@ IDLE = """SELECT query FROM pg_stat_activity
 
 def test_no_transaction_waits_while_samples_are_made_ready(url, postgres, monkeypatch):
     """Which takes longer than the server allows."""
-    seen, ready = [], load._iris
+    seen, ready = [], iris.ready_iris
 
     def look(now):
         seen.extend(postgres.execute(IDLE, NAME))
         return ready(now)
 
-    monkeypatch.setattr(load, "_iris", look)
+    monkeypatch.setattr(iris, "ready_iris", look)
     now = datetime(2024, 3, 1, tzinfo=UTC)
     assert load.load(_at(url), now, flights=False) == {"iris": 150}
     assert load.load(_at(url), now, flights=False) == {"iris": 150}
@@ -417,7 +416,7 @@ def _raise(code):
 @pytest.fixture
 def no_pause(monkeypatch):
     """Let nobody wait between two tries."""
-    monkeypatch.setattr(warehouses, "wait_random_exponential", lambda **_: wait_none())
+    monkeypatch.setattr(transactions, "wait_random_exponential", lambda **_: wait_none())
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from tests.example_models._tables import make_tables
 from tests.support import api
 from tests.support.attempts import ask, publish, seen, tick
 from tests.support.history import prune
+from tests.support.planned import plan
 from tests.support.postgres_server import PostgresServer
 
 VIEWS = {
@@ -166,8 +167,8 @@ def test_a_writer_can_do_all_of_its_work(owned, login, tmp_path, monkeypatch, la
         left = retention.prune(writer, name, timedelta(days=-9999), timedelta(minutes=5))
         assert (left.retired >= 2, left.left) == (True, 0)
         assert worker.answer(first, name, leases.new_token()) == []
-        given_up = jobs.plan(first, name, day, leases.new_token())
-        jobs.plan(second, name, day, leases.new_token())
+        given_up = plan(first, name, day, leases.new_token())
+        plan(second, name, day, leases.new_token())
         jobs.predict(second, name, day)
         assert ledger.find_run(writer, given_up.run_id).state == "failed"
     assert {row["model"] for row in status.status(second)} == {"orders", "customers"}

@@ -12,7 +12,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DatabaseError, DataError, IntegrityError
 from tenacity import wait_none
 
-from batch_jobs.database import warehouse as warehouses
+from batch_jobs.database import transactions
 from batch_jobs.database.transactions import PATIENCE_SECONDS, loaded_time, repeatable, stored_time
 from batch_jobs.database.warehouse import SCHEMA_VERSION, Warehouse
 from batch_jobs.errors import (
@@ -401,8 +401,8 @@ class BusyError(Exception):
 def working(warehouse, monkeypatch):
     """Let something work for so many seconds at a time, and then find the database busy."""
     moment = 0.0
-    monkeypatch.setattr(warehouses, "monotonic", lambda: moment)
-    monkeypatch.setattr(warehouses, "wait_random_exponential", lambda **_: wait_none())
+    monkeypatch.setattr(transactions, "monotonic", lambda: moment)
+    monkeypatch.setattr(transactions, "wait_random_exponential", lambda **_: wait_none())
     monkeypatch.setattr(
         warehouse.database, "is_passing", lambda error: isinstance(error, BusyError)
     )

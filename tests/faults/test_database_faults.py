@@ -26,6 +26,7 @@ from tests.support.mishaps import (
     waiting,
     with_query,
 )
+from tests.support.planned import plan
 
 CRASHES = [
     *(("plan.claimed", "ticks"), ("score.chunk_staged", "ticks"), ("publish.audited", "ticks")),
@@ -139,7 +140,7 @@ def test_a_claim_that_somebody_holds_fails_the_job_after_a_while(deployment, has
 
 def test_a_publication_that_somebody_holds_up_fails_and_can_be_repeated(deployment, hasty):
     """What is staged stays staged, so that only publishing is tried again."""
-    run = jobs.plan(hasty, "ticks", tick(1), new_token(), parts=1)
+    run = plan(hasty, "ticks", tick(1), new_token(), parts=1)
     jobs.score(hasty, "ticks", run.run_id, 0, run.token)
     with locked(deployment):
         with pytest.raises(WarehouseUnavailableError) as caught:
@@ -157,7 +158,7 @@ def test_a_lock_that_is_released_in_time_is_waited_for(
     """Whole transactions are repeated, and nobody hears of it but the log."""
     monkeypatch.setattr("batch_jobs.database.sqlite.BUSY_TIMEOUT_MS", 100)
     settings = with_query(deployment.settings, options="-c lock_timeout=100ms")
-    jobs.plan(settings, "ticks", tick(1), new_token())
+    plan(settings, "ticks", tick(1), new_token())
     with locked(deployment):
         job = in_background(jobs.predict, settings, "ticks", tick(1))
         until(lambda: "trying again" in caplog.text, "the job to wait")
@@ -169,7 +170,7 @@ def test_a_lock_that_is_released_in_time_is_waited_for(
 @pytest.mark.parametrize("model", ["ticks", "population"])
 def test_a_table_that_an_administrator_locks_fails_the_job_after_a_while(deployment, hasty, model):
     """As `VACUUM FULL` does; publishing gives up, and the same call succeeds afterwards."""
-    run = jobs.plan(hasty, model, tick(1), new_token(), parts=1)
+    run = plan(hasty, model, tick(1), new_token(), parts=1)
     jobs.score(hasty, model, run.run_id, 0, run.token)
     with held(deployment, "LOCK TABLE shared_predictions, served_predictions"):
         with pytest.raises(WarehouseUnavailableError, match="lock timeout") as caught:
@@ -183,7 +184,7 @@ def test_a_table_that_an_administrator_locks_fails_the_job_after_a_while(deploym
 @on_postgres
 def test_a_source_that_an_administrator_locks_fails_the_job_after_a_while(deployment, hasty):
     """The source is read by another driver, whose errors are told alike."""
-    run = jobs.plan(hasty, "ticks", tick(1), new_token(), parts=1)
+    run = plan(hasty, "ticks", tick(1), new_token(), parts=1)
     with held(deployment, "LOCK TABLE fault_rows"):
         with pytest.raises(WarehouseUnavailableError, match="lock timeout") as caught:
             jobs.score(hasty, "ticks", run.run_id, 0, run.token)
@@ -283,7 +284,7 @@ def test_one_attempt_that_claims_many_times_at_once_has_one_run(deployment):
 
     def claim():
         ready.wait(60)
-        return jobs.plan(deployment.settings, "ticks", tick(1), token).run_id
+        return plan(deployment.settings, "ticks", tick(1), token).run_id
 
     with ThreadPoolExecutor(4) as pool:
         claims = [pool.submit(claim) for _ in range(4)]

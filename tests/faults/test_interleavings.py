@@ -13,6 +13,7 @@ from batch_jobs.runs import jobs
 from tests.fault_models._rows import tick
 from tests.support.deployment import shown
 from tests.support.faults import Order
+from tests.support.planned import plan
 
 FENCED, PUBLISHED = 3, 0
 
@@ -101,7 +102,7 @@ def test_a_claim_waits_for_a_publication_that_has_begun(deployment, paused, mode
 def test_a_run_that_two_tasks_publish_is_published_once(deployment, attempt):
     """A publishes the run, and so does B: both hear of the same publication."""
     model = "population"
-    run = jobs.plan(deployment.settings, model, tick(1), new_token(), parts=1)
+    run = plan(deployment.settings, model, tick(1), new_token(), parts=1)
     jobs.score(deployment.settings, model, run.run_id, 0, run.token)
     order = Order("publish.before_commit", "wait")
     first = attempt(jobs.publish, run.run_id, order=order).wait_at(order.place)
@@ -138,7 +139,7 @@ def test_a_backfill_that_ends_after_a_newer_tick_moves_nothing_back(deployment, 
 
 def test_a_part_that_two_tries_score_belongs_to_the_newer_one(deployment, attempt):
     """A stages half a part, B scores the part, A goes on: A is fenced, and the run is whole."""
-    run = jobs.plan(deployment.settings, "ticks", tick(1), new_token())
+    run = plan(deployment.settings, "ticks", tick(1), new_token())
     tokens = [new_token() for _ in range(3)]
     order = Order("score.chunk_staged", "wait")
     first = attempt(jobs.score, "ticks", run.run_id, 0, tokens[1], order=order)

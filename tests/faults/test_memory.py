@@ -14,6 +14,7 @@ from batch_jobs.runs import jobs
 from batch_jobs.training import train
 from tests.fault_models._rows import START, number_of, tick
 from tests.support.mishaps import peak_memory, with_little_memory
+from tests.support.planned import plan
 
 BATCH = 16 * 2**20
 SERVED = "SELECT row_count, interval_start FROM serving_status WHERE model = 'many'"
@@ -82,7 +83,7 @@ def growth(attempt, many):
 
     def measure(rows, chunk_rows):
         settings = many(rows, chunk_rows)
-        run = jobs.plan(settings, "many", tick(1), new_token())
+        run = plan(settings, "many", tick(1), new_token())
         scored = (peak_memory, jobs.score, "many", run.run_id, 0, run.token)
         ended = attempt(*scored, settings=settings).result()
         assert ended.code == 0, ended

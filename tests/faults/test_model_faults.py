@@ -26,6 +26,7 @@ from batch_jobs.scoring.fitted import Fitted
 from tests.fault_models._rows import tick
 from tests.support.deployment import shown
 from tests.support.mishaps import is_as_before, is_published_once, once
+from tests.support.planned import plan
 
 # What no database has a say in is tried with one.
 on_sqlite = pytest.mark.parametrize("deployment", ["sqlite"], indirect=True)
@@ -33,7 +34,7 @@ on_sqlite = pytest.mark.parametrize("deployment", ["sqlite"], indirect=True)
 
 def test_a_doubled_task_of_a_part_changes_nothing(deployment):
     """Each part is scored twice and published twice: every row is there once."""
-    run = jobs.plan(deployment.settings, "ticks", tick(1), leases.new_token(), parts=5)
+    run = plan(deployment.settings, "ticks", tick(1), leases.new_token(), parts=5)
     for part in (3, 0, 4, 1, 2):
         counts = [
             jobs.score(deployment.settings, "ticks", run.run_id, part, token)
@@ -48,7 +49,7 @@ def test_a_doubled_task_of_a_part_changes_nothing(deployment):
 
 def test_a_part_that_failed_half_way_is_scored_again_by_its_retry(deployment):
     """What the first try had staged is not there twice, and the other parts are not touched."""
-    run = jobs.plan(deployment.settings, "ticks", tick(1), leases.new_token(), parts=2)
+    run = plan(deployment.settings, "ticks", tick(1), leases.new_token(), parts=2)
     jobs.score(deployment.settings, "ticks", run.run_id, 0, run.token)
 
     def lose_power():

@@ -1,8 +1,8 @@
 """Whatever the network before PostgreSQL loses: each step has exactly one effect, and none half.
 
-Cases 25 to 28 of docs/failure-modes.md. The network is that of tests/support/tcp_proxy.py. It carries
-bytes and not packets, so what it swallows looks to the client as if it had arrived; that packets
-are lost cannot be brought about without root, and tcp_user_timeout is not tried here.
+Cases 25 to 28 of docs/failure-modes.md. The network is that of tests/support/tcp_proxy.py. It
+carries bytes and not packets, so what it swallows looks to the client as if it had arrived; that
+packets are lost cannot be brought about without root, and tcp_user_timeout is not tried here.
 """
 
 import pytest

@@ -14,7 +14,7 @@ LIBRARY = Path(__file__).parent.parent.parent / "src" / "batch_jobs"
 API = LIBRARY.parent / "prediction_api"
 WORDS = {
     *("errors", "settings", "interval", "clock", "model", "catalog", "redaction", "failpoints"),
-    "interruption",
+    *("interruption", "fields"),
 }
 # Which rooms a room may know; all of them may use the words.
 BELOW = {
@@ -47,9 +47,16 @@ MAY_BE_LONGER = {
 # Frames in, frames out: no SQL, files, environment or clock. A buffer in memory is no file.
 PURE = {
     *("scoring/contract", "scoring/keys", "scoring/fitted", "scoring/golden"),
-    *("scoring/compiled_trees", "scoring/counts", "database/columns"),
+    *("scoring/compiled_trees", "database/columns"),
     *("evaluation/metrics", "evaluation/gate", "evaluation/bootstrap", "evaluation/ground_truth"),
-    *("runs/circuit_breaker", "training/fit", "reports/html", "reports/gate", "reports/backtest"),
+    *(
+        "runs/circuit_breaker",
+        "training/fit",
+        "training/findings",
+        "reports/html",
+        "reports/gate",
+        "reports/backtest",
+    ),
     "alerts/messages",
 }
 IMPURE = {
@@ -89,7 +96,7 @@ def _known(path):
 
 
 def _room(module):
-    """The room of a module; `words` is the ground floor, and `doors` what calls the command line."""
+    """The room of a module; `words` is the ground floor, `doors` calls the command line."""
     parts = module.split(".")
     if len(parts) > 2:
         return parts[1]

@@ -28,6 +28,7 @@ from batch_jobs.settings import Settings
 from batch_jobs.training import train
 from tests.support.artifacts import GOOD, Hostile, version_of
 from tests.support.attempts import ask
+from tests.support.planned import plan
 from tests.support.postgres_server import free_port
 from tests.support.s3_server import SECRET, forget_clients
 
@@ -190,7 +191,7 @@ def test_a_champion_with_a_copy_serves_while_the_store_is_away(remote_shop, s3, 
 @on_sqlite
 def test_a_run_that_found_neither_store_nor_copy_is_made_good_by_a_retry(remote_shop, s3, tmp_path):
     """The run is not given up, and its retry publishes it."""
-    run = jobs.plan(remote_shop, "orders", HOURS[1], leases.new_token(), parts=1)
+    run = plan(remote_shop, "orders", HOURS[1], leases.new_token(), parts=1)
     shutil.rmtree(tmp_path / "copies")
     with s3.away(), pytest.raises(StoreUnavailableError):
         jobs.score(remote_shop, "orders", run.run_id, 0, run.token)

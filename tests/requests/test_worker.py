@@ -256,10 +256,10 @@ def test_where_nothing_waits_nothing_heavy_is_imported(shop):
     """A task that finds nothing to do costs a query."""
     code = f"""
 import sys
-from batch_jobs import answering
+from batch_jobs.requests import worker
 from batch_jobs.settings import Settings
 settings = Settings({shop.warehouse!r}, {shop.model_store!r}, {shop.models!r})
-assert answering.answer(settings, "orders", "t") == []
+assert worker.answer(settings, "orders", "t") == []
 print([name for name in ("pandas", "numpy", "sklearn", "pyarrow") if name in sys.modules])"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n", done.stderr

@@ -30,6 +30,7 @@ from batch_jobs.registry.loading import load_version
 from batch_jobs.runs import backfill, jobs, ledger, staging, status
 from batch_jobs.training import train
 from tests.support.attempts import ask, find_run, forget_promotions, loaded_json, retell, seen
+from tests.support.planned import plan, plan_due
 
 TRAINED = datetime(2024, 3, 1, tzinfo=UTC)
 FIRST_ORDER = 20 * 144  # the shop takes an order every ten minutes, and this is the first after
@@ -342,7 +343,7 @@ def test_a_corrupted_artifact_fails_the_run_and_readers_keep_what_they_have(shop
 def test_a_promotion_between_plan_and_score_does_not_mix_versions(shop):
     """A run keeps the version it was planned with, and the next one takes the new one."""
     challenger = train.train(shop, "orders", TRAINED + timedelta(hours=6))
-    run = jobs.plan(shop, "orders", HOURS, new_token(), parts=2)
+    run = plan(shop, "orders", HOURS, new_token(), parts=2)
     jobs.score(shop, "orders", run.run_id, 0, run.token)
     promotion.promote(shop, "orders", challenger.version, actor="tests", reason="now")
     jobs.score(shop, "orders", run.run_id, 1, run.token)
@@ -371,13 +372,13 @@ def test_a_run_asks_once_who_the_champion_is(shop):
 
 def test_an_attempt_that_was_overtaken_stops_at_its_next_step(shop):
     """Exit 3, and what the newer one published stays."""
-    paused = jobs.plan(shop, "orders", HOURS, new_token(), parts=2)
+    paused = plan(shop, "orders", HOURS, new_token(), parts=2)
     jobs.score(shop, "orders", paused.run_id, 0, paused.token)
     newer = jobs.predict(shop, "orders", HOURS)
     for act in (
         lambda: jobs.score(shop, "orders", paused.run_id, 1, paused.token),
         lambda: jobs.publish(shop, paused.run_id),
-        lambda: jobs.plan(shop, "orders", HOURS, paused.token, force=True),
+        lambda: plan(shop, "orders", HOURS, paused.token, force=True),
     ):
         with pytest.raises(FencedError) as caught:
             act()
@@ -387,7 +388,7 @@ def test_an_attempt_that_was_overtaken_stops_at_its_next_step(shop):
 
 def test_scoring_a_part_again_answers_with_its_counts(shop):
     """A task that is repeated after its success does no work."""
-    run = jobs.plan(shop, "orders", HOURS, new_token(), parts=2)
+    run = plan(shop, "orders", HOURS, new_token(), parts=2)
     first = jobs.score(shop, "orders", run.run_id, 0, run.token)
     assert jobs.score(shop, "orders", run.run_id, 0, new_token()) == first
     assert first.read == 15
@@ -395,7 +396,7 @@ def test_scoring_a_part_again_answers_with_its_counts(shop):
 
 def test_publishing_what_was_not_scored_fails_the_run(shop):
     """The ledger says which part is missing."""
-    run = jobs.plan(shop, "orders", HOURS, new_token(), parts=2)
+    run = plan(shop, "orders", HOURS, new_token(), parts=2)
     jobs.score(shop, "orders", run.run_id, 0, run.token)
     with pytest.raises(IncompleteError, match="part 1 of 2 was not scored"):
         jobs.publish(shop, run.run_id)
@@ -418,7 +419,7 @@ def test_after_an_outage_the_missed_intervals_are_planned_oldest_first(shop):
     """And then the newest, all with the same token."""
     jobs.predict(shop, "orders", tick(0))
     jobs.predict(shop, "orders", tick(2))
-    runs = jobs.plan_due(shop, "orders", tick(5), new_token())
+    runs = plan_due(shop, "orders", tick(5), new_token())
     assert [run.interval for run in runs] == [tick(number) for number in (1, 3, 4, 5)]
     assert _finish(shop, runs) == []
     assert status.status(shop, "orders")[0]["fresh_until"] == tick(5).end.isoformat()
@@ -427,7 +428,7 @@ def test_after_an_outage_the_missed_intervals_are_planned_oldest_first(shop):
 @on_sqlite
 def test_the_first_plan_ever_heals_nothing(shop):
     """Before the first publication nothing is missing."""
-    runs = jobs.plan_due(shop, "orders", tick(5), new_token())
+    runs = plan_due(shop, "orders", tick(5), new_token())
     assert [run.interval for run in runs] == [tick(5)]
 
 
@@ -435,7 +436,7 @@ def test_the_first_plan_ever_heals_nothing(shop):
 def test_intervals_older_than_the_look_back_stay_and_are_told(shop, caplog):
     """With the command that publishes them; two hours are healed."""
     jobs.predict(shop, "orders", tick(0))
-    runs = jobs.plan_due(shop, "orders", tick(20), new_token())
+    runs = plan_due(shop, "orders", tick(20), new_token())
     assert [run.interval for run in runs] == [tick(number) for number in range(8, 21)]
     assert "due intervals from 2024-03-01T00:10:00+00:00 on are older than" in caplog.text
     assert (
@@ -447,11 +448,11 @@ def test_intervals_older_than_the_look_back_stay_and_are_told(shop, caplog):
 def test_intervals_that_another_attempt_is_scoring_are_left_to_it(shop):
     """Until it has had an hour; then it is taken for dead."""
     jobs.predict(shop, "orders", tick(0))
-    other = jobs.plan(shop, "orders", tick(1), new_token())
-    runs = jobs.plan_due(shop, "orders", tick(3), new_token())
+    other = plan(shop, "orders", tick(1), new_token())
+    runs = plan_due(shop, "orders", tick(3), new_token())
     assert [run.interval for run in runs] == [tick(2), tick(3)]
     _change(shop, "UPDATE prediction_runs SET claimed_at = '2024-03-01' WHERE state = 'staging'")
-    runs = jobs.plan_due(shop, "orders", tick(3), new_token())
+    runs = plan_due(shop, "orders", tick(3), new_token())
     assert [run.interval for run in runs] == [tick(1), tick(2), tick(3)]
     assert find_run(Warehouse(shop.warehouse), other.run_id).state == "failed"
 
@@ -460,9 +461,9 @@ def test_a_missed_interval_that_a_newer_attempt_has_claimed_does_not_stop_the_ne
     """A try by hand that failed in the meantime has the higher token."""
     early = new_token()
     jobs.predict(shop, "orders", tick(0))
-    by_hand = jobs.plan(shop, "orders", tick(1), new_token())
+    by_hand = plan(shop, "orders", tick(1), new_token())
     staging.fail(Warehouse(shop.warehouse), by_hand.run_id, "given up")
-    runs = jobs.plan_due(shop, "orders", tick(2), early)
+    runs = plan_due(shop, "orders", tick(2), early)
     assert [run.interval for run in runs] == [tick(2)]
 
 
@@ -471,7 +472,7 @@ def test_a_missed_interval_that_fails_does_not_keep_the_newest_back(shop):
     """It stays a gap, and the watermark waits for it."""
     jobs.predict(shop, "orders", tick(0))
     _change(shop, f"UPDATE orders SET entity_id = '' WHERE entity_id = '{_order(1)}'")
-    runs = jobs.plan_due(shop, "orders", tick(2), new_token())
+    runs = plan_due(shop, "orders", tick(2), new_token())
     assert _finish(shop, runs) == [tick(1)]
     assert sorted(_seen(shop)) == [_order(0), _order(2)]
     assert status.status(shop, "orders")[0]["fresh_until"] == tick(0).end.isoformat()
@@ -481,13 +482,13 @@ def test_a_missed_interval_that_fails_does_not_keep_the_newest_back(shop):
 def test_a_newest_interval_that_is_published_is_left_alone(shop):
     """A second run of the same tick finds nothing to do."""
     done = jobs.predict(shop, "orders", tick(0))
-    assert jobs.plan_due(shop, "orders", tick(0), new_token()) == [done]
+    assert plan_due(shop, "orders", tick(0), new_token()) == [done]
 
 
 def test_a_population_needs_no_healing(shop):
     """The newest run makes up for all that was missed."""
     jobs.predict(shop, "customers", span(0, 60))
-    runs = jobs.plan_due(shop, "customers", span(300, 360), new_token())
+    runs = plan_due(shop, "customers", span(300, 360), new_token())
     assert [run.interval for run in runs] == [span(300, 360)]
 
 
@@ -497,7 +498,7 @@ def test_a_plan_of_the_future_claims_nothing(shop):
     jobs.predict(shop, "orders", tick(0))
     soon = datetime.now(UTC) + timedelta(minutes=1)
     with pytest.raises(IntervalError, match="ends in the future"):
-        jobs.plan_due(shop, "orders", Interval(tick(2).start, soon), new_token())
+        plan_due(shop, "orders", Interval(tick(2).start, soon), new_token())
     assert _states(shop) == {"published": 1}
 
 

@@ -19,6 +19,7 @@ from batch_jobs.interval import Interval
 from batch_jobs.runs import jobs
 from tests.support.attempts import ask, seen
 from tests.support.mishaps import change
+from tests.support.planned import plan_due
 
 OPENED = datetime(2024, 2, 10, tzinfo=UTC)  # the shop of the example models, as in conftest.py
 DAY = timedelta(days=1)
@@ -187,7 +188,7 @@ def test_an_empty_interval_that_was_refused_is_published_once_there_are_rows_aga
         jobs.predict(settings, "orders", tick(2))
     with clock.set_to(tick(3).end):
         token = leases.new_token()
-        for run in jobs.plan_due(settings, "orders", tick(3), token):
+        for run in plan_due(settings, "orders", tick(3), token):
             jobs.score_and_publish(settings, run, token)
     ended = """SELECT interval_start, rows_read FROM prediction_runs WHERE state = 'published'
         ORDER BY interval_start"""

@@ -17,6 +17,7 @@ from batch_jobs.runs import jobs, planning
 from tests.fault_models._rows import START, STEP, expected, number_of, tick
 from tests.support.deployment import shown
 from tests.support.mishaps import change
+from tests.support.planned import plan, plan_due
 
 on_sqlite = pytest.mark.parametrize("deployment", ["sqlite"], indirect=True)
 SHIFT = 10_000_000  # of the second version
@@ -44,10 +45,10 @@ def hold_back(deployment, number, key):
     return lambda: change(deployment.settings, f"INSERT INTO fault_rows SELECT * FROM {name}")
 
 
-def plan(deployment, number):
+def run_due(deployment, number):
     """The ticks that are due with this one, all scored and published, and by which versions."""
     token = new_token()
-    runs = jobs.plan_due(deployment.settings, "ticks", tick(number), token)
+    runs = plan_due(deployment.settings, "ticks", tick(number), token)
     for run in runs:
         if run.state == "staging":
             for part in range(2):
@@ -91,9 +92,9 @@ def test_a_late_row_is_scored_by_the_next_run_with_the_version_of_its_interval(d
     deployment.predict("ticks", 1)
     promote(deployment)
     arrive()
-    assert plan(deployment, 2) == {1: first, 2: second}
+    assert run_due(deployment, 2) == {1: first, 2: second}
     assert deployment.seen("ticks") == shown("ticks", [0, 1]) | expected("ticks", 2, SHIFT)
-    assert plan(deployment, 3) == {3: second}
+    assert run_due(deployment, 3) == {3: second}
     assert deployment.states("ticks", 1) == ["superseded", "published"]
 
 
@@ -104,10 +105,10 @@ def test_a_late_row_of_a_known_entity_is_late_all_the_same(deployment):
         deployment.predict("ticks", number)
     assert deployment.ask(SHARED) == [(52,)]
     arrive_2()
-    assert list(plan(deployment, 3)) == [2, 3]
+    assert list(run_due(deployment, 3)) == [2, 3]
     assert deployment.ask(SHARED) == [(352,)]
     arrive_1()
-    assert list(plan(deployment, 4)) == [4]
+    assert list(run_due(deployment, 4)) == [4]
 
 
 def test_a_late_row_of_an_entity_that_was_rejected_once_is_late_all_the_same(deployment):
@@ -122,7 +123,7 @@ def test_a_late_row_of_an_entity_that_was_rejected_once_is_late_all_the_same(dep
     for number in (1, 2):
         deployment.predict("ticks", number)
     arrive()
-    assert list(plan(deployment, 3)) == [2, 3]
+    assert list(run_due(deployment, 3)) == [2, 3]
     assert deployment.seen("ticks") == shown("ticks", [0, 1, 2, 3])
 
 
@@ -131,8 +132,8 @@ def test_a_late_row_that_is_rejected_is_looked_at_once(deployment):
     arrive = hold_back(deployment, 1, "bad-01")
     deployment.predict("ticks", 1)
     arrive()
-    assert list(plan(deployment, 2)) == [1, 2]
-    assert list(plan(deployment, 3)) == [3]
+    assert list(run_due(deployment, 2)) == [1, 2]
+    assert list(run_due(deployment, 3)) == [3]
     assert deployment.seen("ticks") == shown("ticks", [0, 1, 2, 3])
 
 
@@ -143,8 +144,8 @@ def test_a_late_row_at_the_edge_belongs_to_one_interval(deployment):
     late = "INSERT INTO fault_rows VALUES ('ticks', :key, :at, :at, 5)"
     for key, at in (("last", tick(1).end - timedelta(microseconds=1)), ("first", tick(2).start)):
         change(deployment.settings, late, key=key, at=stored_time(at))
-    assert list(plan(deployment, 3)) == [1, 2, 3]
-    assert list(plan(deployment, 4)) == [4]
+    assert list(run_due(deployment, 3)) == [1, 2, 3]
+    assert list(run_due(deployment, 4)) == [4]
     shown_of = "SELECT interval_start FROM current_predictions WHERE entity_id = :key"
     for key, number in (("last", 1), ("first", 2)):
         ((start,),) = deployment.ask(shown_of, key=key)
@@ -156,7 +157,7 @@ def test_missed_and_late_intervals_are_planned_oldest_first(deployment):
     arrive = hold_back(deployment, 2, "group-02-1")
     deployment.predict("ticks", 2)
     arrive()
-    assert list(plan(deployment, 4)) == [1, 2, 3, 4]
+    assert list(run_due(deployment, 4)) == [1, 2, 3, 4]
     assert deployment.seen("ticks") == shown("ticks", [0, 1, 2, 3, 4])
 
 
@@ -166,7 +167,7 @@ def test_a_late_row_outside_the_look_back_waits_for_a_backfill(deployment, chang
     arrive = hold_back(deployment, 1, "group-01-4")
     before = backfill(deployment, 1, 3)
     arrive()
-    assert list(plan(deployment, 4)) == [4]
+    assert list(run_due(deployment, 4)) == [4]
     after = backfill(deployment, 1, 3)
     assert {number for number in before if before[number] != after[number]} == {1}
     assert backfill(deployment, 1, 3) == after
@@ -179,7 +180,7 @@ def test_a_model_may_leave_late_rows_to_backfills(deployment, changed):
     arrive = hold_back(deployment, 1, "group-01-4")
     deployment.predict("ticks", 1)
     arrive()
-    assert list(plan(deployment, 2)) == [2]
+    assert list(run_due(deployment, 2)) == [2]
     backfill(deployment, 1, 2)
     assert deployment.seen("ticks") == shown("ticks", [0, 1, 2])
 
@@ -202,15 +203,15 @@ def test_an_interval_that_is_being_scored_is_left_to_its_attempt(deployment):
     arrive = hold_back(deployment, 1, "group-01-4")
     deployment.predict("ticks", 1)
     arrive()
-    jobs.plan(deployment.settings, "ticks", tick(1), new_token(), force=True)
-    assert list(plan(deployment, 2)) == [2]
+    plan(deployment.settings, "ticks", tick(1), new_token(), force=True)
+    assert list(run_due(deployment, 2)) == [2]
 
 
 def test_a_population_has_no_late_rows(deployment):
     """The next run reads all of it anyway."""
     late = "INSERT INTO fault_rows VALUES ('population', 'late', :at, :at, 5)"
     change(deployment.settings, late, at=stored_time(tick(0).start))
-    runs = jobs.plan_due(deployment.settings, "population", tick(3), new_token())
+    runs = plan_due(deployment.settings, "population", tick(3), new_token())
     assert [run.interval for run in runs] == [tick(3)]
     assert (
         backfill_.backfill(deployment.settings, "population", span(0, 0))[0].run_id < runs[0].run_id
@@ -223,7 +224,7 @@ def test_a_late_row_without_a_time_does_not_keep_the_newest_interval_back(deploy
     deployment.predict("ticks", 1)
     odd = "INSERT INTO fault_rows VALUES ('ticks', 'odd', :at, :at, 5)"
     change(deployment.settings, odd, at=f"{stored_time(tick(1).start)} or so")
-    assert list(plan(deployment, 2)) == [2]
+    assert list(run_due(deployment, 2)) == [2]
     assert deployment.seen("ticks") == shown("ticks", [0, 1, 2])
 
 
@@ -303,7 +304,7 @@ def test_hindsight_is_the_same_by_whichever_door(deployment, history):
         deployment.predict("ticks", number)
     assert recorded(deployment, "prediction_history", 1) == expected
     arrive()
-    assert plan(deployment, 4) == {1: second, 4: second}
+    assert run_due(deployment, 4) == {1: second, 4: second}
     backfill(deployment, 2, 3, champion="current", force=True)
     assert recorded(deployment, CURRENT, 1) == expected | {4: (second, False)}
     backfill_.rollback(deployment.settings, "ticks", first, actor="tests", reason="worse")

@@ -230,14 +230,14 @@ def test_a_reader_beside_many_publications_sees_only_whole_states(warehouse, mod
 
 KILLED = """
     import os, signal, sys
-    from batch_jobs import publication, staging
-    from batch_jobs.warehouse import Warehouse
-    from tests.attempts import claim, score, tick
+    from batch_jobs.database.warehouse import Warehouse
+    from batch_jobs.runs import publication, staging
+    from tests.support.attempts import claim, score, tick
 
     point, warehouse = sys.argv[2], Warehouse(sys.argv[1])
     die = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
     if point == "mid-stage":
-        staging._require_part = die
+        staging.require_part = die
     if point == "mid-publish":
         publication._advance_watermark = die
     run = claim(warehouse, tick(1))

@@ -12,6 +12,7 @@ from batch_jobs.runs import status as status_
 from tests.fault_models._rows import expected, tick
 from tests.support.deployment import shown
 from tests.support.mishaps import change
+from tests.support.planned import plan_due
 
 on_sqlite = pytest.mark.parametrize("deployment", ["sqlite"], indirect=True)
 SPOIL = "UPDATE fault_rows SET x = NULL WHERE model = 'ticks' AND at = :at"
@@ -34,7 +35,7 @@ def spoil(deployment, number, *statements):
 def scheduled(deployment, number):
     """What a scheduled run does: `(ticks that it claimed, errors that it told)`."""
     token, told = new_token(), []
-    runs = jobs.plan_due(deployment.settings, "ticks", tick(number), token)
+    runs = plan_due(deployment.settings, "ticks", tick(number), token)
     for run in runs:
         try:
             jobs.score_and_publish(deployment.settings, run, token)
@@ -136,7 +137,7 @@ def test_an_error_of_no_rows_is_tried_again_by_each_run(deployment, monkeypatch)
         raise RuntimeError("a test")
 
     with monkeypatch.context() as patch:
-        patch.setattr("batch_jobs.scoring.predict.predict_chunk", broken)
+        patch.setattr("batch_jobs.runs.scoring.predict_chunk", broken)
         with pytest.raises(RuntimeError):
             deployment.predict("ticks", 1)
     assert scheduled(deployment, 2) == ([tick(1), tick(2)], [])

@@ -31,7 +31,7 @@ def large_runs(monkeypatch):
     """Every run is as one of many rows, which are removed two at a time."""
     monkeypatch.setattr(removal, "SMALL", 0)
     monkeypatch.setattr(retention, "REMOVED_AT_ONCE", 2)
-    monkeypatch.setattr(staging, "REMOVED_AT_ONCE", 2)
+    monkeypatch.setattr(removal, "REMOVED_AT_ONCE", 2)
     monkeypatch.setattr(claim_, "LARGE", 1)
 
 
@@ -384,7 +384,7 @@ def test_readers_beside_publications_and_prunes_see_only_whole_states(warehouse,
 
 def test_finished_requests_go_by_the_clock(shop, monkeypatch):
     """With all that came of them, after `keep`, in batches; those that wait stay."""
-    monkeypatch.setattr("batch_jobs.requests.queue.REMOVED_AT_ONCE", 2)
+    monkeypatch.setattr("batch_jobs.requests.retention.REMOVED_AT_ONCE", 2)
     monkeypatch.setattr("batch_jobs.requests.retention.REQUESTS_AT_ONCE", 2)
     rows = [("a", {"amount": n, "country": None}) for n in range(-1, 4)]
     asked = [submit(shop, "orders", rows) for _ in range(4)]

@@ -17,12 +17,13 @@ from batch_jobs.database.transactions import stored_time
 from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.errors import StoreUnavailableError, WarehouseUnavailableError
 from batch_jobs.interval import Interval
-from batch_jobs.runs import attempts, backfill, jobs, staging
+from batch_jobs.runs import attempts, backfill, jobs, planning, staging
 from batch_jobs.scoring.predict import predict_chunk
 from tests.fault_models._rows import tick
 from tests.support.deployment import shown
 from tests.support.faults import Order, until
 from tests.support.mishaps import change
+from tests.support.planned import plan, plan_due
 from utils import tasks
 
 
@@ -131,7 +132,7 @@ def test_a_run_waits_for_those_who_took_an_interval_over(
 def test_a_run_fails_if_those_who_took_an_interval_over_failed(deployment, dag_run):
     """With their reason, once all else is published."""
     run = dag_run(2)
-    theirs = jobs.plan(deployment.settings, "ticks", tick(1), new_token())
+    theirs = plan(deployment.settings, "ticks", tick(1), new_token())
     run.score()
     staging.fail(Warehouse(deployment.url), theirs.run_id, "a test")
     with pytest.raises(AirflowFailException, match=r"fenced off .* which has failed: a test"):
@@ -142,7 +143,7 @@ def test_a_run_fails_if_those_who_took_an_interval_over_failed(deployment, dag_r
 def test_a_run_fails_if_those_who_took_an_interval_over_are_dead(deployment, dag_run):
     """Nobody has published it; the next run will, and nobody waits for a lease that ran out."""
     run = dag_run(2)
-    jobs.plan(deployment.settings, "ticks", tick(1), new_token())
+    plan(deployment.settings, "ticks", tick(1), new_token())
     change(
         deployment.settings,
         "UPDATE prediction_runs SET claimed_at = :long_ago WHERE state = 'staging'",
@@ -158,7 +159,7 @@ def test_a_run_fails_if_those_who_took_an_interval_over_are_dead(deployment, dag
 def test_nobody_waits_for_ever(deployment, dag_run):
     """Whoever took an interval over may work for hours; the next run must not be held up."""
     run = dag_run(1)
-    jobs.plan(deployment.settings, "ticks", tick(1), new_token())
+    plan(deployment.settings, "ticks", tick(1), new_token())
     with pytest.raises(jobs.FencedError, match="goes on without having published yet"):
         attempts.await_newer(deployment.settings, run.run_ids[0], timedelta())
 
@@ -166,16 +167,16 @@ def test_nobody_waits_for_ever(deployment, dag_run):
 def test_a_newest_interval_that_others_have_claimed_keeps_no_missed_one_back(deployment, dag_run):
     """Those are claimed, scored and published; without any there is nothing to do."""
     token = new_token()
-    theirs = jobs.plan(deployment.settings, "ticks", tick(3), new_token())
-    runs = jobs.plan_due(deployment.settings, "ticks", tick(3), token)
+    theirs = plan(deployment.settings, "ticks", tick(3), new_token())
+    runs = plan_due(deployment.settings, "ticks", tick(3), token)
     assert [run.interval for run in runs] == [tick(1), tick(2)]
-    runs = jobs.plan_due(deployment.settings, "ticks", tick(3), token)
+    runs = plan_due(deployment.settings, "ticks", tick(3), token)
     assert theirs.run_id not in [run.run_id for run in runs]
 
 
 def test_a_plan_with_nothing_left_for_it_is_skipped(deployment, dag_run, monkeypatch):
     """A newer attempt has claimed it all: nothing was begun that could fail."""
-    monkeypatch.setattr(jobs, "plan_due", lambda *_: [])
+    monkeypatch.setattr(planning.Planner, "plan_due", lambda *_: [])
     with pytest.raises(AirflowSkipException, match="no newer attempt has claimed"):
         dag_run(1)
 
@@ -190,7 +191,7 @@ def poisoned(monkeypatch):
             raise state["error"]
         return predict_chunk(model, predictor, interval, chunk)
 
-    monkeypatch.setattr("batch_jobs.scoring.predict.predict_chunk", predict)
+    monkeypatch.setattr("batch_jobs.runs.scoring.predict_chunk", predict)
 
     def poison(number, error=None):
         state.update(interval=None if number is None else tick(number), error=error)
@@ -240,9 +241,10 @@ def test_a_task_that_is_interrupted_says_so_in_the_ledger(deployment, dag_run, p
     assert ended(deployment, 1) == ("failed", signal.__name__)
     assert ended(deployment, 2) == ("staging", None)
     poisoned(None)
-    assert [
-        r.interval for r in jobs.plan_due(deployment.settings, "ticks", tick(3), new_token())
-    ] == [tick(1), tick(3)]
+    assert [r.interval for r in plan_due(deployment.settings, "ticks", tick(3), new_token())] == [
+        tick(1),
+        tick(3),
+    ]
 
 
 def test_a_warehouse_that_is_away_leaves_every_run_open_for_the_retry(

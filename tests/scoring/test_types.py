@@ -15,7 +15,7 @@ from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.errors import ContractError
 from batch_jobs.interval import Interval
 from batch_jobs.model import BatchModel, Category, Number
-from batch_jobs.requests import worker
+from batch_jobs.requests.rows import features_of, frame_of
 from batch_jobs.scoring.contract import check_features, check_labels
 from batch_jobs.scoring.fitted import class_text
 from batch_jobs.scoring.keys import key_problems
@@ -170,8 +170,8 @@ def test_a_value_is_the_same_through_whichever_door_it_comes(kind, expected, sen
     model = _model(kind)
     for form, body in sent:
         (row,) = Reader(model, Most(10, 100_000)).read(form, body)
-        read = worker._read(model, json.dumps(dict(row.features)))
-        frame = worker._frame(model, {"1": read})
+        read = features_of(model, json.dumps(dict(row.features)))
+        frame = frame_of(model, {"1": read})
         assert _found(kind, frame["value"]) == expected, (form, body)
 
 

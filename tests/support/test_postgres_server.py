@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 STARTER = """
 import os, signal
-from tests.postgres_server import PostgresServer
+from tests.support.postgres_server import PostgresServer
 
 server = PostgresServer()
 server.start()

@@ -6,9 +6,8 @@ interrupted is taken up by the next attempt where it stopped, and nothing is sto
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -20,23 +19,22 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 
 from batch_jobs import clock
 from batch_jobs.catalog import load_model, model_names
-from batch_jobs.database.columns import text_of
 from batch_jobs.database.leases import new_token
 from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.errors import ConfigurationError, FencedError, UnavailableError
 from batch_jobs.failpoints import failpoint
 from batch_jobs.interval import Interval
-from batch_jobs.model import BatchModel, Number
+from batch_jobs.model import BatchModel
 from batch_jobs.redaction import first_line
 from batch_jobs.registry import champions
 from batch_jobs.registry.loading import Predictors
 from batch_jobs.requests import queue
 from batch_jobs.requests.queue import Answered, Claimed
+from batch_jobs.requests.rows import features_of, frame_of, key_columns
 from batch_jobs.scoring.counts import Progress
 from batch_jobs.settings import Settings
 
 if TYPE_CHECKING:
-    import pandas as pd
     import pyarrow as pa
 
 log = logging.getLogger(__name__)
@@ -240,7 +238,7 @@ class _Attempt:
 
         from batch_jobs.scoring.predict import predict_chunk
 
-        read = {str(row.row_number): _read(self.model, row.features) for row in rows}
+        read = {str(row.row_number): features_of(self.model, row.features) for row in rows}
         rejected = [(number, found) for number, found in read.items() if isinstance(found, str)]
         sound = {number: found for number, found in read.items() if not isinstance(found, str)}
         results = pa.table({"entity_id": pa.array([], pa.string()), "score": [], "label": []})
@@ -251,7 +249,7 @@ class _Attempt:
                 self.model,
                 self.predictors.of(self.warehouse, self.model, version),
                 Interval(now, now + timedelta.resolution),
-                _frame(self.model, sound).assign(as_of=now),
+                frame_of(self.model, sound).assign(as_of=now),
             )
             results = predicted.scored
             rejected += [(number, reason) for number, reason, _ in predicted.rejected]
@@ -260,50 +258,6 @@ class _Attempt:
         stored = {"score": results["score"], "label": results["label"]}
         reasons = {"reason": pa.array([reason for _, reason in rejected], pa.string())}
         return (
-            pa.table(_keys(scored, entities) | stored),
-            pa.table(_keys([number for number, _ in rejected], entities) | reasons),
+            pa.table(key_columns(scored, entities) | stored),
+            pa.table(key_columns([number for number, _ in rejected], entities) | reasons),
         )
-
-
-def _keys(numbers: Sequence[str], entities: Mapping[str, str | None]) -> dict[str, Any]:
-    """The columns `row_number` and `entity_id` of rows."""
-    import pyarrow as pa
-
-    return {
-        "row_number": pa.array([int(number) for number in numbers], pa.int64()),
-        "entity_id": pa.array([entities[number] for number in numbers], pa.string()),
-    }
-
-
-def _read(model: BatchModel, features: str) -> dict[str, Any] | str:
-    """The features of a row, in declared order; or why they are none."""
-    try:
-        found = json.loads(features)
-    except (ValueError, RecursionError):
-        return "its features cannot be read"
-    if not isinstance(found, dict):
-        return "its features are no JSON object"
-    problems = [f"{name} is not given" for name in model.features if name not in found]
-    problems += [
-        f"{name} is a list or an object"
-        for name in model.features
-        if isinstance(found.get(name), list | dict)
-    ]
-    return "; ".join(problems) or {name: found[name] for name in model.features}
-
-
-def _frame(model: BatchModel, rows: dict[str, dict[str, Any]]) -> pd.DataFrame:
-    """Rows as of the features query, in columns that do not depend on which rows share a chunk."""
-    import pandas as pd
-
-    columns: dict[str, Any] = {"entity_id": pd.array(list(rows), "str")}
-    for name, kind in model.features.items():
-        values = [row[name] for row in rows.values()]
-        if not isinstance(kind, Number):
-            # What has no text stays what it is, for the contract to say so: it is not missing.
-            values = [
-                value if isinstance(value, str | None) else (text_of(value) or value)
-                for value in values
-            ]
-        columns[name] = pd.Series(values, dtype="object")
-    return pd.DataFrame(columns)

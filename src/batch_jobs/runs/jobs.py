@@ -1,9 +1,9 @@
-"""The verbs of serving: plan (claim an interval), score (stage its rows), publish."""
+"""The verbs of a run: score (stage its rows) and publish; `planning.Planner` claims it before."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -53,59 +53,6 @@ if TYPE_CHECKING:
     from batch_jobs.scoring.predict import Predictor
 
 log = logging.getLogger(__name__)
-
-
-def plan(  # noqa: PLR0913 - as many as its command has options
-    settings: Settings,
-    name: str,
-    interval: Interval,
-    token: str,
-    *,
-    parts: int | None = None,
-    champion: Champion = "current",
-    force: bool = False,
-    accept: str | None = None,
-) -> Run:
-    """Claim one interval for scoring by the champion.
-
-    An interval that is published already is left alone, and its published run is the answer,
-    unless a new attempt is forced; see `planning.Planner.claim` for the rest.
-
-    Raises:
-        InputError: unknown model, future interval, no champion, or a query that does not compile.
-        FencedError: a newer attempt has claimed the interval.
-    """
-    planner = Planner(settings, name, token, parts=parts)
-    return planner.claim(interval, champion=champion, force=force, accept=accept)
-
-
-def plan_each(
-    settings: Settings,
-    name: str,
-    intervals: Sequence[Interval],
-    token: str,
-    *,
-    champion: Champion = "current",
-    force: bool = False,
-    accept: str | None = None,
-) -> list[Run]:
-    """Claim several intervals, oldest first; see `Planner.claim_each`.
-
-    Raises:
-        InputError: unknown model, future interval, no champion, or a query that does not compile.
-        FencedError: a newer attempt has claimed every one of them.
-    """
-    planner = Planner(settings, name, token)
-    return planner.claim_each(intervals, champion=champion, force=force, accept=accept)
-
-
-def plan_due(settings: Settings, name: str, newest: Interval, token: str) -> list[Run]:
-    """Claim the newest interval, and before it those that need it; see `Planner.plan_due`.
-
-    Raises:
-        InputError: unknown model, future interval, no champion, or a query that does not compile.
-    """
-    return Planner(settings, name, token).plan_due(newest)
 
 
 def score(
@@ -279,18 +226,10 @@ def predict(  # noqa: PLR0913 - as many as its command has options
     accept: str | None = None,
     progress: Progress | None = None,
 ) -> Run:
-    """Plan, score and publish one interval in this process; see the three verbs."""
+    """Plan, score and publish one interval in this process."""
     token = token or new_token()
-    run = plan(
-        settings,
-        name,
-        interval,
-        token,
-        parts=parts,
-        champion=champion,
-        force=force,
-        accept=accept,
-    )
+    planner = Planner(settings, name, token, parts=parts)
+    run = planner.claim(interval, champion=champion, force=force, accept=accept)
     return score_and_publish(settings, run, token, progress)
 
 

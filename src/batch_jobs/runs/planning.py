@@ -5,18 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from datetime import datetime
 from functools import cached_property, partial
-from itertools import pairwise
 from operator import itemgetter
 from typing import Literal
 
 from batch_jobs import clock
 from batch_jobs.catalog import load_model
-from batch_jobs.database.connections import text
 from batch_jobs.database.leases import FORGOTTEN_AFTER, LEASE, at_work
-from batch_jobs.database.missed_rows import DAY
-from batch_jobs.database.transactions import bounds, loaded_time, repeatable, stored_time
+from batch_jobs.database.transactions import bounds, loaded_time, repeatable
 from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.errors import FencedError
 from batch_jobs.failpoints import failpoint
@@ -30,6 +26,8 @@ from batch_jobs.registry.versions import ModelVersion
 from batch_jobs.runs import claim as claim_
 from batch_jobs.runs import coverage, ledger, refusals, removal, staging
 from batch_jobs.runs.claim import Claim
+from batch_jobs.runs.key_ranges import key_ranges
+from batch_jobs.runs.late_rows import late_runs
 from batch_jobs.runs.ledger import Run
 from batch_jobs.settings import Settings
 
@@ -101,7 +99,7 @@ class Planner:
             token=self._token,
             model_version=chosen.version,
             mode=trained.mode,
-            key_ranges=self._key_ranges(trained, interval),
+            key_ranges=key_ranges(self.warehouse, trained, interval, self._parts),
             hindsight=_is_hindsight(chosen, interval),
             accepted=accept,
         )
@@ -242,23 +240,9 @@ class Planner:
         return asked == refused
 
     def late(self, span: Interval) -> list[Run]:
-        """Published runs of a span that lack rows which have come since, oldest first.
-
-        In merge mode only: in replace mode the next run reads the whole population anyway.
-        """
-        trained = self._serving()
-        if trained.mode == "replace":
-            return []
-        moments = _late_moments(self.warehouse, trained.name, trained.features_query, span)
-        if not moments:
-            return []
-        runs = ledger.published_between(self.warehouse, self.model.name, span)
-        lacking = [
-            run
-            for run in runs
-            if run.interval not in self._busy
-            and any(run.interval.start <= moment < run.interval.end for moment in moments)
-        ]
+        """Published runs of a span that lack rows which have come since, oldest first."""
+        found = late_runs(self.warehouse, self._serving(), span)
+        lacking = [run for run in found if run.interval not in self._busy]
         if lacking:
             log.info(
                 "rows came late for %d published intervals, from %s on; they are scored again",
@@ -316,19 +300,6 @@ class Planner:
             self._warned = True
         return then or now
 
-    def _key_ranges(
-        self, trained: BatchModel, interval: Interval
-    ) -> Sequence[tuple[str | None, str | None]]:
-        """Cut the keys of an interval into ranges of equal row count; the ends are open."""
-        parts = self._parts
-        if parts == 1:
-            return [(None, None)]
-        cuts = _cuts(self.warehouse, trained.features_query, interval, parts)
-        edges = [None, *cuts, *[None] * (parts - len(cuts))]
-        ranges = list(pairwise(edges))
-        # Fewer rows than parts: the ranges behind the last cut are empty, and not open-ended.
-        return [pair if place <= len(cuts) else ("", "") for place, pair in enumerate(ranges)]
-
 
 def _is_hindsight(version: ModelVersion, interval: Interval) -> bool:
     """Whether a version was trained after an interval, and so may have learnt from its rows.
@@ -342,58 +313,3 @@ def _is_hindsight(version: ModelVersion, interval: Interval) -> bool:
 def _require_query(warehouse: Warehouse, model: BatchModel, interval: Interval) -> None:
     subject = f"features_query of {model.name}"
     warehouse.require_query(subject, model.features_query, bounds(interval))
-
-
-@repeatable
-def _cuts(
-    warehouse: Warehouse, features_query: str, interval: Interval, parts: int
-) -> Sequence[str | None]:
-    """The lowest key of each part of an interval but the first."""
-    with warehouse.source() as connection:
-        return connection.scalars(
-            text(f"""
-                SELECT min(entity_id) FROM (
-                  SELECT CAST(entity_id AS text) AS entity_id,
-                    ntile(:parts) OVER (ORDER BY CAST(entity_id AS text)) AS part
-                  FROM (\n{features_query}\n) AS f) AS ranked
-                WHERE part > 1 GROUP BY part ORDER BY part"""),  # noqa: S608
-            {**bounds(interval), "parts": parts},
-        ).all()
-
-
-@repeatable
-def _late_moments(
-    warehouse: Warehouse, model: str, features_query: str, span: Interval
-) -> list[datetime]:
-    """The distinct `as_of` of rows in the source that their interval was published without.
-
-    A row of the entity from an older interval does not count, nor does its rejection there; one
-    from a newer interval does, since readers would not see the late row beside it.
-    """
-    as_of, own = warehouse.database.moment("f.as_of"), warehouse.database.own
-    known = f"r.model = :model AND r.run_id = k.run_id AND r.interval_end > {as_of}"
-    with warehouse.source() as connection:
-        as_text = warehouse.database.odd_time(connection, features_query) is not None
-        # One that does not sort where it belongs has come late, too: scoring tells of it.
-        wide = Interval(span.start - DAY, span.end + DAY) if as_text else span
-        stored = connection.scalars(
-            text(f"""
-                SELECT DISTINCT {as_of} FROM (\n{features_query}\n) AS f
-                WHERE f.entity_id IS NOT NULL AND {as_of} >= :from AND {as_of} < :until
-                  AND NOT EXISTS (SELECT 1 FROM {own("current_rows")} AS k
-                                  JOIN {own("prediction_runs")} AS r
-                                  ON {known}
-                                  WHERE k.model = :model
-                                  AND k.entity_id = CAST(f.entity_id AS text))
-                  AND NOT EXISTS (SELECT 1 FROM {own("rejected_rows")} AS k
-                                  JOIN {own("prediction_runs")} AS r
-                                  ON {known} AND r.state = 'published'
-                                  WHERE k.entity_id = CAST(f.entity_id AS text))"""),  # noqa: S608
-            {
-                **bounds(wide),
-                "from": stored_time(span.start),
-                "until": stored_time(span.end),
-                "model": model,
-            },
-        ).all()
-        return [loaded_time(moment) for moment in stored if moment is not None]

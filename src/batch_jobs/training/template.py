@@ -13,10 +13,10 @@ TEST = '''"""All that can be proved of {name} is proved: on the sample irises.""
 
 from datetime import UTC, datetime
 
-from batch_jobs.checking import check
-from batch_jobs.samples import load_iris
+from batch_jobs.training.check import check
+from batch_jobs.samples.iris import load_iris
 from batch_jobs.settings import Settings
-from batch_jobs.warehouse import Warehouse
+from batch_jobs.database.warehouse import Warehouse
 
 
 def test_{name}_keeps_what_it_promises(tmp_path):

@@ -114,7 +114,7 @@ def _fill(url, dataset, rows, start, end):
     if dataset == "flights":
         from sqlalchemy import create_engine
 
-        from batch_jobs.samples.load import load_flights
+        from batch_jobs.samples.flights import load_flights
 
         with create_engine(url).begin() as connection:
             load_flights(connection, start, shift_weeks=0)
