@@ -19,25 +19,25 @@ choose others, all that are due between the two, and *Score again* repeats what 
 from airflow.providers.standard.operators.python import PythonOperator
 from airflow.sdk import DAG, CronDataIntervalTimetable, TriggerRule
 
-from utils import forms, tasks
+from batch_jobs_airflow import dags, forms, tasks
 
-for model in tasks.models():
+for model in dags.models():
     with (
-        tasks.on_its_own(model),
+        dags.on_its_own(model),
         DAG(
             dag_id=f"predict_{model.name}",
             description=f"Score and publish {model.name}",
             schedule=CronDataIntervalTimetable(model.schedule, timezone="UTC"),
             dagrun_timeout=model.timeout,
             params=forms.SPAN_PARAMS,
-            **tasks.dag_settings(model, __doc__),
+            **dags.dag_settings(model, __doc__),
         ),
     ):
         plan = PythonOperator(
             task_id="plan",
             python_callable=tasks.plan,
             op_kwargs={"model": model.name},
-            inlets=[tasks.champion_asset(model)],
+            inlets=[dags.champion_asset(model)],
         )
         score = PythonOperator.partial(task_id="score", python_callable=tasks.score).expand(
             op_kwargs=plan.output

@@ -14,11 +14,11 @@ with the version. If it had, readers see some intervals of either version: mend 
 from airflow.providers.standard.operators.python import PythonOperator
 from airflow.sdk import DAG
 
-from utils import forms, tasks
+from batch_jobs_airflow import dags, forms, tasks
 
-for model in tasks.models():
+for model in dags.models():
     with (
-        tasks.on_its_own(model),
+        dags.on_its_own(model),
         DAG(
             dag_id=f"rollback_{model.name}",
             description=f"Make an earlier version of {model.name} the champion again",
@@ -26,12 +26,12 @@ for model in tasks.models():
             is_paused_upon_creation=False,  # nothing starts it but a person
             dagrun_timeout=model.train_timeout,
             params=forms.ROLLBACK_PARAMS,
-            **tasks.dag_settings(model, __doc__),
+            **dags.dag_settings(model, __doc__),
         ),
     ):
         PythonOperator(
             task_id="rollback",
             python_callable=tasks.rollback,
             op_kwargs={"model": model.name},
-            outlets=[tasks.champion_asset(model)],
+            outlets=[dags.champion_asset(model)],
         )

@@ -21,21 +21,21 @@ from functools import partial
 from airflow.providers.standard.operators.python import PythonOperator
 from airflow.sdk import DAG, chain
 
-from utils import tasks
+from batch_jobs_airflow import command, dags, tasks
 
-for model in tasks.models():
+for model in dags.models():
     with (
-        tasks.on_its_own(model),
+        dags.on_its_own(model),
         DAG(
             dag_id=f"train_{model.name}",
             description=f"Train, judge and promote {model.name}",
-            schedule=tasks.train_schedule(model),
-            dagrun_timeout=tasks.train_timeout(model),
-            user_defined_macros={"as_of": partial(tasks.as_of, model.train_schedule)},
-            **tasks.dag_settings(model, __doc__),
+            schedule=dags.train_schedule(model),
+            dagrun_timeout=dags.train_timeout(model),
+            user_defined_macros={"as_of": partial(dags.as_of, model.train_schedule)},
+            **dags.dag_settings(model, __doc__),
         ),
     ):
-        train = tasks.CommandOperator(
+        train = command.CommandOperator(
             task_id="train",
             execution_timeout=model.train_timeout if model.gate.approval else None,
             bash_command=f"batch-jobs train {model.name} --as-of {{{{ as_of(dag_run) }}}}",
@@ -44,6 +44,6 @@ for model in tasks.models():
             task_id="promote",
             python_callable=tasks.promote,
             op_kwargs={"model": model.name},
-            outlets=[tasks.champion_asset(model)],
+            outlets=[dags.champion_asset(model)],
         )
-        chain(*tasks.before_training(model), train, *tasks.before_promotion(model), promote)
+        chain(*dags.before_training(model), train, *dags.before_promotion(model), promote)

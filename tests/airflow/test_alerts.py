@@ -18,10 +18,9 @@ from batch_jobs.alerts import outbox
 from batch_jobs.alerts import slack as slack_webhook
 from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.errors import ContractError, FormError
-from tests.conftest import ROOT
-from tests.support.slack_endpoint import CANARY, slack_endpoint
-from utils import slack_alert
-from utils.slack_alert import (
+from batch_jobs_airflow import alerts
+from batch_jobs_airflow import slack as slack_
+from batch_jobs_airflow.alerts import (
     fail_alert,
     flush_alerts,
     import_error_alert,
@@ -30,6 +29,9 @@ from utils.slack_alert import (
     send_message,
     success_alert,
 )
+from batch_jobs_airflow.context import MARKED_FAILED, WAS_AWAY
+from tests.conftest import ROOT
+from tests.support.slack_endpoint import CANARY, slack_endpoint
 
 __all__ = ["slack_endpoint"]
 START = datetime(2026, 11, 22, 14, 50, tzinfo=UTC)
@@ -65,7 +67,7 @@ def slack(slack_endpoint, monkeypatch):
 def clock(monkeypatch):
     """The time that the alerts are told it is; moves when it is set."""
     clock = SimpleNamespace(now=START + TEN_MINUTES)
-    monkeypatch.setattr(slack_alert, "_now", lambda: clock.now)
+    monkeypatch.setattr(slack_, "utc_now", lambda: clock.now)
     return clock
 
 
@@ -167,7 +169,7 @@ PUBLISHED = f"""
         ("task_failure", "The task left no exception: it was killed"),
         ("timed_out", "The run took longer than its dagrun_timeout."),
         ("all_tasks_deadlocked", "No task could run: each waits for another one."),
-        (slack_alert.MARKED_FAILED, "The run was marked failed by hand."),
+        (MARKED_FAILED, "The run was marked failed by hand."),
     ],
 )
 def test_failure_without_an_exception_is_told_by_its_reason(slack, reason, told):
@@ -181,7 +183,7 @@ def test_failure_without_an_exception_is_told_by_its_reason(slack, reason, told)
     ("exception", "told"),
     [
         (AirflowTaskTimeout("Timeout, PID: 7"), "The task took longer than its execution_timeout."),
-        (slack_alert.MARKED_FAILED, "The task was marked failed by hand."),
+        (MARKED_FAILED, "The task was marked failed by hand."),
     ],
 )
 def test_failure_that_reads_badly_is_told_in_words(slack, exception, told):
@@ -449,8 +451,8 @@ def test_without_a_warehouse_the_alert_is_sent_all_the_same(slack, monkeypatch, 
 @on_both
 def test_locked_warehouse_does_not_hold_the_alert(slack, deployment, monkeypatch):
     """A writer that never ends costs eight seconds at most, and nothing is guessed."""
-    monkeypatch.setattr(slack_alert, "COMPOSING_SECONDS", 0.3)
-    monkeypatch.setattr(slack_alert, "LOOKING_SECONDS", 0.3)
+    monkeypatch.setattr(alerts, "COMPOSING_SECONDS", 0.3)
+    monkeypatch.setattr(alerts, "LOOKING_SECONDS", 0.3)
     warehouse = Warehouse(deployment)
     warehouse.ensure_schema()
     with warehouse.write() as connection:
@@ -488,7 +490,7 @@ def test_without_a_usable_connection_one_line_is_logged(monkeypatch, caplog, con
         monkeypatch.setenv("AIRFLOW_CONN_SLACK_WEBHOOK", json.dumps(connection))
     fail_alert(dag_context())
 
-    (record,) = [found for found in caplog.records if found.name == "utils.slack_alert"]
+    (record,) = [found for found in caplog.records if found.name == "batch_jobs_airflow.alerts"]
     assert record.getMessage().startswith(told)
 
 
@@ -592,7 +594,7 @@ def test_context_that_lacks_everything_raises_nothing(slack, caplog, callback, c
     Warehouse(os.environ["BATCH_JOBS_WAREHOUSE"]).ensure_schema()
     callback(context)
 
-    assert [found for found in caplog.records if found.name == "utils.slack_alert"] == []
+    assert [found for found in caplog.records if found.name == "batch_jobs_airflow.alerts"] == []
 
 
 @pytest.mark.parametrize("context", ODD_CONTEXTS)
@@ -622,8 +624,8 @@ def test_nothing_leaves_a_callback_but_a_line_in_the_log(slack, monkeypatch, cap
     def broken():
         raise RuntimeError("password=s3cr3t")
 
-    monkeypatch.setattr(slack_alert, "_warehouse", broken)
-    monkeypatch.setattr(slack_alert, "_slack", broken)
+    monkeypatch.setattr(alerts, "_warehouse", broken)
+    monkeypatch.setattr(slack_, "way_to_slack", broken)
     fail_alert(dag_context())
 
     assert "record_failure failed: RuntimeError: password=***" in caplog.text
@@ -632,10 +634,10 @@ def test_nothing_leaves_a_callback_but_a_line_in_the_log(slack, monkeypatch, cap
 
 def test_time_of_a_callback_is_bounded():
     """A callback has 20 seconds to live: the warehouse and Slack together leave some."""
-    alone = slack_alert.COMPOSING_SECONDS + slack_alert.SENDING_SECONDS + 1
-    kept = slack_alert.COMPOSING_SECONDS + slack_alert.LOOKING_SECONDS
-    assert max(alone, kept + slack_alert.SENDING_SECONDS + 1) < 20
-    assert slack_alert.NOTING_SECONDS < 20
+    alone = alerts.COMPOSING_SECONDS + slack_.SENDING_SECONDS + 1
+    kept = alerts.COMPOSING_SECONDS + alerts.LOOKING_SECONDS
+    assert max(alone, kept + slack_.SENDING_SECONDS + 1) < 20
+    assert alerts.NOTING_SECONDS < 20
 
 
 @pytest.mark.parametrize("mode", ["ok", "429", "500", "403", "404", "hang", "close", "refused"])
@@ -769,6 +771,6 @@ def test_a_run_that_was_stopped_with_airflow_is_no_alarm(slack, deployment):
 def test_what_the_next_run_does_not_make_up_for_is_told_as_it_was(slack, deployment, run):
     """It did not take too long; and who wants it still knows what to do."""
     fail_alert(over_time(timedelta(hours=9), **run))
-    assert slack_alert._AWAY in lines(slack)
+    assert WAS_AWAY in lines(slack)
     assert "dagrun_timeout" not in slack.texts[0]
     assert "try 0" not in slack.texts[0]

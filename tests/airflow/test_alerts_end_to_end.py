@@ -16,9 +16,9 @@ from sqlalchemy import text
 
 from batch_jobs.alerts import outbox
 from batch_jobs.database.warehouse import Warehouse
+from demo.local import LocalAirflow
 from tests.conftest import ROOT
 from tests.support.slack_endpoint import CANARY, SlackEndpoint, listening
-from utils.local import LocalAirflow
 
 SECONDS = 150
 COMMON = """

@@ -9,7 +9,7 @@ from airflow.sdk.exceptions import TaskAwaitingInput
 from batch_jobs import clock
 from batch_jobs.registry import promotion
 from batch_jobs.registry.versions import ModelVersion
-from utils import approval
+from batch_jobs_airflow import approval
 
 NOON = datetime(2026, 11, 19, 12, tzinfo=UTC)
 PATIENCE = timedelta(hours=2)

@@ -8,11 +8,11 @@ from sqlalchemy import text
 
 from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.registry import champions, versions
+from demo.local import LocalAirflow
 from tests.conftest import ROOT
 from tests.example_models._tables import make_tables
 from tests.support.airflow_cases import free_port, until
 from tests.support.slack_endpoint import listening
-from utils.local import LocalAirflow
 
 DAG = "train_careful"
 # Yesterday is the newest day at which the training was due, whenever this runs.

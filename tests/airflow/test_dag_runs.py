@@ -21,12 +21,12 @@ from batch_jobs.runs import jobs, ledger, staging
 from batch_jobs.scoring.predict import predict_chunk
 from batch_jobs.settings import Settings
 from batch_jobs.training import train
+from batch_jobs_airflow import forms, tasks
 from tests.conftest import ROOT
 from tests.example_models._tables import STEP, make_tables
 from tests.support import mishaps
 from tests.support.asking import state, submit
 from tests.support.planned import plan
-from utils import forms, tasks
 
 # Airflow's in-process API server warns of what its own dependencies do.
 pytestmark = pytest.mark.filterwarnings("default")

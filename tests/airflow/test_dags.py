@@ -14,9 +14,9 @@ from airflow.sdk import AssetOrTimeSchedule, CronDataIntervalTimetable
 from airflow.sdk.exceptions import AirflowFailException, ParamValidationError
 from airflow.serialization.serialized_objects import DagSerialization
 
+from batch_jobs_airflow import dags
+from batch_jobs_airflow.alerts import fail_alert, record_error, recovery_alert
 from tests.conftest import ROOT
-from utils import tasks
-from utils.slack_alert import fail_alert, record_error, recovery_alert
 
 DAG_FILES = sorted((ROOT / "dags").glob("*.py"))
 
@@ -164,7 +164,7 @@ def test_dag_files_are_thin(path):
     bodies = [
         n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.Lambda | ast.ClassDef)
     ]
-    assert bodies == [], f"{path.name}: move functions to utils/tasks.py"
+    assert bodies == [], f"{path.name}: move functions to batch_jobs_airflow/tasks.py"
     assert "select " not in source.lower().replace("select.", "")
     assert len(source.splitlines()) <= 60
 
@@ -234,7 +234,7 @@ def test_the_training_command_holds_no_user_input(bag):
     """What a person types into the trigger form never reaches a shell."""
     train = bag.dags["train_flight_delay"].task_dict["train"]
     assert train.bash_command == "batch-jobs train flight_delay --as-of {{ as_of(dag_run) }}"
-    assert bag.dags["train_flight_delay"].user_defined_macros["as_of"].func is tasks.as_of
+    assert bag.dags["train_flight_delay"].user_defined_macros["as_of"].func is dags.as_of
 
 
 def test_a_promotion_announces_the_champion_that_predictions_read(bag):

@@ -17,9 +17,9 @@ from batch_jobs.interval import Interval, due_between
 from batch_jobs.registry import champions
 from batch_jobs.registry.store import ARTIFACT
 from batch_jobs.samples.flights import load_flights
+from demo.local import LocalAirflow
 from tests.conftest import ROOT
 from tests.support.slack_endpoint import CANARY, listening
-from utils.local import LocalAirflow
 
 TRAIN, PREDICT = "train_flight_delay", "predict_flight_delay"
 STEP = timedelta(minutes=10)

@@ -8,7 +8,7 @@ import pytest
 from batch_jobs import clock
 from batch_jobs.errors import FormError
 from batch_jobs.interval import Interval
-from utils import forms
+from batch_jobs_airflow import forms
 
 EVERY_TEN, WEEKLY = "*/10 * * * *", "0 3 * * 1"
 NOON = datetime(2026, 11, 19, 12, tzinfo=UTC)  # a Thursday

@@ -16,9 +16,9 @@ from airflow.listeners.spec import dagrun, importerrors
 from batch_jobs.alerts import outbox, task_errors
 from batch_jobs.alerts.task_errors import TaskTry
 from batch_jobs.database.warehouse import Warehouse
+from batch_jobs_airflow import alerts, context
 from tests.conftest import ROOT
 from tests.support.slack_endpoint import slack_endpoint
-from utils import slack_alert
 
 __all__ = ["slack_endpoint"]
 PLUGIN = ROOT / "plugins" / "alert_listener.py"
@@ -99,7 +99,7 @@ def test_run_marked_failed_by_hand_is_told(slack, hook):
 
 def test_alert_is_noted_before_the_hook_returns(slack, hook, monkeypatch):
     """A server that stops right after the request loses nothing: the outbox has the alert."""
-    monkeypatch.setattr(slack_alert, "flush_alerts", lambda: None)
+    monkeypatch.setattr(alerts, "flush_alerts", lambda: None)
     hook.on_dag_run_failed(dag_run=dag_run(), msg=MANUALLY)
 
     warehouse = Warehouse(os.environ["BATCH_JOBS_WAREHOUSE"])
@@ -114,7 +114,7 @@ def test_reason_of_a_task_marked_failed_is_noted_for_the_callback(slack, hook):
     )
 
     warehouse = Warehouse(os.environ["BATCH_JOBS_WAREHOUSE"])
-    assert task_errors.recall_error(warehouse, task) == slack_alert.MARKED_FAILED
+    assert task_errors.recall_error(warehouse, task) == context.MARKED_FAILED
 
 
 @pytest.mark.parametrize("message", ["task_failure", "timed_out", "all_tasks_deadlocked"])
@@ -191,7 +191,7 @@ def test_hook_that_cannot_tell_raises_nothing(hook, plugin, monkeypatch, caplog)
         raise OSError("no processes left")
 
     monkeypatch.setattr(plugin.subprocess, "Popen", broken)
-    monkeypatch.setattr(slack_alert, "record_failure", broken)
+    monkeypatch.setattr(alerts, "record_failure", broken)
     hook.on_new_dag_import_error(filename="a", stacktrace="b")
     hook.on_dag_run_failed(dag_run=dag_run(), msg=MANUALLY)
 
@@ -204,8 +204,8 @@ def test_loading_the_plugin_imports_nothing_of_ours():
         "import sys, airflow.listeners, airflow.plugins_manager\n"
         "before = set(sys.modules)\n"
         f"import runpy; runpy.run_path({str(PLUGIN)!r})\n"
-        "heavy = {'batch_jobs', 'utils', 'slack_sdk', 'pandas'}\n"
-        "print(*({name.split('.')[0] for name in set(sys.modules) - before} & heavy))"
+        "heavy = {'batch_jobs', 'batch_jobs_airflow.alerts', 'slack_sdk', 'pandas'}\n"
+        "print(*((set(sys.modules) - before) & heavy))"
     )
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True

@@ -5,7 +5,7 @@ import sqlite3
 import pytest
 from sqlalchemy import create_engine, text
 
-from utils.metadata import CONNECT_ARGS
+from batch_jobs_airflow.metadata import CONNECT_ARGS
 
 
 @pytest.fixture

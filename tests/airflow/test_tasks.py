@@ -7,7 +7,7 @@ from sqlalchemy.engine import make_url
 
 from batch_jobs.database.postgres import PostgreSQL
 from batch_jobs.errors import ConfigurationError
-from utils import tasks
+from batch_jobs_airflow import connections
 
 
 class Lookups:
@@ -29,7 +29,7 @@ class Lookups:
 @pytest.fixture
 def airflow(monkeypatch):
     """Let Airflow answer so: `airflow(error, connection)`; nothing was asked before."""
-    monkeypatch.setattr(tasks, "_known", [])
+    monkeypatch.setattr(connections, "_known", [])
 
     def answer(*answers):
         lookups = Lookups(*answers)
@@ -49,9 +49,9 @@ URL = "postgresql+psycopg://w:p@db/serving"
 def test_a_connection_is_told_as_a_url(airflow):
     """With its driver spelled; None where there is none."""
     airflow(FOUND)
-    assert tasks._connection_url() == URL
+    assert connections.connection_url() == URL
     airflow(AirflowNotFoundException("warehouse"))
-    assert tasks._connection_url() is None
+    assert connections.connection_url() is None
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_extras_and_sockets_of_a_connection_are_those_of_the_driver(airflow, par
             **{"host": "db", "schema": "serving", **parts},
         )
     )
-    url = make_url(tasks._connection_url())
+    url = make_url(connections.connection_url())
     assert (url.database, url.password) == ("serving", "a@/%:b")
     assert query.items() <= url.query.items()
     assert not {"cursor", "iam", "gssencmode"} & url.query.keys()
@@ -90,14 +90,14 @@ def test_a_nested_extra_is_refused_by_name(airflow):
     nested = Connection(conn_id="warehouse", conn_type="postgres", extra='{"ssl": {"key": "x y"}}')
     airflow(nested)
     with pytest.raises(ConfigurationError, match="the extra 'ssl' is nested") as caught:
-        tasks._connection_url()
+        connections.connection_url()
     assert "x y" not in str(caught.value)
 
 
 def test_airflow_that_is_busy_is_asked_again(airflow):
     """Once; it has waited for its own database before it gave up."""
     lookups = airflow(BUSY, FOUND)
-    assert (tasks._connection_url(), lookups.asked) == (URL, 2)
+    assert (connections.connection_url(), lookups.asked) == (URL, 2)
 
 
 @pytest.mark.parametrize(
@@ -106,14 +106,14 @@ def test_airflow_that_is_busy_is_asked_again(airflow):
 def test_airflow_that_stays_busy_has_nothing_new_to_tell(airflow, before, url):
     """A task whose error is to be noted has asked before."""
     airflow(before)
-    tasks._connection_url()
+    connections.connection_url()
     lookups = airflow(BUSY)
-    assert (tasks._connection_url(), lookups.asked) == (url, 2)
+    assert (connections.connection_url(), lookups.asked) == (url, 2)
 
 
 def test_what_was_never_known_is_not_guessed(airflow):
     """The environment may name another warehouse than the connection."""
     lookups = airflow(BUSY)
     with pytest.raises(RuntimeError, match="database is locked"):
-        tasks._connection_url()
+        connections.connection_url()
     assert lookups.asked == 2

@@ -44,12 +44,12 @@ from batch_jobs.samples.iris import load_iris
 from batch_jobs.scoring.counts import Counts
 from batch_jobs.settings import Settings, let_threads_sleep
 from batch_jobs.training import train
+from demo.local import ROOT
 from tests.benchmarks.caller import Seen, call
 from tests.benchmarks.models._datasets import login
 from tests.benchmarks.readers import computing
 from tests.support.attempts import claim, tick
 from tests.support.postgres_server import PostgresServer
-from utils.local import ROOT
 
 DATABASES = ("sqlite", "postgresql")
 MODEL, CHUNK = "population", 50_000

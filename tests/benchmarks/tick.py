@@ -41,9 +41,9 @@ from batch_jobs.requests import worker
 from batch_jobs.runs import jobs
 from batch_jobs.settings import Settings, let_threads_sleep
 from batch_jobs.training import train
+from demo.local import ROOT, LocalAirflow
 from tests.support.planned import plan
 from tests.support.postgres_server import PostgresServer
-from utils.local import ROOT, LocalAirflow
 
 HERE = Path(__file__).parent
 MODEL = "clicks"
@@ -365,7 +365,7 @@ def main(arguments: Sequence[str]) -> None:
     asked = parser.parse_args(arguments)
     let_threads_sleep()
     if asked.verb:
-        import utils.tasks  # noqa: F401 - Airflow and the DAG file are there when a task begins
+        import batch_jobs_airflow.tasks  # noqa: F401 - Airflow and the DAG file are there when a task begins
 
         case, verb, number = asked.verb
         took = time_verb(Settings.from_environ(), case, verb, int(number))

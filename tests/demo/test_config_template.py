@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from utils.local import make_secrets, render_config
+from demo.local import make_secrets, render_config
 
 ROOT = Path(__file__).parent.parent.parent
 TEMPLATE = (ROOT / "airflow.cfg.template").read_text("utf-8")

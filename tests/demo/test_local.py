@@ -14,8 +14,8 @@ from textwrap import dedent
 import psutil
 import pytest
 
-from utils import local
-from utils.local import LocalAirflow, LocalAirflowError, RefusedError
+from demo import local
+from demo.local import LocalAirflow, LocalAirflowError, RefusedError
 
 STUBBORN = """
     import os, signal, sys, time
@@ -255,7 +255,7 @@ def test_what_a_killed_owner_left_behind_is_ended_by_the_next(make_airflow, star
 
 
 @pytest.mark.parametrize(
-    "door", [["utils.local", "render"], ["utils.api"], ["batch_jobs", "init"]], ids=" ".join
+    "door", [["demo.local", "render"], ["demo.api"], ["batch_jobs", "init"]], ids=" ".join
 )
 def test_a_disk_that_takes_nothing_is_told_in_one_line(tmp_path, door):
     """Whatever was to be written; there is no traceback to read through."""

@@ -14,10 +14,10 @@ import pytest
 from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.registry import champions
 from batch_jobs.settings import Settings
+from demo.api import LocalApi, prepare
+from demo.local import LocalAirflowError, RefusedError
 from tests.conftest import ROOT
 from tests.support.api import serving
-from utils.api import LocalApi, prepare
-from utils.local import LocalAirflowError, RefusedError
 
 SEED = b"{'features': [5.1, 3.5, 1.4, 0.2]}"  # as the seed prints it
 
@@ -90,7 +90,7 @@ def test_it_tells_a_request_that_works_and_ends_when_told_to(embedded):
         "BATCH_JOBS_WAREHOUSE": settings.warehouse,
         "BATCH_JOBS_MODEL_STORE": settings.model_store,
     }
-    command = [sys.executable, "-m", "utils.api", "--port", str(port)]
+    command = [sys.executable, "-m", "demo.api", "--port", str(port)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, env=environ, cwd=ROOT, **pipes) as server:
         try:

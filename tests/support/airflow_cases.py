@@ -27,9 +27,9 @@ from batch_jobs.registry import promotion
 from batch_jobs.runs import jobs
 from batch_jobs.settings import Settings
 from batch_jobs.training import train
+from demo.local import LocalAirflow
 from tests.conftest import ROOT
 from tests.support.slack_endpoint import SlackEndpoint
-from utils.local import LocalAirflow
 
 PATIENCE = 240  # seconds after which a condition that does not come true is a failure
 MIDNIGHT = datetime(2024, 3, 1, tzinfo=UTC)
@@ -120,7 +120,8 @@ def act(place):
         return
     if (FOLDER / f"{name}.outlives").exists():
         ctypes.CDLL(None).prctl(1, 0)  # PR_SET_PDEATHSIG: none
-        logging.getLogger("utils.tasks").addHandler(logging.FileHandler(FOLDER / f"{name}.log"))
+        to_file = logging.FileHandler(FOLDER / f"{name}.log")
+        logging.getLogger("batch_jobs_airflow.tasks").addHandler(to_file)
     if name == "overtime":
         signal.setitimer(signal.ITIMER_REAL, 0.1)  # as if the hour were over
     os.close(os.open(mine, os.O_RDONLY))  # until the test opens it, too

@@ -21,9 +21,9 @@ from batch_jobs.errors import BatchJobsError
 from batch_jobs.registry import champions, promotion
 from batch_jobs.settings import Settings, let_threads_sleep
 from batch_jobs.training import train
+from demo.local import ROOT, LocalAirflowError, one_line, require_free
 from prediction_api.__main__ import serve
 from prediction_api.config import Config
-from utils.local import ROOT, LocalAirflowError, one_line, require_free
 
 MODEL = "iris"
 EXAMPLE = """\
@@ -66,7 +66,7 @@ class LocalApi:
         require_free(self._port, "--api-port")
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "utils.api", "--port", str(self._port)],
+                [sys.executable, "-m", "demo.api", "--port", str(self._port)],
                 cwd=ROOT,
                 env={**self._environ, "PREDICTION_API_MODEL": model},
                 stdin=subprocess.DEVNULL,

@@ -13,8 +13,10 @@ from airflow.providers.standard.operators.hitl import HITLOperator
 
 from batch_jobs import clock
 from batch_jobs.interval import parse_time
-from utils.slack_alert import send_message
-from utils.tasks import airflow_settings, trained_as_of, translated
+from batch_jobs_airflow.alerts import send_message
+from batch_jobs_airflow.connections import airflow_settings
+from batch_jobs_airflow.errors import translated
+from batch_jobs_airflow.forms import trained_as_of
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

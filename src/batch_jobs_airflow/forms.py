@@ -16,8 +16,10 @@ from airflow.sdk import Param
 from croniter import croniter
 
 from batch_jobs import clock
+from batch_jobs.catalog import load_model
 from batch_jobs.errors import BatchJobsError, FormError, IntervalError
 from batch_jobs.interval import Interval, due_between, floor_to_grid, newest_due
+from batch_jobs.settings import Settings
 
 # A day of ten minutes, a week of hours; more than that is a backfill.
 MOST_INTERVALS = 200
@@ -200,3 +202,8 @@ def _due(schedule: str, span: Interval) -> list[Interval]:
 def _next(schedule: str, time: datetime) -> datetime:
     tick: datetime = croniter(schedule, time).get_next(datetime)
     return tick
+
+
+def trained_as_of(settings: Settings, model: str, dag_run: Any) -> datetime:
+    """The moment as of which a run has trained, by which its own version is known."""
+    return as_of(load_model(model, settings.models).train_schedule, dag_run)

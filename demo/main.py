@@ -33,8 +33,8 @@ from batch_jobs.errors import BatchJobsError
 from batch_jobs.interval import Interval, due_between, floor_to_grid, newest_due
 from batch_jobs.registry import champions, versions
 from batch_jobs.settings import Settings
-from utils.api import LocalApi
-from utils.local import (
+from demo.api import LocalApi
+from demo.local import (
     ADMIN,
     DEFAULT_PORT,
     LocalAirflow,

@@ -1,0 +1,1 @@
+"""What starts Airflow, the API and the demo on a laptop."""

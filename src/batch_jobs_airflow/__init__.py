@@ -1,0 +1,1 @@
+"""The glue between batch_jobs and Apache Airflow: DAGs, tasks, alerts and settings."""

@@ -1,0 +1,162 @@
+"""What DAGs are made of: models as Airflow sees them, schedules, assets and settings."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+from airflow.providers.standard.operators.python import PythonOperator
+from airflow.sdk import Asset, AssetOrTimeSchedule, BaseOperator, Context, CronDataIntervalTimetable
+from airflow.sdk.definitions._internal.contextmanager import DagContext
+from airflow.sdk.exceptions import AirflowFailException
+from pydantic import ConfigDict
+
+from batch_jobs.catalog import hidden_files, load_model, model_names
+from batch_jobs.errors import ModelFileError
+from batch_jobs.model import BatchModel
+from batch_jobs.settings import model_packages
+from batch_jobs_airflow import forms
+from batch_jobs_airflow.alerts import fail_alert, record_error, recovery_alert
+from batch_jobs_airflow.errors import translated
+from batch_jobs_airflow.tasks import evidence
+
+log = logging.getLogger(__name__)
+
+
+class StandIn(BatchModel):
+    """Takes the place of a model of which there can be no DAG; its tasks fail with the reason."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    reason: ModelFileError
+
+
+# Why Airflow refused the DAG of the model that `models` gave last, if it did.
+_refused: list[ModelFileError] = []
+
+
+def models() -> Iterator[BatchModel]:
+    """Every model there is a file for, found without a heavy import.
+
+    One that cannot be read, or whose DAG Airflow refuses `on_its_own`, gets a stand-in with the
+    default schedules: its tasks fail with the reason, loudly, and the other models go on.
+    """
+    packages = model_packages()
+    for hidden, first in hidden_files(packages):
+        log.info("%s hides %s, which is not served", first, hidden)
+    for name in model_names(packages):
+        _refused.clear()
+        try:
+            yield load_model(name, packages)
+        except ModelFileError as error:
+            _refused.append(error)
+        for reason in _refused[:]:
+            log.warning("%s", reason)
+            yield _stand_in(name, reason)
+
+
+@contextmanager
+def on_its_own(model: BatchModel) -> Iterator[None]:
+    """Let Airflow refuse what is made of one model without losing the others of the file."""
+    registered = DagContext.autoregistered_dags.copy()
+    try:
+        yield
+    except Exception as error:
+        if isinstance(model, StandIn):
+            raise
+        DagContext.autoregistered_dags.intersection_update(registered)
+        reason = f"Airflow refuses its DAG: {error}"
+        _refused.append(ModelFileError(f"model file {model.name}.py", [reason]))
+
+
+def _stand_in(name: str, reason: ModelFileError) -> StandIn:
+    blank: dict[str, Any] = {"name": name, "description": f"**Broken**: {reason}", "reason": reason}
+    return StandIn.model_construct(**blank)
+
+
+def _fail_because(reason: ModelFileError, _: Context) -> None:
+    raise AirflowFailException(str(reason)) from reason
+
+
+def dag_settings(model: BatchModel, doc: str | None) -> dict[str, Any]:
+    """What every DAG of a model has in common.
+
+    Args:
+        model: the model served.
+        doc: the DAG file's docstring, which says what to do at three in the morning.
+    """
+    broken = (
+        {"pre_execute": partial(_fail_because, model.reason)} if isinstance(model, StandIn) else {}
+    )
+    return {
+        "doc_md": f"# {model.name}\n\n{model.description}\n\n{doc}",
+        "catchup": False,
+        "max_active_runs": 1,
+        "tags": ["batch-serving", model.name, *model.tags],
+        "default_args": {
+            "owner": model.owner,
+            "retries": 2,
+            "retry_delay": timedelta(seconds=30),
+            "on_failure_callback": record_error,
+            **broken,
+        },
+        "on_failure_callback": fail_alert,
+        "on_success_callback": recovery_alert,
+    }
+
+
+def champion_asset(model: BatchModel) -> Asset:
+    """The asset whose events say that a model has a new champion."""
+    return Asset(name=f"{model.name}_champion", uri=f"batch-jobs://champion/{model.name}")
+
+
+def drift_asset(model: BatchModel) -> Asset:
+    """The asset whose events say that a model has drifted; monitoring raises them."""
+    return Asset(name=f"{model.name}_drift", uri=f"batch-jobs://drift/{model.name}")
+
+
+def train_schedule(model: BatchModel) -> CronDataIntervalTimetable | AssetOrTimeSchedule:
+    """The cron of training; with `retrain_on_drift`, the events of `drift_asset` besides.
+
+    A run of the cron has its data interval either way; one of an event has none, and trains as of
+    the moment at which it was asked for.
+    """
+    cron = CronDataIntervalTimetable(model.train_schedule, timezone="UTC")
+    if model.retrain_on_drift is None:
+        return cron
+    return AssetOrTimeSchedule(timetable=cron, assets=[drift_asset(model)])
+
+
+def train_timeout(model: BatchModel) -> timedelta:
+    """The longest that a run of training may take, with the patience for a person's word."""
+    return model.train_timeout + (model.gate.approval or timedelta())
+
+
+def before_training(model: BatchModel) -> list[BaseOperator]:
+    """The task that looks why the training starts, if monitoring can start it."""
+    if model.retrain_on_drift is None:
+        return []
+    return [
+        PythonOperator(
+            task_id="evidence", python_callable=evidence, op_kwargs={"model": model.name}
+        )
+    ]
+
+
+def before_promotion(model: BatchModel) -> list[BaseOperator]:
+    """The task that asks a person, if the gate wants one."""
+    if model.gate.approval is None:
+        return []
+    from batch_jobs_airflow.approval import ApprovalOperator
+
+    return [ApprovalOperator(task_id="approve", model=model.name, patience=model.gate.approval)]
+
+
+def as_of(schedule: str, dag_run: Any) -> str:
+    """The moment as of which a run trains, for its command; see `forms.as_of`."""
+    with translated():
+        return forms.as_of(schedule, dag_run).isoformat()
