@@ -1,7 +1,7 @@
-"""Train, judge and promote each model, once a week and, if its file says so, when it drifts.
+"""Train, evaluate and promote each model, once a week and, if its file says so, when it drifts.
 
 **What it does.** `train` learns a challenger from what was known at the end of the
-data interval, judges it on the newest labelled rows and registers it; `promote` makes it the
+data interval, evaluates it on the newest labelled rows and registers it; `promote` makes it the
 champion unless the gate says that it is worse. Where the model file asks for them, `evidence`
 looks whether a training that monitoring asked for is due, and `approve` waits for a person's word.
 The predictions go on with the old champion meanwhile, and afterwards if anything fails.
@@ -28,7 +28,7 @@ for model in dags.models():
         dags.on_its_own(model),
         DAG(
             dag_id=f"train_{model.name}",
-            description=f"Train, judge and promote {model.name}",
+            description=f"Train, evaluate and promote {model.name}",
             schedule=dags.train_schedule(model),
             dagrun_timeout=dags.train_timeout(model),
             user_defined_macros={"as_of": partial(dags.as_of, model.train_schedule)},

@@ -274,7 +274,7 @@ def deployment(request, tmp_path, monkeypatch):
     """Two models with one tick published, to try faults on; see tests/support/deployment.py."""
     from tests.support.deployment import Deployment
 
-    monkeypatch.setattr("batch_jobs.runs.claim.LARGE", 1)  # as in tests/support/warm.py
+    monkeypatch.setattr("batch_jobs.runs.claims.LARGE", 1)  # as in tests/support/warm.py
     if request.param == "sqlite":
         folder, (settings, versions) = request.getfixturevalue("_faulty")
         shutil.copy(folder / "warehouse.db", tmp_path)

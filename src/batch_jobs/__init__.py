@@ -1,4 +1,4 @@
-"""Serve a scikit-learn model in batch: train, judge, promote, score and publish."""
+"""Serve a scikit-learn model in batch: train, evaluate, promote, score and publish."""
 
 from batch_jobs.interval import Interval
 from batch_jobs.model import BatchModel, Category, Gate, Limits, Number

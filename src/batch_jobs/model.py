@@ -66,7 +66,7 @@ class Gate(_Frozen):
         slices: categories within which, too, the challenger may not be shown worse than the
             champion, at each value with `min_rows` rows.
         confidence: how sure "shown to be worse" must be, in (0.5, 1).
-        min_rows: fewest labelled hold-out rows a judgement may rest on.
+        min_rows: fewest labelled hold-out rows a evaluation may rest on.
         at_least: metrics that the challenger must reach, e.g. `{"roc_auc": 0.65}`.
         at_most: metrics that the challenger may not exceed, e.g. `{"brier": 0.2}`.
         approval: for how long a challenger that the gate lets serve waits in Airflow for a person
@@ -135,7 +135,7 @@ class BatchModel(_Frozen):
             drifted, and how much older than that the newest version's data must be: what was
             trained within this span is not trained again. By default it starts by the cron only.
         history: how far back training reads.
-        holdout: the newest part of the history, kept from the fit and used to judge.
+        holdout: the newest part of the history, kept from the fit and used to evaluate.
         train_samples: in `replace` mode, how many snapshots of the population training reads.
         look_back: how old an interval that is unpublished, or got late rows, may be and still be
             published by the next run.

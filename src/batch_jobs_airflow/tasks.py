@@ -108,7 +108,7 @@ def rollback(
 ) -> dict[str, Any]:
     """Make an earlier version the champion again, and score again what the later one had scored."""
     from batch_jobs.registry import promotion
-    from batch_jobs.runs import backfill
+    from batch_jobs.runs import backfills
 
     _die_with_supervisor()
     with translated():
@@ -118,7 +118,7 @@ def rollback(
             raise FormError("give the version that shall serve again, and the reason")
         with forms.own_mistakes(ArtifactError):
             promotion.require_served(settings, model, params["version"])
-        answer, runs = backfill.rollback(
+        answer, runs = backfills.rollback(
             settings,
             model,
             params["version"],

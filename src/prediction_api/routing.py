@@ -187,7 +187,7 @@ def strict_json(body: bytes) -> Any:
             text = text.replace("'", '"')
         return json.loads(text, parse_constant=_refuse)
     except (ValueError, RecursionError):
-        raise ProblemError(400, "the body is no JSON (RFC 8259), in UTF-8") from None
+        raise ProblemError(400, "the body is not JSON (RFC 8259) in UTF-8") from None
 
 
 def _refuse(name: str) -> float:

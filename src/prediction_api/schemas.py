@@ -185,7 +185,7 @@ def _text(value: Any) -> Any:
 def rows_of(model: BatchModel) -> Any:
     """The type of a request of many rows: `{"rows": [{feature: value}]}`.
 
-    Each row has all features by name, and perhaps a key; their values are for the scorer to judge.
+    Each row has all features by name, and perhaps a key; their values are for the scorer to check.
     """
     title = "".join(part.title() for part in model.name.split("_"))
     key = Annotated[str, Field(max_length=MAX_KEY_LENGTH, pattern=r"^[^\x00]*$")]

@@ -95,7 +95,7 @@ def rows(settings, query, **values):
 
 
 def turn_old_labels(settings, now):
-    """Let the next version learn the opposite of what it is judged on."""
+    """Let the next version learn the opposite of what it is evaluated on."""
     with Warehouse(settings.warehouse).write() as connection:
         connection.execute(
             text("""

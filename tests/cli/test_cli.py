@@ -19,7 +19,7 @@ from batch_jobs.cli import main
 from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.errors import FencedError, IncompleteError
 from batch_jobs.interval import newest_due
-from batch_jobs.runs import jobs, status
+from batch_jobs.runs import jobs, overview
 from tests.support.asking import state, submit
 from tests.support.attempts import forget_promotions
 
@@ -236,7 +236,7 @@ def test_answer_tells_what_became_of_requests(on_shop, shop):
         connection.execute(text("DELETE FROM request_rows WHERE request_id = :id"), {"id": asked})
     done = on_shop("answer")
     assert done.exit_code == 1
-    assert "it has not the 1 rows" in done.out
+    assert "it has fewer rows than the 1 it announced" in done.out
 
 
 @on_sqlite
@@ -389,7 +389,7 @@ def test_an_error_of_the_database_is_one_line_without_password_or_values(on_shop
         dsn = "connection to postgresql://writer:hunter2@db/serving failed: password=hunter2"
         raise OperationalError("SELECT :x", {"x": "hunter2"}, Exception(dsn))
 
-    monkeypatch.setattr(status, "status", fail)
+    monkeypatch.setattr(overview, "status", fail)
     done = on_shop("status")
     assert done.exit_code == 1
     assert _is_one_clear_line(done)

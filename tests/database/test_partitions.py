@@ -30,7 +30,7 @@ LATER = {
 @pytest.fixture(autouse=True)
 def _large(monkeypatch):
     """Every population gets a table of its own."""
-    monkeypatch.setattr("batch_jobs.runs.claim.LARGE", 1)
+    monkeypatch.setattr("batch_jobs.runs.claims.LARGE", 1)
 
 
 @pytest.fixture

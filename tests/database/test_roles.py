@@ -15,7 +15,7 @@ from batch_jobs.interval import Interval
 from batch_jobs.registry import promotion, versions
 from batch_jobs.requests import submit, worker
 from batch_jobs.requests.submit import Row, Submission
-from batch_jobs.runs import backfill, jobs, ledger, retention, status
+from batch_jobs.runs import backfills, jobs, ledger, overview, retention
 from batch_jobs.training import train
 from tests.conftest import OPENED, TRAINED, _settings_in, as_login
 from tests.example_models._tables import make_tables
@@ -151,7 +151,7 @@ def test_a_writer_can_do_all_of_its_work(owned, login, tmp_path, monkeypatch, la
 
     Another login goes on where the first one stopped: what it made belongs to the role.
     """
-    monkeypatch.setattr("batch_jobs.runs.claim.LARGE", large)
+    monkeypatch.setattr("batch_jobs.runs.claims.LARGE", large)
     first = _settings_in(tmp_path, login("batch_jobs_writer"))
     second = replace(first, warehouse=login("batch_jobs_writer"))
     writer = Warehouse(second.warehouse)
@@ -160,10 +160,10 @@ def test_a_writer_can_do_all_of_its_work(owned, login, tmp_path, monkeypatch, la
         version = train.train(first, name, TRAINED)
         assert versions.register(writer, version).sha256 == version.sha256
         promotion.promote(second, name, actor="tests")
-        runs = backfill.backfill(first, name, day)
+        runs = backfills.backfill(first, name, day)
         again = [jobs.predict(second, name, run.interval, force=True) for run in runs[-2:]]
         assert {run.state for run in [*runs, *again]} == {"published"}
-        assert status.gaps(second, name)[0].start == day.end
+        assert overview.gaps(second, name)[0].start == day.end
         left = retention.prune(writer, name, timedelta(days=-9999), timedelta(minutes=5))
         assert (left.retired >= 2, left.left) == (True, 0)
         assert worker.answer(first, name, leases.new_token()) == []
@@ -171,7 +171,7 @@ def test_a_writer_can_do_all_of_its_work(owned, login, tmp_path, monkeypatch, la
         plan(second, name, day, leases.new_token())
         jobs.predict(second, name, day)
         assert ledger.find_run(writer, given_up.run_id).state == "failed"
-    assert {row["model"] for row in status.status(second)} == {"orders", "customers"}
+    assert {row["model"] for row in overview.status(second)} == {"orders", "customers"}
     now = datetime.now(UTC)
     assert outbox.record(writer, "key", "text", now)
     pending = outbox.claim(writer, now)
@@ -203,7 +203,7 @@ def test_a_newer_schema_is_not_the_writers_to_make(owned, login, monkeypatch):
 @pytest.fixture
 def reader(owned, login, tmp_path, monkeypatch):
     """The URL of a reader of a warehouse in which both models have published."""
-    monkeypatch.setattr("batch_jobs.runs.claim.LARGE", 1)
+    monkeypatch.setattr("batch_jobs.runs.claims.LARGE", 1)
     settings = _settings_in(tmp_path, login("batch_jobs_writer"))
     for name in ("orders", "customers"):
         train.train(settings, name, TRAINED)

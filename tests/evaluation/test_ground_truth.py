@@ -27,10 +27,10 @@ def _rows(scores, predicted, truth):
     return _predictions(scores, predicted).assign(truth=truth)
 
 
-def test_a_prediction_without_an_outcome_is_counted_and_not_judged():
-    """Coverage says how many were judged."""
+def test_a_prediction_without_an_outcome_is_counted_and_not_evaluated():
+    """Coverage says how many were evaluated."""
     labels = pd.DataFrame({"entity_id": ["e0", "e2", "e9"], "label": [1, 0, 1]})
-    rows = ground_truth.with_outcomes(_predictions([0.8, 0.3, 0.4], ["1", "0", "0"]), labels)
+    rows = ground_truth.with_ground_truth(_predictions([0.8, 0.3, 0.4], ["1", "0", "0"]), labels)
     found = ground_truth.figures(rows, ground_truth.classes_of(rows))
     assert (found["rows_scored"], found["label_coverage"]) == (3, 0.6667)
     assert found["brier"] == pytest.approx((0.2**2 + 0.4**2) / 2)
@@ -42,7 +42,7 @@ def test_an_outcome_that_is_not_known_changes_no_class_of_the_others():
     """It makes floats of whole numbers, and 1.0 is class 1."""
     labels = pd.DataFrame({"entity_id": ["e0", "e1", "e2"], "label": [1, 2, 3]})
     predictions = _predictions([0.8, 0.6, 0.4, 0.4], ["1", "2", "3", "3"])
-    rows = ground_truth.with_outcomes(predictions, labels)
+    rows = ground_truth.with_ground_truth(predictions, labels)
     assert ground_truth.figures(rows, ground_truth.classes_of(rows))["accuracy"] == 1
 
 
@@ -50,7 +50,7 @@ def test_an_outcome_of_a_population_is_that_of_its_moment():
     """The same customer has another one at another hour."""
     predictions = _predictions([1.0, 2.0], None, [0, 1]).assign(entity_id="ann")
     labels = pd.DataFrame({"entity_id": "ann", "as_of": HOURS[[1, 0]], "label": [2.5, 1.5]})
-    rows = ground_truth.with_outcomes(predictions, labels)
+    rows = ground_truth.with_ground_truth(predictions, labels)
     assert rows["truth"].tolist() == [1.5, 2.5]
     assert ground_truth.figures(rows, ground_truth.classes_of(rows))["mae"] == 0.5
 

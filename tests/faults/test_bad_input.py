@@ -176,7 +176,7 @@ def test_features_that_are_renamed_or_reordered_are_refused(shop, challenger, se
     ("change", "words"),
     [
         ("UPDATE orders SET returned = 1", "rows to learn from have the label 1"),
-        (f"UPDATE orders SET returned = 0 WHERE {HOLDOUT}", "rows to judge on have the label 0"),
+        (f"UPDATE orders SET returned = 0 WHERE {HOLDOUT}", "rows to evaluate on have the label 0"),
         (
             "UPDATE orders SET settled_at = placed_at WHERE entity_id = 'order-00007'",
             r"1 of 2,8\d\d labels were known when .* order-00007: leave such rows out of feature",
@@ -187,7 +187,7 @@ def test_features_that_are_renamed_or_reordered_are_refused(shop, challenger, se
         ),
         (
             SETTLED_LATE.format(19),
-            "19 labelled rows to judge on, at least 20 are needed; nothing is promoted",
+            "19 labelled rows to evaluate on, at least 20 are needed; nothing is promoted",
         ),
     ],
     ids=[
@@ -224,7 +224,9 @@ def test_a_hold_out_of_twenty_rows_is_too_small_unless_the_model_says_otherwise(
         shop,
         SETTLED_LATE.format(20),
     )
-    with pytest.raises(TrainingDataError, match="20 labelled rows to judge on, at least 200 are"):
+    with pytest.raises(
+        TrainingDataError, match="20 labelled rows to evaluate on, at least 200 are"
+    ):
         train.train(replace(shop, models=("usual",)), "orders", TRAINED)
     serves()
 

@@ -168,7 +168,7 @@ def test_a_request_that_kills_its_attempts_fails(deployment, begun):
     other = _submit(deployment)
     failed, done = answer(deployment.settings, MODEL, new_token())
     assert (failed.request_id, done.request_id) == (asked, other)
-    assert failed.error == "3 attempts to answer it ended without a word"
+    assert failed.error == "3 attempts to answer it stopped without an error"
     assert state(deployment.settings, asked)[0] == "failed"
     assert _is_answered(deployment, other)
 

@@ -5,7 +5,7 @@
 
 import random
 
-from batch_jobs.runs import status
+from batch_jobs.runs import overview
 from tests.fault_models._rows import SIZES, make_source, number_of, tick
 from tests.faults.test_faults import PLACES
 from tests.support.soak import Soak, predict, promote
@@ -60,5 +60,5 @@ def _settle(deployment, tried):
         for number in range(newest + 1):
             deployment.predict(model, number, force=number in open_ticks)
         deployment.predict(model, newest + 1)
-        published = status.status(deployment.settings, model)
+        published = overview.status(deployment.settings, model)
         assert [row["interval_end"] for row in published] == [tick(newest + 1).end.isoformat()]

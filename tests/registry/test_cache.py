@@ -8,7 +8,7 @@ import stat
 import pytest
 
 from batch_jobs.errors import ConfigurationError, StoreUnavailableError
-from batch_jobs.registry.cache import COPIES, Copies
+from batch_jobs.registry.cache import COPIES, ArtifactCache
 from batch_jobs.registry.local_folder import LocalFolder
 from batch_jobs.registry.store import ModelStore
 from tests.support.artifacts import GOOD, version_of
@@ -81,7 +81,7 @@ def test_a_copy_that_was_changed_does_not_stand_in(store, copy, away):
 
 def test_copies_are_bounded_and_those_used_last_stay(tmp_path):
     """What a killed process left half-written goes with the oldest."""
-    copies = Copies(str(tmp_path))
+    copies = ArtifactCache(str(tmp_path))
     contents = {hashlib.sha256(bytes([n])).hexdigest(): bytes([n]) for n in range(COPIES + 1)}
     *names, newer, newest = contents
     (tmp_path / ".new-killed").touch()
@@ -102,7 +102,7 @@ def test_a_folder_of_copies_that_others_may_write_is_refused(store, copy, mode):
     with pytest.raises(ConfigurationError, match=rf"others may .* `chmod go-w {copy.parent}`"):
         store.read(version_of(GOOD))
     with pytest.raises(ConfigurationError, match="others may write"):
-        Copies(str(copy.parent)).keep("f" * 64, b"")
+        ArtifactCache(str(copy.parent)).keep("f" * 64, b"")
 
 
 def test_a_folder_of_copies_of_another_user_is_refused(store, copy, monkeypatch):

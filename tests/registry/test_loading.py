@@ -15,7 +15,7 @@ from batch_jobs.interval import Interval
 from batch_jobs.registry import champions, promotion, versions
 from batch_jobs.registry.loading import as_trained, load_version
 from batch_jobs.requests.worker import answer
-from batch_jobs.runs import backfill, jobs
+from batch_jobs.runs import backfills, jobs
 from batch_jobs.training import train
 from tests.support.asking import results, submit
 from tests.support.attempts import ask
@@ -100,12 +100,12 @@ def test_a_backfill_and_late_rows_are_scored_as_the_champion_was_trained(shop, e
     edited = _edited(shop, **EDITS[edit])
     _change(shop, "CREATE TABLE late AS SELECT * FROM orders WHERE entity_id = 'order-02883'")
     _change(shop, "DELETE FROM orders WHERE entity_id = 'order-02883'")
-    assert {run.state for run in backfill.backfill(edited, "orders", HOUR)} == {"published"}
+    assert {run.state for run in backfills.backfill(edited, "orders", HOUR)} == {"published"}
     _change(shop, "INSERT INTO orders SELECT * FROM late")
-    backfill.backfill(edited, "orders", HOUR)
+    backfills.backfill(edited, "orders", HOUR)
     assert "order-02883" in dict(_scores(shop))
     found = dict(_scores(shop))
-    backfill.backfill(shop, "orders", HOUR, force=True)
+    backfills.backfill(shop, "orders", HOUR, force=True)
     assert dict(_scores(shop)) == found
 
 
@@ -138,7 +138,7 @@ def test_a_promoted_version_is_scored_by_what_the_file_said_when_it_was_trained(
     promotion.promote(edited, "orders", version.version, actor="ann", reason="new unit")
     jobs.predict(edited, "orders", HOUR, force=True)
     assert dict(_scores(shop)) != before
-    backfill.rollback(edited, "orders", first.version, actor="ann", reason="old unit")
+    backfills.rollback(edited, "orders", first.version, actor="ann", reason="old unit")
     assert dict(_scores(shop)) == before
 
 

@@ -16,7 +16,7 @@ from batch_jobs.errors import ArtifactError
 from batch_jobs.registry import champions, old_versions, promotion, versions
 from batch_jobs.registry.store import ModelStore
 from batch_jobs.registry.versions import ModelVersion
-from batch_jobs.runs import claim, jobs
+from batch_jobs.runs import claims, jobs
 from batch_jobs.training import train
 from tests.conftest import TRAINED
 from tests.support.artifacts import GOOD, version_of
@@ -87,8 +87,8 @@ def test_what_nobody_goes_back_to_is_removed(history, store, tmp_path, day, newe
 
 def test_what_scores_or_has_scored_lately_stays(history, store, tmp_path):
     """Rows that come late are scored by the version of their interval."""
-    wanted = claim.Claim("orders", tick(0), "t", "v4", "merge", EVERYTHING)
-    claim.claim(history, wanted)
+    wanted = claims.Claim("orders", tick(0), "t", "v4", "merge", EVERYTHING)
+    claims.claim(history, wanted)
     _remove(history, store)
     assert _left(tmp_path) == ["v2", "v3", "v4", "v6", "v7"]
 

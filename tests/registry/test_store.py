@@ -104,7 +104,7 @@ def test_the_same_version_twice_keeps_the_first(store, tmp_path):
 
 
 def test_what_lies_beside_a_version_is_written_anew(store, tmp_path):
-    """A later judgement is drawn in the place of the earlier one; the artifact stays."""
+    """A later evaluation is drawn in the place of the earlier one; the artifact stays."""
     manifest = {"sha256": version_of().sha256}
     store.write("orders", "v1", GOOD, manifest)
     assert store.page("orders", "v1") is None

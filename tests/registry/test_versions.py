@@ -42,7 +42,7 @@ def test_registering_other_bytes_under_a_name_keeps_the_first(versions):
     assert again == _version("v2", promote=True)
 
 
-def test_training_the_same_bytes_again_takes_the_new_judgement(versions):
+def test_training_the_same_bytes_again_takes_the_new_evaluation(versions):
     """The champion may have changed since, and with it the verdict."""
     again = registry.register(versions, _version("v2", promote=False))
     assert again == _version("v2", promote=False)
@@ -78,11 +78,13 @@ def test_the_champion_is_the_version_promoted_last(versions):
 
 @pytest.mark.parametrize("expected", [None, "v1"])
 def test_of_two_promotions_with_one_expectation_the_second_is_refused(versions, expected):
-    """The challenger was judged against somebody who does not serve any more."""
+    """The challenger was evaluated against somebody who does not serve any more."""
     if expected:
         _promote(versions, expected, None)
     _promote(versions, "v2", expected)
-    with pytest.raises(ArtifactError, match=r"v3 was judged against .* but v2 serves now; train"):
+    with pytest.raises(
+        ArtifactError, match=r"v3 was evaluated against .* but v2 serves now; train"
+    ):
         _promote(versions, "v3", expected)
     assert champions.champion(versions, "orders").version == "v2"
 

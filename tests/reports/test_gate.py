@@ -6,7 +6,7 @@ import pytest
 
 from batch_jobs import Gate
 from batch_jobs.evaluation.gate import Compared, decide
-from batch_jobs.evaluation.metrics import Judgement, measure
+from batch_jobs.evaluation.metrics import Evaluation, measure
 from batch_jobs.reports.gate import gate_page, metrics_table, verdict
 
 ROWS = 1_000
@@ -23,7 +23,7 @@ MANIFEST = {
 }
 
 
-def _judged(weight):
+def _evaluated(weight):
     """A classifier that leans on the truth by a weight between 0 and 1."""
     sure = 0.3 + weight * (TRUTH - 0.3) + CHANCE.normal(0, 0.02, ROWS)
     sure = np.clip(sure, 0.01, 0.99)
@@ -36,9 +36,9 @@ def report():
     return decide(
         Gate(slices=("country",)),
         AS_OF,
-        challenger=_judged(0.5),
-        baseline=_judged(0),
-        champion=Compared("v1", _judged(0.3)),
+        challenger=_evaluated(0.5),
+        baseline=_evaluated(0),
+        champion=Compared("v1", _evaluated(0.3)),
         slices=SLICES,
     ).as_dict()
 
@@ -54,7 +54,7 @@ def test_the_page_tells_the_verdict_and_its_reasons(report):
     assert "<h1>orders v2</h1>" in told
     assert "May replace v1." in told
     assert report["reasons"][0][1:].split(":")[0] in told
-    assert "Judged on 1,000 labelled rows." in told
+    assert "Evaluated on 1,000 labelled rows." in told
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_the_page_tells_what_the_version_was_made_of(report):
 def test_the_first_version_has_a_page(report):
     """There is no champion to compare with, and no slice."""
     gate = Gate(calibration=None)
-    first = decide(gate, AS_OF, challenger=_judged(0.5), baseline=_judged(0)).as_dict()
+    first = decide(gate, AS_OF, challenger=_evaluated(0.5), baseline=_evaluated(0)).as_dict()
     made = _page(first)
     assert made.count("<svg") == 3
     assert "there is no champion to compare with" in made.lower()
@@ -109,7 +109,7 @@ def test_the_first_version_has_a_page(report):
 def test_a_regression_has_no_reliability():
     """Its loss is the squared error."""
     errors = CHANCE.normal(0, 1, ROWS) ** 2
-    one, other = Judgement(errors, {"rmse": 1.0}), Judgement(errors + 1, {"rmse": 1.4})
+    one, other = Evaluation(errors, {"rmse": 1.0}), Evaluation(errors + 1, {"rmse": 1.4})
     made = _page(decide(Gate(), AS_OF, challenger=one, baseline=other).as_dict())
     assert "Mean squared error of each" in made
     assert "Reliability" not in made
@@ -140,8 +140,8 @@ def test_a_report_of_an_older_version_is_drawn_without_what_it_lacks(report, mis
 
 def test_a_loss_that_is_no_number_is_drawn_all_the_same():
     """The page of a challenger that is refused for it must not fail."""
-    broken = Judgement(np.full(ROWS, np.nan), {"log_loss": float("nan")})
-    made = _page(decide(Gate(), AS_OF, challenger=broken, baseline=_judged(0)).as_dict())
+    broken = Evaluation(np.full(ROWS, np.nan), {"log_loss": float("nan")})
+    made = _page(decide(Gate(), AS_OF, challenger=broken, baseline=_evaluated(0)).as_dict())
     assert "Refused: nobody serves yet." in made
 
 

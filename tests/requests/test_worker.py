@@ -58,9 +58,9 @@ def test_a_request_is_answered_as_a_prediction_run_would(shop):
 
 
 HOSTILE = {
-    "[]": "its features are no JSON object",
-    '"x"': "its features are no JSON object",
-    "null": "its features are no JSON object",
+    "[]": "its features are not a JSON object",
+    '"x"': "its features are not a JSON object",
+    "null": "its features are not a JSON object",
     "{}": "amount is not given; country is not given",
     '{"amount": 1}': "country is not given",
     '{"amount": null, "country": null}': "amount fails not_nullable: nan",
@@ -228,7 +228,7 @@ def test_a_request_without_all_of_its_rows_has_failed(shop):
     with Warehouse(shop.warehouse).write() as connection:
         connection.execute(text("DELETE FROM request_rows WHERE row_number = 8"))
     [answered] = _answer(shop)
-    assert answered.error == "it has not the 9 rows that were announced"
+    assert answered.error == "it has fewer rows than the 9 it announced"
     assert state(shop, asked)[0] == "failed"
 
 

@@ -20,7 +20,7 @@ TABLES = "SELECT relname FROM pg_class WHERE relkind = 'r' AND relname LIKE 'pre
 @pytest.fixture
 def populations(postgres_url, monkeypatch):
     """A warehouse on PostgreSQL with two populations of a model, each with a table of its own."""
-    monkeypatch.setattr("batch_jobs.runs.claim.LARGE", 1)
+    monkeypatch.setattr("batch_jobs.runs.claims.LARGE", 1)
     made = Warehouse(postgres_url)
     made.ensure_schema()
     for number in range(2):

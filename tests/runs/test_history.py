@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batch_jobs.runs import claim, coverage, removal, retention
+from batch_jobs.runs import claims, coverage, removal, retention
 from tests.support.attempts import MIDNIGHT, ask, head, publish, span, tick
 from tests.support.history import latest, now, prune, then
 
@@ -114,7 +114,7 @@ def test_the_history_tells_what_an_app_saw_at_any_moment(warehouse, mode):
 @pytest.mark.parametrize("mode", ["merge", "replace"])
 def test_the_history_tells_it_wherever_the_rows_are(warehouse, monkeypatch, mode, large):
     """Also where runs have tables of their own, or are removed row by row."""
-    monkeypatch.setattr(claim, "LARGE", large)
+    monkeypatch.setattr(claims, "LARGE", large)
     monkeypatch.setattr(removal, "REMOVED_AT_ONCE", 1)
     monkeypatch.setattr(retention, "REMOVED_AT_ONCE", 1)
     monkeypatch.setattr(removal, "SMALL", 0)

@@ -27,7 +27,7 @@ from batch_jobs.interval import Interval
 from batch_jobs.registry import champions, promotion
 from batch_jobs.registry import versions as registry
 from batch_jobs.registry.loading import load_version
-from batch_jobs.runs import backfill, jobs, ledger, staging, status
+from batch_jobs.runs import backfills, jobs, ledger, overview, staging
 from batch_jobs.training import train
 from tests.support.attempts import ask, find_run, forget_promotions, loaded_json, retell, seen
 from tests.support.planned import plan, plan_due
@@ -168,7 +168,7 @@ def test_parts_of_an_interval_without_rows_are_all_empty(shop):
     _change(shop, "DELETE FROM orders WHERE placed_at >= '2024-03-01'")
     assert jobs.predict(shop, "orders", tick(0), parts=3).state == "published"
     assert (_counts(shop), _seen(shop)) == ((0, 0, 0, 0), {})
-    assert status.status(shop, "orders")[0]["fresh_until"] == tick(0).end.isoformat()
+    assert overview.status(shop, "orders")[0]["fresh_until"] == tick(0).end.isoformat()
 
 
 def test_keys_that_sort_oddly_are_scored_once_each(shop):
@@ -422,7 +422,7 @@ def test_after_an_outage_the_missed_intervals_are_planned_oldest_first(shop):
     runs = plan_due(shop, "orders", tick(5), new_token())
     assert [run.interval for run in runs] == [tick(number) for number in (1, 3, 4, 5)]
     assert _finish(shop, runs) == []
-    assert status.status(shop, "orders")[0]["fresh_until"] == tick(5).end.isoformat()
+    assert overview.status(shop, "orders")[0]["fresh_until"] == tick(5).end.isoformat()
 
 
 @on_sqlite
@@ -475,7 +475,7 @@ def test_a_missed_interval_that_fails_does_not_keep_the_newest_back(shop):
     runs = plan_due(shop, "orders", tick(2), new_token())
     assert _finish(shop, runs) == [tick(1)]
     assert sorted(_seen(shop)) == [_order(0), _order(2)]
-    assert status.status(shop, "orders")[0]["fresh_until"] == tick(0).end.isoformat()
+    assert overview.status(shop, "orders")[0]["fresh_until"] == tick(0).end.isoformat()
 
 
 @on_sqlite
@@ -507,21 +507,21 @@ def test_a_backfill_publishes_every_due_interval_of_a_span_oldest_first(shop):
     newest = jobs.predict(shop, "orders", tick(4))
     jobs.predict(shop, "orders", tick(1))
     told = []
-    runs = backfill.backfill(shop, "orders", span(0, 45), progress=told.append)
+    runs = backfills.backfill(shop, "orders", span(0, 45), progress=told.append)
     assert [run.interval for run in runs] == [tick(number) for number in range(4)]
     assert told == runs
     assert _states(shop) == {"published": 5}
-    assert status.status(shop, "orders")[0]["run_id"] == newest.run_id
+    assert overview.status(shop, "orders")[0]["run_id"] == newest.run_id
 
 
 @on_sqlite
 def test_gaps_are_the_due_intervals_up_to_now(variant):
     """As many as have passed since, but for those that are published."""
     settings, day = variant(schedule="0 0 * * *"), 24 * 60
-    assert status.gaps(settings, "orders") == []
+    assert overview.gaps(settings, "orders") == []
     jobs.predict(settings, "orders", span(0, day))
     jobs.predict(settings, "orders", span(2 * day, 3 * day))
-    found = status.gaps(settings, "orders")
+    found = overview.gaps(settings, "orders")
     assert found[:2] == [span(day, 2 * day), span(3 * day, 4 * day)]
     assert datetime.now(UTC) - found[-1].end < timedelta(days=1)
 
@@ -529,13 +529,13 @@ def test_gaps_are_the_due_intervals_up_to_now(variant):
 def test_the_status_tells_what_readers_see_of_each_model(shop):
     """One row a model, by name."""
     names = ["customers", "orders"]
-    assert [(row["model"], row["run_id"]) for row in status.status(shop)] == [
+    assert [(row["model"], row["run_id"]) for row in overview.status(shop)] == [
         (name, None) for name in names
     ]
     jobs.predict(shop, "orders", tick(0))
     jobs.predict(shop, "customers", span(0, 60))
-    assert [row["model"] for row in status.status(shop) if row["run_id"]] == names
-    (row,) = status.status(shop, "customers")
+    assert [row["model"] for row in overview.status(shop) if row["run_id"]] == names
+    (row,) = overview.status(shop, "customers")
     assert (row["row_count"], row["fresh_until"]) == (50, "2024-03-01T01:00:00+00:00")
 
 

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from batch_jobs.errors import ConfigurationError, FencedError, IncompleteError
 from batch_jobs.interval import due_between
-from batch_jobs.runs import claim as claim_
-from batch_jobs.runs import coverage, publication, removal, staging
+from batch_jobs.runs import claims, coverage, publication, removal, staging
 from batch_jobs.scoring.counts import Counts
 from tests.support.attempts import (
     MIDNIGHT,
@@ -246,13 +245,15 @@ def test_a_run_whose_attempt_died_long_ago_is_failed_and_swept(warehouse):
     moment = datetime.now(UTC)
     score(warehouse, claim(warehouse, tick(1)), {"b": 0.5})
     assert removal.sweep(warehouse, "orders", moment) == 1
-    assert find_run(warehouse, dead.run_id).error == "abandoned: its attempt ended without a word"
+    assert (
+        find_run(warehouse, dead.run_id).error == "abandoned: its attempt stopped without an error"
+    )
     assert [key for key, _ in _staged(warehouse)] == ["b"]
 
 
 def test_the_table_of_a_large_run_that_failed_is_swept(warehouse, monkeypatch):
     """On PostgreSQL it had one for itself, which is gone; SQLite has one for all."""
-    monkeypatch.setattr(claim_, "LARGE", 0)
+    monkeypatch.setattr(claims, "LARGE", 0)
     publish(warehouse, tick(0), {"a": 0.5}, mode="replace")
     left = claim(warehouse, tick(1), mode="replace")
     score(warehouse, left, {"b": 0.5})

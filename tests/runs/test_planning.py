@@ -12,8 +12,7 @@ from batch_jobs.database.leases import new_token
 from batch_jobs.database.transactions import stored_time
 from batch_jobs.interval import Interval
 from batch_jobs.registry import promotion
-from batch_jobs.runs import backfill as backfill_
-from batch_jobs.runs import jobs, planning
+from batch_jobs.runs import backfills, jobs, planning
 from tests.fault_models._rows import START, STEP, expected, number_of, tick
 from tests.support.deployment import shown
 from tests.support.mishaps import change
@@ -59,7 +58,7 @@ def run_due(deployment, number):
 
 def backfill(deployment, first, last, **options):
     """`{tick: run}` of a backfill."""
-    runs = backfill_.backfill(deployment.settings, "ticks", span(first, last), **options)
+    runs = backfills.backfill(deployment.settings, "ticks", span(first, last), **options)
     return {number_of(run.interval.start): run.run_id for run in runs}
 
 
@@ -214,7 +213,7 @@ def test_a_population_has_no_late_rows(deployment):
     runs = plan_due(deployment.settings, "population", tick(3), new_token())
     assert [run.interval for run in runs] == [tick(3)]
     assert (
-        backfill_.backfill(deployment.settings, "population", span(0, 0))[0].run_id < runs[0].run_id
+        backfills.backfill(deployment.settings, "population", span(0, 0))[0].run_id < runs[0].run_id
     )
 
 
@@ -307,7 +306,7 @@ def test_hindsight_is_the_same_by_whichever_door(deployment, history):
     assert run_due(deployment, 4) == {1: second, 4: second}
     backfill(deployment, 2, 3, champion="current", force=True)
     assert recorded(deployment, CURRENT, 1) == expected | {4: (second, False)}
-    backfill_.rollback(deployment.settings, "ticks", first, actor="tests", reason="worse")
+    backfills.rollback(deployment.settings, "ticks", first, actor="tests", reason="worse")
     assert recorded(deployment, CURRENT, 1) == dict.fromkeys((1, 2, 3, 4), (first, False))
 
 

@@ -7,8 +7,7 @@ from batch_jobs.database.transactions import stored_time
 from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.errors import CircuitBreakerError, ContractError
 from batch_jobs.registry import promotion
-from batch_jobs.runs import attempts, coverage, jobs
-from batch_jobs.runs import status as status_
+from batch_jobs.runs import attempts, coverage, jobs, overview
 from tests.fault_models._rows import expected, tick
 from tests.support.deployment import shown
 from tests.support.mishaps import change
@@ -57,8 +56,8 @@ def test_what_was_refused_does_not_fail_the_runs_after_it(refused):
     for number in (2, 3):
         assert scheduled(refused, number) == ([tick(number)], [])
     assert refused.seen("ticks") == shown("ticks", [0, 2, 3])
-    assert status_.gaps(refused.settings, "ticks")[0] == tick(1)
-    (status,) = status_.status(refused.settings, "ticks")
+    assert overview.gaps(refused.settings, "ticks")[0] == tick(1)
+    (status,) = overview.status(refused.settings, "ticks")
     assert status["fresh_until"] == tick(0).end.isoformat()
     assert attempts.unhealed(refused.settings, "ticks") == []  # long out of the look-back
     missing = coverage.unhealed(Warehouse(refused.url), "ticks", tick(0).start, tick(0).start)
@@ -109,7 +108,7 @@ def test_a_person_may_have_it_published_as_it_is(deployment):
     scheduled(deployment, 1)
     scheduled(deployment, 2)
     deployment.predict("ticks", 1, accept="so it is")
-    (status,) = status_.status(deployment.settings, "ticks")
+    (status,) = overview.status(deployment.settings, "ticks")
     assert status["fresh_until"] == tick(2).end.isoformat()
     assert scheduled(deployment, 3) == ([tick(3)], [])
 

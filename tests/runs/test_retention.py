@@ -12,8 +12,7 @@ from batch_jobs.database import leases
 from batch_jobs.database.transactions import stored_time
 from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.requests import worker
-from batch_jobs.runs import claim as claim_
-from batch_jobs.runs import coverage, ledger, publication, removal, retention, staging
+from batch_jobs.runs import claims, coverage, ledger, publication, removal, retention, staging
 from batch_jobs.runs.retention import Pruned
 from tests.support.asking import state, submit
 from tests.support.attempts import ask, claim, find_run, head, publish, score, seen, tick
@@ -32,7 +31,7 @@ def large_runs(monkeypatch):
     monkeypatch.setattr(removal, "SMALL", 0)
     monkeypatch.setattr(retention, "REMOVED_AT_ONCE", 2)
     monkeypatch.setattr(removal, "REMOVED_AT_ONCE", 2)
-    monkeypatch.setattr(claim_, "LARGE", 1)
+    monkeypatch.setattr(claims, "LARGE", 1)
 
 
 def test_a_replaced_population_is_retired_when_it_is_old(warehouse):
@@ -347,7 +346,7 @@ def test_on_sqlite_the_log_is_cut_unless_a_reader_needs_it(tmp_path, monkeypatch
 @pytest.mark.parametrize("mode", ["merge", "replace"])
 def test_readers_beside_publications_and_prunes_see_only_whole_states(warehouse, monkeypatch, mode):
     """Two prunes at once, too: each statement shows one run, all of it."""
-    monkeypatch.setattr(claim_, "LARGE", 1)
+    monkeypatch.setattr(claims, "LARGE", 1)
     keys = [f"e{n}" for n in range(50)]
     publish(warehouse, tick(0), dict.fromkeys(keys, 0.0), mode=mode)
     done, states_seen, failures = threading.Event(), [], []

@@ -12,7 +12,7 @@ from batch_jobs.errors import ArtifactError
 from batch_jobs.interval import Interval
 from batch_jobs.registry import champions, promotion
 from batch_jobs.registry import versions as registry
-from batch_jobs.runs import backfill, jobs
+from batch_jobs.runs import backfills, jobs
 from batch_jobs.training import train
 from tests.support.attempts import ask
 
@@ -46,7 +46,7 @@ def _seen(shop, name):
 
 
 def _rollback(shop, name, to):
-    return backfill.rollback(shop, name, to, actor="ann", reason="it is worse")
+    return backfills.rollback(shop, name, to, actor="ann", reason="it is worse")
 
 
 def test_what_readers_see_of_the_later_version_is_scored_again(shop, versions):
@@ -94,7 +94,7 @@ def test_a_rollback_that_was_interrupted_goes_on_when_it_is_repeated(shop, versi
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        backfill.rollback(shop, "orders", first, actor="ann", reason="worse", progress=stop)
+        backfills.rollback(shop, "orders", first, actor="ann", reason="worse", progress=stop)
     answer, runs = _rollback(shop, "orders", first)
 
     assert (answer.outcome, [run.interval for run in runs]) == ("unchanged", [_hour(1), _hour(2)])

@@ -17,7 +17,7 @@ from batch_jobs.database.transactions import stored_time
 from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.errors import StoreUnavailableError, WarehouseUnavailableError
 from batch_jobs.interval import Interval
-from batch_jobs.runs import attempts, backfill, jobs, planning, staging
+from batch_jobs.runs import attempts, backfills, jobs, planning, staging
 from batch_jobs.scoring.predict import predict_chunk
 from batch_jobs_airflow import connections, tasks
 from tests.fault_models._rows import tick
@@ -279,7 +279,7 @@ def test_a_backfill_goes_on_after_an_interval_that_fails(deployment, poisoned):
     poisoned(2, ValueError("odd row"))
     span = Interval(tick(1).start, tick(4).end)
     with pytest.raises(ValueError, match="odd row"):
-        backfill.backfill(deployment.settings, "ticks", span)
+        backfills.backfill(deployment.settings, "ticks", span)
     assert deployment.seen("ticks") == shown("ticks", [0, 1, 3, 4])
     assert ended(deployment, 2) == ("failed", "ValueError: odd row")
 
@@ -290,7 +290,7 @@ def test_a_rollback_that_others_overtake_is_no_success(deployment, monkeypatch):
     def fence(*_, **__):
         raise jobs.FencedError("a test")
 
-    monkeypatch.setattr(backfill, "rollback", fence)
+    monkeypatch.setattr(backfills, "rollback", fence)
     monkeypatch.setattr(connections, "airflow_settings", lambda: deployment.settings)
     monkeypatch.setattr(tasks, "_die_with_supervisor", lambda: None)
     asked = {"version": "v1", "reason": "worse"}

@@ -8,7 +8,7 @@ from sqlalchemy import text
 from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.errors import ContractError
 from batch_jobs.interval import Interval
-from batch_jobs.runs import backfill, jobs
+from batch_jobs.runs import backfills, jobs
 from batch_jobs.training import train
 from batch_jobs.training.check import check
 from tests.support.attempts import ask
@@ -75,9 +75,9 @@ def test_late_rows_and_labels_are_joined_by_their_key(shop, kind):
     key, wanted = KEYS[kind]
     _hold(shop, key)
     run = jobs.predict(shop, "orders", HOUR)
-    [again] = {found.run_id for found in backfill.backfill(shop, "orders", _grid(HOUR))[:1]}
+    [again] = {found.run_id for found in backfills.backfill(shop, "orders", _grid(HOUR))[:1]}
     assert run.run_id < again
-    assert backfill.backfill(shop, "orders", _grid(HOUR))[0].run_id == again
+    assert backfills.backfill(shop, "orders", _grid(HOUR))[0].run_id == again
     assert train.train(shop, "orders", TRAINED).manifest["rows_judged"] == 559
     failed = [found for found in check(shop, "orders", TRAINED) if not found.holds]
     assert failed == []

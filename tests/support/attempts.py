@@ -15,9 +15,8 @@ from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.interval import Interval
 from batch_jobs.registry import champions, versions
 from batch_jobs.registry.versions import ModelVersion
-from batch_jobs.runs import claim as claim_
-from batch_jobs.runs import publication, staging
-from batch_jobs.runs.claim import Claim
+from batch_jobs.runs import claims, publication, staging
+from batch_jobs.runs.claims import Claim
 from batch_jobs.runs.ledger import load_run
 from batch_jobs.scoring.counts import Counts
 
@@ -45,7 +44,7 @@ def claim(warehouse, interval, token=None, *, mode="merge", model="orders", rang
     """Claim an interval for a version that is registered as far as the ledger can see."""
     version = ModelVersion(model, "v1", stored_time(MIDNIGHT), "0" * 64, {"size_bytes": 0}, {}, {})
     versions.register(warehouse, version)
-    return claim_.claim(warehouse, Claim(model, interval, token or new_token(), "v1", mode, ranges))
+    return claims.claim(warehouse, Claim(model, interval, token or new_token(), "v1", mode, ranges))
 
 
 def retell(settings, name="orders"):

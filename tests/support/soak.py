@@ -11,7 +11,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from batch_jobs.registry import promotion
-from batch_jobs.runs import jobs, status
+from batch_jobs.runs import jobs, overview
 from tests.fault_models._rows import tick
 from tests.support.faults import Attempt, Order, wait_for_an_end
 
@@ -168,6 +168,6 @@ def predict(settings, model, number, force):
 
 def promote(settings, model, versions):
     """Let another version than the champion serve."""
-    champion = status.status(settings, model)[0]["model_version"]
+    champion = overview.status(settings, model)[0]["model_version"]
     other = next(name for name in versions if name != champion)
     promotion.promote(settings, model, other, actor="tests", reason="for a change")

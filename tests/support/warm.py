@@ -4,10 +4,10 @@ import gc
 import tempfile
 from pathlib import Path
 
-from batch_jobs.runs import claim
+from batch_jobs.runs import claims
 from tests.fault_models._rows import prepare
 
-claim.LARGE = 1  # on PostgreSQL, a population gets a table of its own
+claims.LARGE = 1  # on PostgreSQL, a population gets a table of its own
 
 with tempfile.TemporaryDirectory() as folder:
     prepare(f"sqlite:///{folder}/warehouse.db", Path(folder))

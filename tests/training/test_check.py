@@ -146,7 +146,7 @@ def _unpicklable():
         (
             {"holdout": timedelta(hours=1)},
             "training has enough rows whose labels are known",
-            "labelled rows to judge on, at least 20 are needed",
+            "labelled rows to evaluate on, at least 20 are needed",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""Training sees what was known at its moment, learns before the cut and judges after it."""
+"""Training sees what was known at its moment, learns before the cut and evaluates after it."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -12,7 +12,7 @@ from sklearn.svm import LinearSVC
 
 from batch_jobs import BatchModel, Gate, Number
 from batch_jobs.errors import ModelFileError, TrainingDataError
-from batch_jobs.evaluation.metrics import baseline, calibration_error, judge, measure
+from batch_jobs.evaluation.metrics import baseline, calibration_error, evaluate, measure
 from batch_jobs.scoring.fitted import Fitted
 from batch_jobs.training.dataset import split_by_time
 from batch_jobs.training.fit import fit
@@ -55,12 +55,12 @@ def _labelled(count):
 
 
 def test_nothing_is_learnt_that_was_scored_or_known_after_the_cut():
-    """The hold-out judges a model that cannot have seen any of it."""
+    """The hold-out evaluates a model that cannot have seen any of it."""
     split = split_by_time(_model(), *_rows(240, known_after=timedelta(hours=3)), NOW)
     assert split.cut == CUT
     assert split.fit["as_of"].max() == CUT - timedelta(hours=3)
     assert split.fit["known_at"].max() == CUT
-    assert split.judge["as_of"].min() == CUT
+    assert split.holdout["as_of"].min() == CUT
 
 
 def test_a_label_that_is_not_known_yet_does_not_exist():
@@ -68,8 +68,8 @@ def test_a_label_that_is_not_known_yet_does_not_exist():
     features, labels = _rows(240)
     labels.loc[238, "known_at"] = NOW
     labels.loc[239, "known_at"] = NOW + timedelta(microseconds=1)
-    judged = split_by_time(_model(), features, labels, NOW).judge["entity_id"].tolist()
-    assert judged[-1] == "order-238"
+    evaluated = split_by_time(_model(), features, labels, NOW).holdout["entity_id"].tolist()
+    assert evaluated[-1] == "order-238"
 
 
 def test_labels_of_the_future_change_nothing():
@@ -81,7 +81,7 @@ def test_labels_of_the_future_change_nothing():
         split_by_time(_model(), features, then, NOW),
     )
     pd.testing.assert_frame_equal(ripe.fit, now.fit)
-    pd.testing.assert_frame_equal(ripe.judge, now.judge)
+    pd.testing.assert_frame_equal(ripe.holdout, now.holdout)
 
 
 def test_coverage_is_the_share_of_recent_rows_whose_label_is_known():
@@ -95,15 +95,15 @@ def test_a_population_is_labelled_at_each_snapshot():
     features, labels = _rows(240)
     features["entity_id"] = labels["entity_id"] = "customer-1"
     split = split_by_time(_model(), features, labels.assign(as_of=features["as_of"]), NOW)
-    assert split.judge["label"].tolist() == [0, 1] * 24
+    assert split.holdout["label"].tolist() == [0, 1] * 24
 
 
 @pytest.mark.parametrize(
     ("count", "gate", "expected"),
     [
-        (2, Gate(min_rows=1), "0 labelled rows to judge on, at least 1 are needed"),
+        (2, Gate(min_rows=1), "0 labelled rows to evaluate on, at least 1 are needed"),
         (0, Gate(min_rows=1), "0 labelled rows to learn from, at least 2 are needed"),
-        (240, Gate(min_rows=49), "48 labelled rows to judge on, at least 49 are needed"),
+        (240, Gate(min_rows=49), "48 labelled rows to evaluate on, at least 49 are needed"),
     ],
 )
 def test_too_few_rows_stop_the_training(count, gate, expected):
@@ -133,10 +133,10 @@ def test_the_score_is_the_probability_of_the_class_that_the_model_file_names():
     scores, labels = told.scores_and_labels(told.answers(told.inputs(rows)))
     assert (scores[0] > 0.9, scores[-1] < 0.1) == (True, True)
     assert (labels[0].as_py(), labels[-1].as_py()) == ("ill", "well")
-    shares = [judge(each, rows).metrics["base_rate"] for each in (told, untold)]
+    shares = [evaluate(each, rows).metrics["base_rate"] for each in (told, untold)]
     assert shares == [0.5, 0.5]
-    assert judge(told, rows[:25]).metrics["base_rate"] == 0.8
-    assert judge(told, rows[:25]).metrics["roc_auc"] == 1.0
+    assert evaluate(told, rows[:25]).metrics["base_rate"] == 0.8
+    assert evaluate(told, rows[:25]).metrics["roc_auc"] == 1.0
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_a_positive_class_that_is_none_of_two_is_refused(labels, words):
 
 def test_a_regression_has_no_positive_class():
     """Whoever names one has another estimator in mind."""
-    with pytest.raises(ModelFileError, match="positive: LinearRegression is no classifier"):
+    with pytest.raises(ModelFileError, match="positive: LinearRegression is not a classifier"):
         fit(_model(LinearRegression, positive="1"), _labelled(10))
 
 
@@ -169,8 +169,8 @@ def test_the_metrics_of_two_classes_are_those_of_scikit_learn():
     """Computed once from the same probabilities."""
     truth = np.array([0, 1, 1, 0, 1, 0])
     answer = np.array([0.1, 0.8, 0.4, 0.6, 0.9, 0.2])
-    judged = measure(truth, np.column_stack([1 - answer, answer]), ("0", "1"))
-    assert judged.metrics == pytest.approx(
+    evaluated = measure(truth, np.column_stack([1 - answer, answer]), ("0", "1"))
+    assert evaluated.metrics == pytest.approx(
         {
             "log_loss": metrics.log_loss(truth, answer),
             "brier": metrics.brier_score_loss(truth, answer),
@@ -182,7 +182,7 @@ def test_the_metrics_of_two_classes_are_those_of_scikit_learn():
             ),
         }
     )
-    assert judged.losses.mean() == pytest.approx(metrics.log_loss(truth, answer))
+    assert evaluated.losses.mean() == pytest.approx(metrics.log_loss(truth, answer))
 
 
 def test_the_metrics_of_three_classes_are_those_of_scikit_learn():
@@ -190,8 +190,8 @@ def test_the_metrics_of_three_classes_are_those_of_scikit_learn():
     classes = ("a", "b", "c")
     truth = np.array(["a", "b", "c", "b"])
     answer = np.array([[0.7, 0.2, 0.1], [0.2, 0.5, 0.3], [0.4, 0.4, 0.2], [0.1, 0.8, 0.1]])
-    judged = measure(truth, answer, classes)
-    assert judged.metrics == pytest.approx(
+    evaluated = measure(truth, answer, classes)
+    assert evaluated.metrics == pytest.approx(
         {
             "log_loss": metrics.log_loss(truth, answer),
             "brier": metrics.brier_score_loss(truth, answer, scale_by_half=False),
@@ -207,34 +207,36 @@ def test_the_metrics_of_three_classes_are_those_of_scikit_learn():
 def test_the_metrics_of_a_regression_are_those_of_scikit_learn():
     """The loss is the squared error."""
     truth, answer = np.array([1.0, 2.0, 4.0]), np.array([1.5, 2.0, 3.0])
-    judged = measure(truth, answer.reshape(-1, 1), None)
-    assert judged.metrics == pytest.approx(
+    evaluated = measure(truth, answer.reshape(-1, 1), None)
+    assert evaluated.metrics == pytest.approx(
         {
             "mae": metrics.mean_absolute_error(truth, answer),
             "rmse": metrics.root_mean_squared_error(truth, answer),
         }
     )
-    assert judged.losses.tolist() == [0.25, 0.0, 1.0]
+    assert evaluated.losses.tolist() == [0.25, 0.0, 1.0]
 
 
 def test_a_class_that_was_never_learnt_is_a_bounded_loss():
     """A new class in the hold-out counts as a miss, not as an infinite loss."""
-    judged = measure(np.array(["a", "new"]), np.array([[0.9, 0.1]] * 2), ("a", "b"))
-    assert judged.losses.tolist() == pytest.approx([-np.log(0.9), -np.log(1e-15)])
-    assert judged.metrics["accuracy"] == 0.5
+    evaluated = measure(np.array(["a", "new"]), np.array([[0.9, 0.1]] * 2), ("a", "b"))
+    assert evaluated.losses.tolist() == pytest.approx([-np.log(0.9), -np.log(1e-15)])
+    assert evaluated.metrics["accuracy"] == 0.5
 
 
 @pytest.mark.parametrize("wild", [np.nan, np.inf])
 @pytest.mark.parametrize("classes", [None, ("0",)])
-def test_an_estimator_that_answers_no_number_cannot_be_judged(wild, classes):
+def test_an_estimator_that_answers_no_number_cannot_be_evaluated(wild, classes):
     """Otherwise its NaN loss would compare as not worse than any other."""
-    with pytest.raises(TrainingDataError, match=r"answered nan or inf for 1 of 2 rows to judge on"):
+    with pytest.raises(
+        TrainingDataError, match=r"answered nan or inf for 1 of 2 rows to evaluate on"
+    ):
         measure(np.array([0, 1]), np.array([[0.5], [wild]]), classes)
 
 
-def test_one_class_to_judge_on_is_too_few():
+def test_one_class_to_evaluate_on_is_too_few():
     """No area under the curve can be told."""
-    with pytest.raises(TrainingDataError, match="all 3 rows to judge on have the label 0"):
+    with pytest.raises(TrainingDataError, match="all 3 rows to evaluate on have the label 0"):
         measure(np.zeros(3, dtype=int), np.full((3, 2), 0.5), ("0", "1"))
 
 
@@ -245,11 +247,11 @@ def test_one_class_to_judge_on_is_too_few():
 def test_the_baseline_is_the_best_constant_of_the_rows_learnt_from(estimator, constant):
     """The same as scikit-learn's dummy estimators."""
     rows = _labelled(40).assign(label=lambda frame: (frame["amount"] % 3 == 0).astype(int))
-    learnt, judged = rows[:30], rows[30:]
+    learnt, evaluated = rows[:30], rows[30:]
     constant.fit(learnt[["amount"]], learnt["label"])
     model = _model(estimator)
-    got = baseline(fit(model, learnt), learnt, judged)
-    wanted = judge(Fitted.of(constant, model.features), judged)
+    got = baseline(fit(model, learnt), learnt, evaluated)
+    wanted = evaluate(Fitted.of(constant, model.features), evaluated)
     assert got.losses.tolist() == pytest.approx(wanted.losses.tolist())
 
 
@@ -257,26 +259,26 @@ def test_calibration_error_is_the_distance_from_what_came_true():
     """By hand: of ten rows said to be 0.8, and ten said to be 0.3, so many came true."""
     sure = np.repeat([0.3, 0.8], 10)
     labels = np.array([1] * 5 + [0] * 5 + [1] * 8 + [0] * 2)
-    judged = measure(labels, np.column_stack([1 - sure, sure]), ("0", "1"))
-    assert judged.reliability == [
+    evaluated = measure(labels, np.column_stack([1 - sure, sure]), ("0", "1"))
+    assert evaluated.reliability == [
         (pytest.approx(0.3), pytest.approx(0.5), 10),
         (pytest.approx(0.8), pytest.approx(0.8), 10),
     ]
     # Of ten rows, 0.3 is so far from 0.5 by chance that of 0.04 there are 0.021 left.
-    assert judged.metrics["calibration_error"] == pytest.approx(np.sqrt(0.04 - 0.021) / 2)
+    assert evaluated.metrics["calibration_error"] == pytest.approx(np.sqrt(0.04 - 0.021) / 2)
 
 
 def test_calibration_of_many_classes_is_that_of_the_predicted_one():
     """Nine of ten predictions are right, and were said to be so with 0.6."""
     answer = np.tile([0.6, 0.2, 0.2], (10, 1))
     labels = np.array(["a"] * 9 + ["b"])
-    judged = measure(labels, answer, ("a", "b", "c"))
-    assert judged.reliability == [(pytest.approx(0.6), pytest.approx(0.9), 10)]
-    assert judged.metrics["calibration_error"] == pytest.approx(np.sqrt(0.09 - 0.024))
+    evaluated = measure(labels, answer, ("a", "b", "c"))
+    assert evaluated.reliability == [(pytest.approx(0.6), pytest.approx(0.9), 10)]
+    assert evaluated.metrics["calibration_error"] == pytest.approx(np.sqrt(0.09 - 0.024))
 
 
 @pytest.mark.parametrize("rows", [100, 168, 300, 5000])
-def test_calibration_is_judged_by_more_than_chance_on_few_rows(rows):
+def test_calibration_is_evaluated_by_more_than_chance_on_few_rows(rows):
     """Few sound probabilities are refused, and most of those that are off by 0.2."""
     chance, refused = np.random.default_rng(rows), {0.0: 0, 0.2: 0}
     for _ in range(200):
@@ -292,9 +294,9 @@ def test_calibration_is_judged_by_more_than_chance_on_few_rows(rows):
 
 def test_regressions_have_no_reliability_curve():
     """There is no probability to come true."""
-    judged = measure(np.array([1.0, 2.0]), np.array([[1.0], [3.0]]), None)
-    assert judged.reliability == []
-    assert "calibration_error" not in judged.metrics
+    evaluated = measure(np.array([1.0, 2.0]), np.array([[1.0], [3.0]]), None)
+    assert evaluated.reliability == []
+    assert "calibration_error" not in evaluated.metrics
 
 
 @pytest.mark.parametrize(
@@ -321,4 +323,4 @@ def test_rows_of_one_time_are_learnt_from_in_one_order():
     one = split_by_time(_model(), features, labels, NOW)
     other = split_by_time(_model(), features.sample(frac=1, random_state=1), labels, NOW)
     assert one.fit.equals(other.fit)
-    assert one.judge.equals(other.judge)
+    assert one.holdout.equals(other.holdout)

@@ -1,4 +1,4 @@
-"""A version is trained, judged and promoted; whatever goes wrong, the champion goes on serving."""
+"""A version is trained, evaluated and promoted; whatever fails, the champion goes on serving."""
 
 import hashlib
 import json
@@ -81,7 +81,7 @@ def test_training_registers_a_version_and_promotes_nobody(shop, challenger):
     )
 
 
-def test_a_challenger_is_judged_against_the_champion_on_the_same_rows(shop, challenger):
+def test_a_challenger_is_evaluated_against_the_champion_on_the_same_rows(shop, challenger):
     """The report names the champion and has the metrics of all three."""
     assert challenger.gate["champion"] == _champion(shop).version
     assert set(challenger.gate["metrics"]) == {"challenger", "champion", "baseline"}
@@ -114,7 +114,7 @@ def test_a_model_is_fresh_by_what_its_newest_version_knew(shop):
 
 @on_sqlite
 def test_the_gates_report_is_drawn_beside_the_artifact(shop, challenger):
-    """Judging the same bytes again draws the new judgement."""
+    """Judging the same bytes again draws the new evaluation."""
     page = _artifact(shop, challenger).with_name("gate.html")
     assert f"May replace {challenger.gate['champion']}." in page.read_text("utf-8")
     forget_promotions(Warehouse(shop.warehouse))
@@ -204,7 +204,7 @@ def test_rows_that_do_not_fit_are_left_out_and_told(shop, caplog):
 
 @on_sqlite
 @pytest.mark.parametrize("harm", ["flip", "remove", "not an estimator"])
-def test_a_champion_that_cannot_be_judged_does_not_stop_training(shop, harm):
+def test_a_champion_that_cannot_be_evaluated_does_not_stop_training(shop, harm):
     """The report says so, and leaves to a person what nobody can compare."""
     champion = _champion(shop)
     path = _artifact(shop, champion)
@@ -264,8 +264,8 @@ def test_a_reason_overrules_the_gate_and_is_recorded(shop, refused):
     assert _recorded(shop) == [(refused.version, "promote", "the labels were turned")]
 
 
-def test_a_challenger_judged_against_somebody_else_is_not_promoted(shop, challenger):
-    """Of two challengers of one champion, the second must be judged again."""
+def test_a_challenger_evaluated_against_somebody_else_is_not_promoted(shop, challenger):
+    """Of two challengers of one champion, the second must be evaluated again."""
     second = train.train(shop, "orders", LATER + timedelta(hours=6))
     promotion.promote(shop, "orders", challenger.version, actor="ann")
     with pytest.raises(ArtifactError, match=f"but {challenger.version} serves now; train again"):
@@ -405,7 +405,7 @@ def test_other_libraries_are_refused_or_left_to_the_golden_rows(shop):
 
 
 def test_a_population_is_trained_on_snapshots_spread_over_its_history(shop):
-    """Each of the eight has all fifty customers; half of them judge."""
+    """Each of the eight has all fifty customers; half of them evaluate."""
     manifest = _champion(shop, "customers").manifest
     assert (manifest["rows_fit"], manifest["rows_judged"]) == (200, 200)
 

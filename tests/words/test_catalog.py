@@ -49,7 +49,7 @@ def test_every_file_of_a_package_is_a_model_of_its_name(package):
 
 
 def test_a_model_itself_may_be_given_beside_the_packages(package):
-    """It hides the file it was made of, as in a replay that judges by another rule."""
+    """It hides the file it was made of, as in a replay that evaluates by another rule."""
     name = package("team_given", ape=GOOD, zebra=GOOD)
     changed = load_model("ape", [name]).model_copy(update={"look_back": timedelta(hours=3)})
     again = changed.model_copy(update={"look_back": timedelta(hours=4)})

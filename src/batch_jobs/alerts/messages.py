@@ -85,7 +85,7 @@ def run_failed(run: FailedRun, incident: Incident, readers: str | None) -> str:
 
 
 def file_failed(path: str, error: str, incident: Incident) -> str:
-    """A DAG file does not load any more."""
+    """A DAG file no longer loads."""
     again = f", since {_moment(incident.since)}" if incident.failures > 1 else ""
     name = path.replace("\\", "/").rpartition("/")[2]
     return _lines(

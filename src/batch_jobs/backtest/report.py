@@ -81,7 +81,7 @@ def report(replay: Replay) -> dict[str, Any]:
 
 
 def predictions(replay: Replay) -> pd.DataFrame:
-    """Every published prediction with its outcome; see `outcomes.with_outcomes`."""
+    """Every published prediction with its outcome; see `outcomes.with_ground_truth`."""
     import pandas as pd
 
     from batch_jobs.evaluation import ground_truth
@@ -104,7 +104,7 @@ def predictions(replay: Replay) -> pd.DataFrame:
     asked = [span] if model.mode == "merge" else list(due_intervals(model, span))
     read = [dataset.read_whole(warehouse, model.labels_query, each) for each in asked]
     labels = contract.check_labels(model, pd.concat(read, ignore_index=True))
-    return ground_truth.with_outcomes(published, labels[labels["known_at"] <= span.end])
+    return ground_truth.with_ground_truth(published, labels[labels["known_at"] <= span.end])
 
 
 def _runs(warehouse: Warehouse, name: str) -> pd.DataFrame:

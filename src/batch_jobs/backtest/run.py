@@ -2,7 +2,7 @@
 
 A virtual clock goes from tick to tick. Every due interval is planned, scored and published by the
 champion of that moment; at every tick of the training schedule a challenger learns from what was
-known then, is judged, and is promoted or not. All of it goes into a warehouse of its own beside
+known then, is evaluated, and is promoted or not. All of it goes into a warehouse of its own beside
 the real one, whose source tables it reads.
 
 Some things are done once instead of at every tick: the features of a week are read, checked and
@@ -56,7 +56,7 @@ from batch_jobs.runs import coverage, jobs
 from batch_jobs.runs.planning import Planner
 from batch_jobs.runs.prescoring import Prescorer
 from batch_jobs.scoring.counts import Progress
-from batch_jobs.training import train as lifecycle
+from batch_jobs.training import train as training
 
 log = logging.getLogger(__name__)
 
@@ -278,7 +278,7 @@ def _train(replay: Replay, as_of: datetime) -> str | None:
         return None
     with clock.set_to(as_of):
         try:
-            lifecycle.train(replay.settings, replay.name, as_of)
+            training.train(replay.settings, replay.name, as_of)
         except ConfigurationError:
             raise
         except InputError as error:

@@ -19,7 +19,7 @@ commands = typer.Typer()
 def _known_rules(rules: list[str] | None) -> list[str] | None:
     for rule in rules or []:
         if rule not in get_args(Rule):
-            raise typer.BadParameter(f"{rule!r} is none of {', '.join(get_args(Rule))}")
+            raise typer.BadParameter(f"{rule!r} is not one of {', '.join(get_args(Rule))}")
     return rules
 
 
@@ -37,7 +37,7 @@ def replay(
         typer.Option(
             callback=_known_rules,
             metavar="|".join(get_args(Rule)),
-            help="Judge by this rule instead of the model's; of several, all compared.",
+            help="Evaluate by this rule instead of the model's; of several, all compared.",
         ),
     ] = None,
     fresh: Annotated[bool, typer.Option(help="Begin anew what was begun before.")] = False,

@@ -24,7 +24,7 @@ from batch_jobs.settings import let_threads_sleep
 
 app = typer.Typer(
     name="batch-jobs",
-    help="Serve scikit-learn models in batch: train, judge, promote, score and publish.",
+    help="Serve scikit-learn models in batch: train, evaluate, promote, score and publish.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -10,9 +10,7 @@ import typer
 from batch_jobs.cli.options import Accept, AsJson, End, Force, Model, Start
 from batch_jobs.cli.output import bar, count_due, joined, minute, tell
 from batch_jobs.interval import Interval
-from batch_jobs.runs import backfill as backfill_
-from batch_jobs.runs import jobs
-from batch_jobs.runs import status as status_
+from batch_jobs.runs import backfills, jobs, overview
 from batch_jobs.settings import Settings
 
 commands = typer.Typer()
@@ -69,7 +67,7 @@ def backfill(
     """Publish every due interval of a past span, oldest first, also those that got late rows."""
     settings, span = Settings.from_environ(), Interval.parse(start, end)
     with bar(f"{model}: intervals published", count_due(settings, model, span)) as advance:
-        runs = backfill_.backfill(
+        runs = backfills.backfill(
             settings,
             model,
             span,
@@ -85,7 +83,7 @@ def backfill(
 @commands.command()
 def gaps(model: Model, *, as_json: AsJson = False) -> None:
     """List the due intervals that were never published."""
-    found = status_.gaps(Settings.from_environ(), model)
+    found = overview.gaps(Settings.from_environ(), model)
     rows = [{"start": gap.start.isoformat(), "end": gap.end.isoformat()} for gap in found]
     tell(rows, as_json, joined(found) or f"{model} has no gap")
 
@@ -109,7 +107,7 @@ def status(
     as_json: AsJson = False,
 ) -> None:
     """Show what readers see: version, interval, rows and freshness; and what serves next."""
-    rows = status_.status(Settings.from_environ(), model)
+    rows = overview.status(Settings.from_environ(), model)
     shown = [
         {
             "model": row["model"],

@@ -14,10 +14,10 @@ from batch_jobs.cli.output import bar, tell
 from batch_jobs.interval import parse_time
 from batch_jobs.registry import promotion
 from batch_jobs.registry.store import ModelStore
-from batch_jobs.runs import backfill as backfill_
+from batch_jobs.runs import backfills
 from batch_jobs.runs.ledger import Run
 from batch_jobs.settings import Settings
-from batch_jobs.training import train as lifecycle
+from batch_jobs.training import train as training
 
 commands = typer.Typer()
 
@@ -29,9 +29,9 @@ def train(
     *,
     as_json: AsJson = False,
 ) -> None:
-    """Train a challenger, judge it on the newest labelled rows, and register it."""
+    """Train a challenger, evaluate it on the newest labelled rows, and register it."""
     settings = Settings.from_environ()
-    version = lifecycle.train(settings, model, parse_time(as_of))
+    version = training.train(settings, model, parse_time(as_of))
     drawn = ModelStore(settings.model_store).page(model, version.version)
     stays = "the champion should stay" if version.gate["champion"] else "it should not serve"
     verdict = "may be promoted" if version.gate["promote"] else stays
@@ -74,7 +74,7 @@ def rollback(
 ) -> None:
     """Make an earlier version the champion again, and score again what readers see of the later."""
     with bar(f"{model}: intervals scored again") as advance:
-        answer, runs = backfill_.rollback(
+        answer, runs = backfills.rollback(
             Settings.from_environ(),
             model,
             to,

@@ -59,7 +59,7 @@ LOOKING = f"""
       AND l.pid <> pg_backend_pid()"""  # noqa: S608
 
 
-class RunTables(ABC):
+class Partitions(ABC):
     """What PostgreSQL does with the tables of runs; on SQLite all runs share one."""
 
     shared_rows = "shared_predictions"

@@ -21,7 +21,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 
 from batch_jobs.database.connections import kept_engine, text
-from batch_jobs.database.partitions import RunTables
+from batch_jobs.database.partitions import Partitions
 from batch_jobs.errors import ConfigurationError, ContractError
 from batch_jobs.interruption import Ask, aside
 
@@ -78,7 +78,7 @@ REFUSALS = (
 )
 
 
-class PostgreSQL(RunTables):
+class PostgreSQL(Partitions):
     """What is PostgreSQL's own about the warehouse; `SQLite` has the same methods.
 
     Args:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-    from batch_jobs.evaluation.metrics import Judgement
+    from batch_jobs.evaluation.metrics import Evaluation
 
 
 REPLICATES = 2_000
@@ -59,7 +59,7 @@ def groups_of(entities: pd.Series[Any]) -> NDArray[np.int64]:
 
 
 def paired_difference(
-    one: Judgement, other: Judgement, blocks: NDArray[np.int64], confidence: float
+    one: Evaluation, other: Evaluation, blocks: NDArray[np.int64], confidence: float
 ) -> Estimate:
     """Mean loss difference on the same rows, with a two-sided block-bootstrap interval."""
     return estimate(one.losses - other.losses, blocks, confidence)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-    from batch_jobs.evaluation.metrics import Judgement
+    from batch_jobs.evaluation.metrics import Evaluation
 
 
 @dataclass(frozen=True)
@@ -33,13 +33,13 @@ class Compared:
 
     Attributes:
         version: its name.
-        judged: it on the rows that it can score; None if that could not be found out.
+        evaluation: it on the rows that it can score; None if that could not be found out.
         rows: the places of those rows among the challenger's; None for all.
         problem: why it could not.
     """
 
     version: str
-    judged: Judgement | None = None
+    evaluation: Evaluation | None = None
     rows: NDArray[np.int64] | None = None
     problem: str = ""
 
@@ -53,13 +53,13 @@ class GateReport:
         reasons: one sentence for each ground of the verdict.
         rule: the gate's; it says where the bound of the differences lies.
         confidence: of each interval but those of the slices, which share it among all of them.
-        rows: labelled hold-out rows that all three were judged on.
+        rows: labelled hold-out rows that all three were evaluated on.
         champion: version that served when the verdict was given, if any did.
         to_champion: loss difference to the champion, if there is one that can score the rows.
         to_baseline: loss difference to the constant baseline.
         losses: per contender, its mean loss.
         metrics: per contender, its metrics on the rows.
-        reliability: per contender, its reliability curve; see `training.Judgement`.
+        reliability: per contender, its reliability curve; see `training.Evaluation`.
         slices: per `feature=value`, the loss difference to the champion among its rows.
         undecided: whether nothing speaks against the challenger but that it could not be compared
             with the champion, so that a person has to decide.
@@ -88,13 +88,13 @@ def decide(
     gate: Gate,
     as_of: pd.Series[Any],
     *,
-    challenger: Judgement,
-    baseline: Judgement,
+    challenger: Evaluation,
+    baseline: Evaluation,
     champion: Compared | None = None,
     entities: pd.Series[Any] | None = None,
     slices: pd.DataFrame | None = None,
 ) -> GateReport:
-    """Judge a challenger.
+    """Evaluate a challenger.
 
     Args:
         gate: the rule.
@@ -114,8 +114,8 @@ def decide(
     to_baseline = paired_difference(challenger, baseline, blocks, gate.confidence)
     unknown = _not_compared(gate, champion, len(blocks))
     to_champion, by_slice, other, shared = None, {}, None, blocks
-    if champion is not None and champion.judged is not None and not unknown:
-        other = champion.judged
+    if champion is not None and champion.evaluation is not None and not unknown:
+        other = champion.evaluation
         rows = np.arange(len(blocks)) if champion.rows is None else champion.rows
         shared, mine = blocks[rows], replace(challenger, losses=challenger.losses[rows])
         to_champion = paired_difference(mine, other, shared, gate.confidence)
@@ -130,9 +130,9 @@ def decide(
         against += _worse_than_champion(gate, version, to_champion, by_slice)
     undecided = bool(unknown) and gate.rule != "always" and not against
     against += [unknown] if unknown and gate.rule != "always" else []
-    judged = {"challenger": (challenger, blocks), "baseline": (baseline, blocks)}
+    evaluated = {"challenger": (challenger, blocks), "baseline": (baseline, blocks)}
     if other is not None:
-        judged["champion"] = (other, shared)
+        evaluated["champion"] = (other, shared)
     return GateReport(
         promote=not against,
         reasons=against or [_ground(gate, version, to_champion, len(shared), len(blocks))],
@@ -144,17 +144,17 @@ def decide(
         to_baseline=to_baseline,
         losses={
             name: estimate(each.losses, of_each, gate.confidence)
-            for name, (each, of_each) in judged.items()
+            for name, (each, of_each) in evaluated.items()
         },
-        metrics={name: each.metrics for name, (each, _) in judged.items()},
-        reliability={name: each.reliability for name, (each, _) in judged.items()},
+        metrics={name: each.metrics for name, (each, _) in evaluated.items()},
+        reliability={name: each.reliability for name, (each, _) in evaluated.items()},
         slices=by_slice,
         undecided=undecided,
     )
 
 
 def _not_compared(gate: Gate, champion: Compared | None, rows: int) -> str:
-    """Why nobody can tell whether the challenger is better than the champion, if that is so."""
+    """Why challenger and champion cannot be compared; None if they can be."""
     if champion is None:
         return ""
     problem = champion.problem
@@ -186,7 +186,7 @@ def _ground(
     return f"its loss is {shown} than that of {champion}{part}: {_told(difference)}"
 
 
-def _out_of_bounds(gate: Gate, challenger: Judgement) -> list[str]:
+def _out_of_bounds(gate: Gate, challenger: Evaluation) -> list[str]:
     """Which of the model's own bounds the challenger breaks; a metric that is NaN breaks each."""
     low = [
         f"{metric} {challenger.metrics.get(metric)} is below {bound}"
@@ -201,7 +201,7 @@ def _out_of_bounds(gate: Gate, challenger: Judgement) -> list[str]:
 
 
 def _worse_than_nothing(
-    challenger: Judgement, baseline: Judgement, difference: Estimate
+    challenger: Evaluation, baseline: Evaluation, difference: Estimate
 ) -> list[str]:
     if difference.mean < 0:
         return []
@@ -209,7 +209,7 @@ def _worse_than_nothing(
     return [f"its loss {losses} {baseline.losses.mean():.4f}"]
 
 
-def _miscalibrated(gate: Gate, challenger: Judgement, champion: Judgement | None) -> list[str]:
+def _miscalibrated(gate: Gate, challenger: Evaluation, champion: Evaluation | None) -> list[str]:
     """What is wrong with the challenger's probabilities, if it is more than with the champion's."""
     error = challenger.metrics.get("calibration_error")
     if gate.calibration is None or error is None or error <= gate.calibration:
@@ -253,8 +253,8 @@ def _by_slice(
     slices: pd.DataFrame,
     blocks: NDArray[np.int64],
     as_of: pd.Series[Any] | None,
-    challenger: Judgement,
-    champion: Judgement,
+    challenger: Evaluation,
+    champion: Evaluation,
 ) -> dict[str, Estimate]:
     """The loss difference among the rows of each value, the confidence shared among all of them.
 

@@ -17,7 +17,7 @@ SCORE_BINS = 20
 NAMES = {"roc_auc": "auc"}
 
 
-def with_outcomes(predictions: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
+def with_ground_truth(predictions: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
     """Each prediction with the label of its entity as `truth`, which is null if it is not known.
 
     Args:
@@ -50,7 +50,7 @@ def classes_of(rows: pd.DataFrame, versions: Iterable[Mapping[str, Any]] = ()) -
     """The classes that there are, whichever of them came; None of a regression.
 
     Args:
-        rows: as of `with_outcomes`.
+        rows: as of `with_ground_truth`.
         versions: manifests of the versions that scored them; those of old releases tell no classes,
             and the outcomes do.
     """
@@ -69,7 +69,7 @@ def figures(rows: pd.DataFrame, classes: Classes | None) -> dict[str, Any]:
     """Counts, and the metrics that published scores allow: all of two classes or of a regression.
 
     Args:
-        rows: as of `with_outcomes`.
+        rows: as of `with_ground_truth`.
         classes: as of `classes_of`, of all rows.
     """
     known = rows.dropna(subset=["truth"])

@@ -22,7 +22,7 @@ LARGEST_ERROR = 1e100  # whose square, summed over many rows, is finite
 
 
 @dataclass(frozen=True)
-class Judgement:
+class Evaluation:
     """How an estimator did on labelled rows.
 
     Attributes:
@@ -37,13 +37,13 @@ class Judgement:
     reliability: list[tuple[float, float, int]] = field(default_factory=list)
 
 
-def judge(fitted: Fitted, rows: pd.DataFrame) -> Judgement:
-    """Judge an estimator on labelled rows that it has not learnt from."""
+def evaluate(fitted: Fitted, rows: pd.DataFrame) -> Evaluation:
+    """Evaluate an estimator on labelled rows that it has not learnt from."""
     return _measured(fitted, rows, fitted.answers(fitted.inputs(rows)))
 
 
-def baseline(fitted: Fitted, fit_rows: pd.DataFrame, judge_rows: pd.DataFrame) -> Judgement:
-    """Judge the constant answer: the class frequencies, or the mean, of the rows learnt from."""
+def baseline(fitted: Fitted, fit_rows: pd.DataFrame, holdout_rows: pd.DataFrame) -> Evaluation:
+    """Evaluate the constant answer: the class frequencies, or the mean, of the rows learnt from."""
     import numpy as np
 
     labels = fit_rows["label"]
@@ -52,10 +52,10 @@ def baseline(fitted: Fitted, fit_rows: pd.DataFrame, judge_rows: pd.DataFrame) -
     else:
         shares = labels.map(class_text).value_counts(normalize=True)
         constant = shares.reindex(fitted.classes, fill_value=0).to_numpy("float64")
-    return _measured(fitted, judge_rows, np.tile(constant, (len(judge_rows), 1)))
+    return _measured(fitted, holdout_rows, np.tile(constant, (len(holdout_rows), 1)))
 
 
-def _measured(fitted: Fitted, rows: pd.DataFrame, answer: NDArray[np.float64]) -> Judgement:
+def _measured(fitted: Fitted, rows: pd.DataFrame, answer: NDArray[np.float64]) -> Evaluation:
     place = fitted.positive_place
     return measure(rows["label"], answer, fitted.classes, 1 if place is None else place)
 
@@ -65,7 +65,7 @@ def measure(
     answer: NDArray[np.float64],
     classes: Sequence[str] | None,
     positive: int = 1,
-) -> Judgement:
+) -> Evaluation:
     """Losses and metrics of predictions.
 
     Args:
@@ -75,8 +75,8 @@ def measure(
         positive: of two classes, the column of the positive one.
 
     Raises:
-        TrainingDataError: no row, or only one class, to judge a classifier on, or an answer that is
-            no finite number.
+        TrainingDataError: no row, or only one class, to evaluate a classifier on, or an answer
+            that is not a finite number.
     """
     import numpy as np
     import pandas as pd
@@ -85,8 +85,8 @@ def measure(
     wild = len(answer) - int(np.isfinite(answer).all(axis=1).sum())
     if wild:
         raise TrainingDataError(
-            f"the estimator answered nan or inf for {wild:,} of {len(answer):,} rows to judge on; "
-            f"nothing is promoted"
+            f"the estimator answered nan or inf for {wild:,} of {len(answer):,} rows to evaluate "
+            f"on; nothing is promoted"
         )
     if classes is None:
         errors = answer[:, 0] - np.asarray(labels, "float64")
@@ -95,14 +95,14 @@ def measure(
                 f"an error of {np.abs(errors).max():.3g} has no finite square: let the label be in "
                 f"a larger unit, or its logarithm; nothing is promoted"
             )
-        return Judgement(
+        return Evaluation(
             errors**2,
             {"mae": float(np.abs(errors).mean()), "rmse": float(np.sqrt((errors**2).mean()))},
         )
     place, found = pd.factorize(np.asarray(labels))
     if len(found) < 2:
         raise TrainingDataError(
-            f"all {len(labels):,} rows to judge on have the label {found.tolist()[0]!r}; "
+            f"all {len(labels):,} rows to evaluate on have the label {found.tolist()[0]!r}; "
             f"two classes are needed; nothing is promoted"
         )
     of_class = {label: column for column, label in enumerate(classes)}
@@ -124,7 +124,7 @@ def measure(
         summary["base_rate"] = float(right.mean())
         if 0 < summary["base_rate"] < 1:
             summary["roc_auc"] = float(metrics.roc_auc_score(right, sure))
-    return Judgement(losses, summary, curve)
+    return Evaluation(losses, summary, curve)
 
 
 def calibration_error(curve: Sequence[tuple[float, float, int]]) -> float:
@@ -137,7 +137,7 @@ def calibration_error(curve: Sequence[tuple[float, float, int]]) -> float:
     2019, "Verified uncertainty calibration").
 
     Args:
-        curve: as of `Judgement.reliability`.
+        curve: as of `Evaluation.reliability`.
     """
     total = sum(rows for *_, rows in curve)
     return sum(

@@ -48,7 +48,7 @@ model = BatchModel(
         "petal_width": Number(ge=0, nullable=False),
     },
     estimator=estimator,
-    # How to learn: from three days of flowers, judged on the newest one.
+    # How to learn: from three days of flowers, evaluated on the newest one.
     history=timedelta(days=3),
     holdout=timedelta(days=1),
     # How good is good enough to be promoted.

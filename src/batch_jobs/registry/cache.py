@@ -1,4 +1,4 @@
-"""Copies of artifacts on this machine, for when the model store is out of reach.
+"""ArtifactCache of artifacts on this machine, for when the model store is out of reach.
 
 A copy is named by the sha256 of its bytes and verified on each read, so that it is never anything
 but the artifact itself.
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 COPIES = 16
 
 
-class Copies:
+class ArtifactCache:
     """A folder of the last artifacts that were loaded, for its owner only.
 
     Args:

@@ -99,7 +99,7 @@ def promote(
             return  # by this very call, whose answer was lost
         if current != expected:
             came, advice = (
-                ("was judged against", "train again")
+                ("was evaluated against", "train again")
                 if action == "promote"
                 else ("was to take over from", "repeat it if it is still wanted")
             )

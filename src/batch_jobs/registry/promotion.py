@@ -86,7 +86,7 @@ def promote(
 
     Raises:
         ArtifactError: no such version, its file is not loadable, or the champion has changed
-            since the version was judged.
+            since the version was evaluated.
     """
     model = load_model(name, settings.models)
     warehouse = Warehouse.existing(settings.warehouse)

@@ -21,7 +21,7 @@ from typing import Any
 
 from batch_jobs.errors import ArtifactError, StoreUnavailableError
 from batch_jobs.model import NAME_PATTERN
-from batch_jobs.registry.cache import Copies
+from batch_jobs.registry.cache import ArtifactCache
 from batch_jobs.registry.local_folder import LocalFolder
 from batch_jobs.registry.remote_folder import RemoteFolder
 from batch_jobs.registry.versions import ModelVersion
@@ -49,7 +49,7 @@ class ModelStore:
 
     def __init__(self, root: str, copies: str | None = None) -> None:
         self._files = RemoteFolder(root) if is_url(root) else LocalFolder(root)
-        self._copies = Copies(copies) if copies else None
+        self._copies = ArtifactCache(copies) if copies else None
 
     def require_writable(self) -> None:
         """Find out before training whether its result can be kept.

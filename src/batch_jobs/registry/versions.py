@@ -99,7 +99,7 @@ def _since(model: BatchModel) -> str:
 def register(warehouse: Warehouse, version: ModelVersion) -> ModelVersion:
     """Record a version whose files are in the store.
 
-    Training the very same bytes again keeps the version and takes the new judgement.
+    Training the very same bytes again keeps the version and takes the new evaluation.
     """
     with warehouse.write() as connection:
         connection.execute(
@@ -209,7 +209,7 @@ def _from_json(row: Row[Any], column: str) -> Any:
         found = None
     if not isinstance(found, dict):
         raise ArtifactError(
-            f"the {column} of {row.model} {row.version} is no JSON object any more; roll back to "
-            f"another version, or train again"
+            f"the {column} of {row.model} {row.version} is not a JSON object; roll back to another "
+            f"version, or train again"
         )
     return found

@@ -45,7 +45,7 @@ def replay_page(reports: Sequence[Report]) -> str:
         Section("By week", drawings=[*_by_week(reports), _champions(reports)]),
         Section("Predictions", drawings=[_scores(reports), _volume(first)]),
         *(
-            Section(f"Trainings judged by {report['gate']}", rows=_trainings(report))
+            Section(f"Trainings evaluated by {report['gate']}", rows=_trainings(report))
             for report in reports
             if report["history"]
         ),

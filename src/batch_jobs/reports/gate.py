@@ -34,7 +34,7 @@ FACTS = {
     "history_start": "learnt from",
     "cut": "held out from",
     "rows_fit": "rows learnt from",
-    "rows_judged": "rows judged on",
+    "rows_judged": "rows evaluated on",
     "label_coverage": "share of held-out rows whose label is known",
     "size_bytes": "bytes of the artifact",
     "commit": "commit of the model file",
@@ -86,7 +86,7 @@ def metrics_table(report: Mapping[str, Any]) -> list[dict[str, object]]:
 
 
 def _verdict(report: Mapping[str, Any]) -> Section:
-    rows = f"Judged on {report['rows']:,} labelled rows." if "rows" in report else ""
+    rows = f"Evaluated on {report['rows']:,} labelled rows." if "rows" in report else ""
     reasons = [f"{reason[:1].upper()}{reason[1:]}." for reason in report.get("reasons", [])]
     return Section(text=[part for part in (verdict(report), *reasons, rows) if part])
 

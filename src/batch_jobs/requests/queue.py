@@ -106,7 +106,7 @@ def give_up(warehouse: Warehouse, model: str, token: str) -> list[Answered]:
             {
                 **_values(model, token),
                 "most": MOST_ATTEMPTS,
-                "error": f"{MOST_ATTEMPTS} attempts to answer it ended without a word",
+                "error": f"{MOST_ATTEMPTS} attempts to answer it stopped without an error",
             },
         ).all()
         return [_answered(row) for row in rows]

@@ -30,7 +30,7 @@ def features_of(model: BatchModel, features: str) -> dict[str, Any] | str:
     except (ValueError, RecursionError):
         return "its features cannot be read"
     if not isinstance(found, dict):
-        return "its features are no JSON object"
+        return "its features are not a JSON object"
     problems = [f"{name} is not given" for name in model.features if name not in found]
     problems += [
         f"{name} is a list or an object"

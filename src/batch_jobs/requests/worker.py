@@ -216,7 +216,7 @@ class _Attempt:
         until = min(after + self.model.chunk_rows, sent)
         rows = queue.rows_of(self.warehouse, self.claimed.request_id, after, until)
         if len(rows) < until - after:
-            return f"it has not the {sent:,} rows that were announced"
+            return f"it has fewer rows than the {sent:,} it announced"
         try:
             queue.store(self.warehouse, self.claimed, after, *self._scored(rows))
         except (UnavailableError, ConfigurationError, FencedError, OperationalError):

@@ -70,7 +70,7 @@ def await_newer(settings: Settings, run_id: int, patience: timedelta = LEASE) ->
 
 
 def _why_not(newer: Run, *, is_late: bool) -> str | None:
-    """Why nothing is to be expected of a newer attempt any more, if so."""
+    """Why a newer attempt will not publish; None if it may."""
     if newer.state == "failed":
         return f"has failed: {newer.error}"
     heard = newer.claimed_at

@@ -42,7 +42,7 @@ def _wilson_low(hits: int, trials: int) -> float:
 
 
 def constant_scores(limits: Limits, scored: int, scores: tuple[float, float] | None) -> str | None:
-    """What is wrong with scores that are all the same, if that is."""
+    """A problem if all scores are the same; else None."""
     if limits.constant_scores or scored < MANY or scores is None or scores[0] != scores[1]:
         return None
     return f"all {scored:,} rows got the same score {scores[0]!r}"

@@ -177,7 +177,7 @@ def publish(settings: Settings, run_id: int) -> Run:
         model = load_model(run.model, settings.models)
         return Predictors(settings).trained(warehouse, model, run.model_version)
 
-    def judge(run: Run, staged: Staged) -> None:
+    def inspect(run: Run, staged: Staged) -> None:
         if run.mode == "merge" and (
             problem := missed(warehouse, trained(run), run.interval, read=staged.counts.read)
         ):
@@ -187,7 +187,7 @@ def publish(settings: Settings, run_id: int) -> Run:
 
     try:
         with at_work(warehouse, [run_id]):
-            run = publication.publish(warehouse, run_id, judge)
+            run = publication.publish(warehouse, run_id, inspect)
     except IntegrityError as error:
         from batch_jobs.runs.scoring import duplicates
 

@@ -23,9 +23,8 @@ from batch_jobs.registry import champions, versions
 from batch_jobs.registry.loading import as_trained
 from batch_jobs.registry.promotion import require_champion
 from batch_jobs.registry.versions import ModelVersion
-from batch_jobs.runs import claim as claim_
-from batch_jobs.runs import coverage, ledger, refusals, removal, staging
-from batch_jobs.runs.claim import Claim
+from batch_jobs.runs import claims, coverage, ledger, refusals, removal, staging
+from batch_jobs.runs.claims import Claim
 from batch_jobs.runs.key_ranges import key_ranges
 from batch_jobs.runs.late_rows import late_runs
 from batch_jobs.runs.ledger import Run
@@ -103,7 +102,7 @@ class Planner:
             hindsight=_is_hindsight(chosen, interval),
             accepted=accept,
         )
-        run = claim_.claim(self.warehouse, wanted)
+        run = claims.claim(self.warehouse, wanted)
         failpoint("plan.claimed")
         log.info("claimed %s %s as run %d for %s", name, interval, run.run_id, chosen.version)
         return run

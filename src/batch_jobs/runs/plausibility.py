@@ -81,15 +81,15 @@ def _silence(
             return None
     if last is None:
         return None
-    judge = partial(circuit_breaker.silent_too_long, model.limits, volumes)
-    problem = judge(last, end, period)
+    silence_since = partial(circuit_breaker.silent_too_long, model.limits, volumes)
+    problem = silence_since(last, end, period)
     if problem is None:
         return None
     # The source knows better than the ledger, which lacks what was not published.
     newest = _newest_row(warehouse, trained(), Interval(last, max(clock.now(), end)))
     if newest is None:
         return problem
-    return None if newest >= end else judge(newest, end, period)
+    return None if newest >= end else silence_since(newest, end, period)
 
 
 @repeatable

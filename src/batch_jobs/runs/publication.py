@@ -23,11 +23,11 @@ log = logging.getLogger(__name__)
 
 
 def publish(
-    warehouse: Warehouse, run_id: int, judge: Callable[[Run, Staged], None] | None = None
+    warehouse: Warehouse, run_id: int, inspect: Callable[[Run, Staged], None] | None = None
 ) -> Run:
     """Make a staged run visible; publishing a published run again changes nothing.
 
-    The rows are counted, and judged, before anybody is locked out. Then, inside one transaction:
+    The rows are counted, and inspected, before anybody is locked out. Then, inside one transaction:
     the claim and the counts are checked once more, an earlier run of the same interval is
     superseded, and the pointer moves, never back: rows of an older interval do not replace rows
     of a newer one.
@@ -35,7 +35,7 @@ def publish(
     Args:
         warehouse: where the run is staged.
         run_id: which run.
-        judge: raises if what is staged should not be seen, although it is complete.
+        inspect: raises if what is staged should not be seen, although it is complete.
 
     Raises:
         FencedError: a newer attempt has claimed the interval.
@@ -47,8 +47,8 @@ def publish(
     failpoint("publish.sealed")
     if run.state == "staging":
         staged = audit(warehouse, run)
-        if judge is not None:
-            judge(run, staged)
+        if inspect is not None:
+            inspect(run, staged)
         failpoint("publish.audited")
         has_own_table = run.rows_table != warehouse.database.shared_rows
         if has_own_table:

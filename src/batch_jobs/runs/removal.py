@@ -43,7 +43,7 @@ def sweep(warehouse: Warehouse, model: str, abandoned: datetime) -> int:
         ).all()
     for run in leftovers:
         if run.state == "staging":
-            fail(warehouse, run.run_id, "abandoned: its attempt ended without a word")
+            fail(warehouse, run.run_id, "abandoned: its attempt stopped without an error")
         try:
             remove_rows(warehouse, run.run_id, run.rows_table)
         except DBAPIError as error:

@@ -56,7 +56,7 @@ def check(settings: Settings, name: str, as_of: datetime | None = None) -> list[
     with report.proof("training has enough rows whose labels are known"):
         split = dataset.read_split(warehouse, model, now)
         report.say(
-            f"{len(split.fit):,} to learn from, {len(split.judge):,} to judge on, "
+            f"{len(split.fit):,} to learn from, {len(split.holdout):,} to evaluate on, "
             f"{split.coverage:.0%} of the newest labelled"
         )
     if split is not None:

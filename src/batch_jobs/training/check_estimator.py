@@ -46,7 +46,7 @@ def check_features(report: Report, model: BatchModel, split: Split) -> None:
     import pandas as pd
     from sklearn.metrics import roc_auc_score
 
-    rows = pd.concat([split.fit, split.judge], ignore_index=True)
+    rows = pd.concat([split.fit, split.holdout], ignore_index=True)
     with report.proof("no feature varies not at all, or is always missing"):
         flat = [name for name in model.features if rows[name].nunique(dropna=False) < 2]
         if flat:
@@ -87,7 +87,7 @@ def check_estimator(report: Report, model: BatchModel, split: Split) -> None:
     with report.proof("the estimator fits"):
         began = time.monotonic()
         fitted = fit.fit(model, split.fit)
-        fit.require_answers(model, fitted, split.judge)
+        fit.require_answers(model, fitted, split.holdout)
         found.append(fitted)
         report.say(f"{time.monotonic() - began:.1f} s, {_peak_memory()} MB at most")
         if time.monotonic() - began > model.train_timeout.total_seconds() / 2:
@@ -103,19 +103,19 @@ def check_estimator(report: Report, model: BatchModel, split: Split) -> None:
         from batch_jobs.registry.store import deserialize_bytes, serialize
 
         content = serialize(fitted.estimator)
-        kept = golden(fitted, split.judge)
+        kept = golden(fitted, split.holdout)
         problem = unlike_golden(replace(fitted, estimator=deserialize_bytes(content)), kept)
         if problem:
             raise Unproved(problem)
         report.say(f"{len(content) / 1e6:.1f} MB")
     with report.proof("a row's answer does not depend on the rows beside it"):
-        _require_same_in_any_chunk(fitted, split.judge)
-        report.say(f"{min(len(split.judge), ROWS_ONE_BY_ONE)} rows, one by one and turned round")
+        _require_same_in_any_chunk(fitted, split.holdout)
+        report.say(f"{min(len(split.holdout), ROWS_ONE_BY_ONE)} rows, one by one and turned round")
     with report.proof("it is better than the constant answer"):
-        judged = metrics.judge(fitted, split.judge)
-        constant = metrics.baseline(fitted, split.fit, split.judge)
-        loss, bound = judged.losses.mean(), constant.losses.mean()
-        report.say(", ".join(f"{name} {value:.4f}" for name, value in judged.metrics.items()))
+        evaluated = metrics.evaluate(fitted, split.holdout)
+        constant = metrics.baseline(fitted, split.fit, split.holdout)
+        loss, bound = evaluated.losses.mean(), constant.losses.mean()
+        report.say(", ".join(f"{name} {value:.4f}" for name, value in evaluated.metrics.items()))
         if not loss < bound:
             raise Unproved(f"its loss is {loss:.4f}, and that of a constant answer {bound:.4f}")
 

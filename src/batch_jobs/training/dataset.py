@@ -26,14 +26,14 @@ class Split:
     Attributes:
         cut: rows scored before it, with labels known before it, are learnt from.
         fit: those rows.
-        judge: rows scored since, whose labels are known by the time of training.
+        holdout: rows scored since, whose labels are known by the time of training.
         coverage: share of the rows since the cut whose label is known.
         as_of: the moment of the training.
     """
 
     cut: datetime
     fit: pd.DataFrame
-    judge: pd.DataFrame
+    holdout: pd.DataFrame
     coverage: float
     as_of: datetime
 
@@ -58,12 +58,12 @@ def split_by_time(
     ordered = features.sort_values(["as_of", "entity_id"], ignore_index=True)
     rows = ordered.merge(known, on=key, how="inner", validate="many_to_one")
     rows = rows.assign(label=_sound_labels(model, rows))
-    _require_open_outcomes(model, rows)
+    _require_labels_known_later(model, rows)
     fit = rows[(rows["as_of"] < cut) & (rows["known_at"] <= cut)]
-    judge = rows[rows["as_of"] >= cut]
+    holdout = rows[rows["as_of"] >= cut]
     for name, side, wanted in (
         ("to learn from", fit, 2),
-        ("to judge on", judge, model.gate.min_rows),
+        ("to evaluate on", holdout, model.gate.min_rows),
     ):
         if len(side) < wanted:
             raise TrainingDataError(
@@ -71,7 +71,7 @@ def split_by_time(
                 f"{name}, at least {wanted:,} are needed; nothing is promoted"
                 f"{_why_so_few(model, features, labels, as_of)}"
             )
-    return Split(cut, fit, judge, len(judge) / max(int(recent.sum()), 1), as_of)
+    return Split(cut, fit, holdout, len(holdout) / max(int(recent.sum()), 1), as_of)
 
 
 def _why_so_few(
@@ -112,7 +112,7 @@ def _days(span: timedelta) -> str:
     return f"{hours / 24:.0f} days" if hours >= 48 else f"{hours:.1f} hours"
 
 
-def _require_open_outcomes(model: BatchModel, rows: pd.DataFrame) -> None:
+def _require_labels_known_later(model: BatchModel, rows: pd.DataFrame) -> None:
     early = rows.loc[rows["known_at"] <= rows["as_of"], "entity_id"]
     if len(early):
         raise TrainingDataError(
@@ -151,7 +151,7 @@ def _sound_labels(model: BatchModel, rows: pd.DataFrame) -> pd.Series[Any]:
     if wild.any():
         shown = ", ".join(map(repr, rows["label"][wild].drop_duplicates().head(3)))
         raise TrainingDataError(
-            f"labels_query of {model.name}: label is no finite number in {int(wild.sum()):,} of "
+            f"labels_query of {model.name}: label is not a finite number in {int(wild.sum()):,} of "
             f"{len(rows):,} rows (e.g. {shown}); leave such rows out, or CAST them"
         )
     return labels
@@ -162,7 +162,7 @@ log = logging.getLogger(__name__)
 
 @repeatable
 def read_split(warehouse: Warehouse, model: BatchModel, as_of: datetime) -> Split:
-    """The labelled rows to learn from and to judge on, as they were known at `as_of`.
+    """The labelled rows to learn from and to evaluate on, as they were known at `as_of`.
 
     Raises:
         InputError: queries or rows that do not fit, or too few labelled rows.

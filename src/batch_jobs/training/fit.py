@@ -29,7 +29,9 @@ def fit(model: BatchModel, rows: pd.DataFrame) -> Fitted:
     if is_classifier(estimator):
         _require_classes(model, rows)
     elif model.positive is not None:
-        raise _misfit(model, f"positive: {type(estimator).__name__} is no classifier; leave it out")
+        raise _misfit(
+            model, f"positive: {type(estimator).__name__} is not a classifier; leave it out"
+        )
     categories = categories_of(rows, model.features)
     try:
         fitted = estimator.fit(as_inputs(rows, model.features, categories), rows["label"])
@@ -75,7 +77,7 @@ def _require_classes(model: BatchModel, rows: pd.DataFrame) -> None:
         cure = "leave it out" if len(classes) > 2 else f"write one of {shown}"
         raise _misfit(
             model,
-            f"positive: {model.positive!r} names one of two classes, and the labels have "
+            f"positive: {model.positive!r} names one of two classes, but the labels have "
             f"{len(classes):,}: {shown}; {cure}",
         )
 

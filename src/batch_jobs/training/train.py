@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 
 
 def train(settings: Settings, name: str, as_of: datetime) -> ModelVersion:
-    """Train a challenger from what was known at `as_of`, judge it and register it.
+    """Train a challenger from what was known at `as_of`, evaluate it and register it.
 
     Nothing is registered unless the whole training succeeded; the champion goes on serving.
 
@@ -64,12 +64,12 @@ def train(settings: Settings, name: str, as_of: datetime) -> ModelVersion:
     store.require_writable()
     _require_signer(settings)
     split = read_split(warehouse, model, as_of)
-    log.info("fitting on %s rows, holding out %s", f"{len(split.fit):,}", f"{len(split.judge):,}")
+    log.info("fitting on %s rows, holding out %s", f"{len(split.fit):,}", f"{len(split.holdout):,}")
     fitted = fit.fit(model, split.fit)
-    fit.require_answers(model, fitted, split.judge)
+    fit.require_answers(model, fitted, split.holdout)
     if fitted.positive is not None:
         log.info("the score is the probability of %r", fitted.positive)
-    report = _judge_against(warehouse, settings, model, split, fitted)
+    report = _evaluate_against(warehouse, settings, model, split, fitted)
     metrics = report.metrics["challenger"]
     log.info("hold-out: %s", ", ".join(f"{key} {value:.4f}" for key, value in metrics.items()))
     for reason in report.reasons:
@@ -83,7 +83,7 @@ def train(settings: Settings, name: str, as_of: datetime) -> ModelVersion:
         "positive": fitted.positive,
         "metrics": metrics,
         "commit": settings.commit or _commit(model),
-        "golden": golden.golden(fitted, split.judge),
+        "golden": golden.golden(fitted, split.holdout),
     }
     if settings.signing_key:
         manifest = signing.sign(manifest, settings.signing_key)
@@ -130,25 +130,27 @@ def _require_signer(settings: Settings) -> None:
         )
 
 
-def _judge_against(
+def _evaluate_against(
     warehouse: Warehouse, settings: Settings, model: BatchModel, split: Split, fitted: Fitted
 ) -> GateReport:
     from batch_jobs.evaluation import gate
-    from batch_jobs.evaluation.metrics import baseline, judge
+    from batch_jobs.evaluation.metrics import baseline, evaluate
 
     serving = champions.champion(warehouse, model.name)
     return gate.decide(
         model.gate,
-        split.judge["as_of"],
-        challenger=judge(fitted, split.judge),
-        baseline=baseline(fitted, split.fit, split.judge),
-        champion=_champion_judged(warehouse, settings, model, split, serving) if serving else None,
-        entities=split.judge["entity_id"] if model.mode == "replace" else None,
-        slices=split.judge[list(model.gate.slices)],
+        split.holdout["as_of"],
+        challenger=evaluate(fitted, split.holdout),
+        baseline=baseline(fitted, split.fit, split.holdout),
+        champion=_champion_evaluated(warehouse, settings, model, split, serving)
+        if serving
+        else None,
+        entities=split.holdout["entity_id"] if model.mode == "replace" else None,
+        slices=split.holdout[list(model.gate.slices)],
     )
 
 
-def _champion_judged(
+def _champion_evaluated(
     warehouse: Warehouse,
     settings: Settings,
     model: BatchModel,
@@ -160,20 +162,20 @@ def _champion_judged(
     Whatever ails it may not stop its successor from being trained; the gate tells of it.
     """
     from batch_jobs.evaluation import gate
-    from batch_jobs.evaluation.metrics import judge
+    from batch_jobs.evaluation.metrics import evaluate
 
     try:
         trained = as_trained(settings, model, serving)
         champion = load_version(settings, model, serving)
         rows = _rows_of_champion(warehouse, model, trained, split)
-        judged = judge(champion, rows)
+        evaluated = evaluate(champion, rows)
     except UnavailableError:
         raise
     except Exception as error:  # noqa: BLE001 - the champion's query and estimator raise anything
         problem = first_line(error)
-        log.warning("the champion %s cannot be judged: %s", serving.version, problem)
+        log.warning("the champion %s cannot be evaluated: %s", serving.version, problem)
         return gate.Compared(serving.version, problem=problem)
-    return gate.Compared(serving.version, judged, rows.index.to_numpy())
+    return gate.Compared(serving.version, evaluated, rows.index.to_numpy())
 
 
 def _rows_of_champion(
@@ -184,7 +186,7 @@ def _rows_of_champion(
 
     from batch_jobs.scoring import contract
 
-    rows = split.judge.reset_index(drop=True)
+    rows = split.holdout.reset_index(drop=True)
     asked = [(each.mode, each.features_query, each.features) for each in (model, trained)]
     if asked[0] == asked[1]:
         return rows
@@ -226,7 +228,7 @@ def _manifest(
         "history_start": (as_of - model.history).isoformat(),
         "cut": split.cut.isoformat(),
         "rows_fit": len(split.fit),
-        "rows_judged": len(split.judge),
+        "rows_judged": len(split.holdout),
         "label_coverage": round(split.coverage, 4),
         "data_digest": _digest(split.fit),
     }
