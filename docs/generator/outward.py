@@ -67,12 +67,16 @@ def _parameters(operation: Mapping[str, Any]) -> str:
         (
             code(each["name"]),
             each["in"],
-            each.get("description") or "",
+            " ".join(filter(None, (each.get("description"), _choices(each["schema"])))),
             REQUIRED if each.get("required") else default(each["schema"].get("default")),
         )
         for each in operation.get("parameters", [])
     ]
     return table(("parameter", "in", "meaning", "default"), rows) if rows else ""
+
+
+def _choices(schema: Mapping[str, Any]) -> str:
+    return f"One of {', '.join(map(code, schema['enum']))}." if "enum" in schema else ""
 
 
 def contract_version() -> str:
