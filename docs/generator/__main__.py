@@ -6,6 +6,7 @@ import argparse
 import http.server
 import os
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -14,12 +15,12 @@ from docs.generator.site import build
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
-def main() -> int:
+def main(words: Sequence[str] | None = None) -> int:
     """Build; then serve on this machine until Ctrl-C, if asked to."""
     parser = argparse.ArgumentParser(prog="./run docs", description=__doc__, allow_abbrev=False)
     parser.add_argument("--serve", action="store_true", help="show the site on 127.0.0.1")
     parser.add_argument("--port", type=int, default=8001, help="for --serve (default: 8001)")
-    asked = parser.parse_args()
+    asked = parser.parse_args(words)
     site = build(ROOT, ROOT / ".local" / "docs")
     if site is None:
         return 1

@@ -21,6 +21,8 @@ from prediction_api.config import Config
 
 # The person who triggers a DAG, and Airflow itself, set these; no model file does.
 SET_BY_THE_CATALOG = {"name", "file"}
+# Their defaults depend on other settings; the page says how.
+DEPENDS = {"answer", "hosts", "model_cache"}
 
 
 def commands() -> str:
@@ -80,7 +82,7 @@ def api_settings() -> str:
 def _variables(prefix: str, kind: type, leave_out: frozenset[str] | set[str] = frozenset()) -> str:
     said = attributes(kind)
     rows = [
-        (code(prefix + name.upper()), said[name], default(given))
+        (code(prefix + name.upper()), said[name], "depends" if name in DEPENDS else default(given))
         for name, given in _fields(kind)
         if name not in leave_out
     ]

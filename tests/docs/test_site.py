@@ -7,6 +7,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 from batch_jobs.model import BatchModel, Gate, Limits
+from docs.generator import __main__ as command
 from docs.generator import outward, reference
 from docs.generator.site import PLACE, blocks, build
 from prediction_api.contract import VIEWS
@@ -155,3 +156,11 @@ def test_a_broken_link_fails_the_build(tmp_path, capsys):
     (clone / "docs" / "index.md").write_text("# Start\n\n[nowhere](nowhere.md)\n")
     assert build(clone, tmp_path / "built") is None
     assert "page does not exist" in capsys.readouterr().err
+
+
+def test_the_command_tells_where_the_site_is(monkeypatch, tmp_path, capsys):
+    """`./run docs` ends with the page to open."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(command, "build", lambda *_: tmp_path / "site")
+    assert command.main([]) == 0
+    assert capsys.readouterr().out == "built site/index.html\n"
