@@ -307,6 +307,7 @@ def test_storm_is_a_handful_of_messages_and_one_recovery(slack, clock):
     assert "After 50 failures in 8 h 20 min" in slack.texts[3]
 
 
+@pytest.mark.failure_mode("refusals-note")
 def test_nobody_hears_that_it_works_again_while_an_interval_is_missing(slack, monkeypatch):
     """Later intervals are published, and the one that failed is not; then it is."""
     missing = ["[14:50, 15:00)"]
@@ -377,6 +378,7 @@ def test_success_of_a_dag_ends_the_failure_of_its_file(slack):
 
 
 @pytest.mark.parametrize("mode", ["429", "500", "403", "404", "close"])
+@pytest.mark.failure_mode(21)
 def test_alert_that_slack_does_not_take_is_kept_for_the_next_run(slack, clock, mode):
     """Whatever is wrong with Slack, the next run sends what this one could not, once."""
     slack.mode = mode
@@ -618,6 +620,7 @@ def test_property_that_raises_is_left_out(slack):
     assert len(slack.texts) == 1
 
 
+@pytest.mark.failure_mode(21)
 def test_nothing_leaves_a_callback_but_a_line_in_the_log(slack, monkeypatch, caplog):
     """Whatever breaks inside is told in the log, redacted."""
 
@@ -755,6 +758,7 @@ def over_time(by, **run):
     return context
 
 
+@pytest.mark.failure_mode("airflow-restart")
 def test_a_run_that_was_stopped_with_airflow_is_no_alarm(slack, deployment):
     """A planned stop: the next run publishes what this one left, and `works again` is not told."""
     fail_alert(over_time(timedelta(hours=9)))
@@ -768,6 +772,7 @@ def test_a_run_that_was_stopped_with_airflow_is_no_alarm(slack, deployment):
 @pytest.mark.parametrize(
     "run", [{"dag_id": "train_flight_delay"}, {"run_type": "manual"}, {"run_type": "backfill"}]
 )
+@pytest.mark.failure_mode("airflow-restart")
 def test_what_the_next_run_does_not_make_up_for_is_told_as_it_was(slack, deployment, run):
     """It did not take too long; and who wants it still knows what to do."""
     fail_alert(over_time(timedelta(hours=9), **run))

@@ -202,6 +202,7 @@ def test_a_run_of_the_cron_keeps_its_data_interval_beside_drift(site, asked):
     assert datetime.fromisoformat(version.as_of) == site.due
 
 
+@pytest.mark.failure_mode(61)
 def test_a_person_sees_what_the_gate_says(site, asked):
     """Verdict, reasons and metrics are in the form; Slack has the question once, with the link."""
     version = versions.newest_version(site.warehouse, "careful")
@@ -228,6 +229,7 @@ def test_the_one_who_approves_is_recorded(site, approved):
     assert reason == "there is no champion to compare with"
 
 
+@pytest.mark.failure_mode(62)
 def test_drift_trains_once_however_often_it_is_told(site, retrained):
     """While another training goes on, events wait; then they are one run, as of the first."""
     assert [run["run_type"] for run in runs(site)] == ["scheduled", "asset_triggered"]
@@ -239,6 +241,7 @@ def test_drift_trains_once_however_often_it_is_told(site, retrained):
     assert "bad_windows" in log(site, retrained, "evidence")
 
 
+@pytest.mark.failure_mode(61)
 def test_a_rejected_version_is_not_promoted(site, retrained):
     """The champion stays, the log says who rejected it, and the run is no failure."""
     before = promotions(site)
@@ -249,6 +252,7 @@ def test_a_rejected_version_is_not_promoted(site, retrained):
     assert promotions(site) == before
 
 
+@pytest.mark.failure_mode(62)
 def test_what_was_just_trained_is_not_trained_again_for_drift(site, retrained):
     """The run is skipped with its reason, and the cron's next run is the one it was."""
     ended(site, retrained)
@@ -261,6 +265,7 @@ def test_what_was_just_trained_is_not_trained_again_for_drift(site, retrained):
     assert next_due(site) == due
 
 
+@pytest.mark.failure_mode(61)
 def test_a_question_that_nobody_answers_keeps_the_champion(site):
     """After its time the promotion is skipped, which is no failure."""
     unpause(site, "train_hasty")

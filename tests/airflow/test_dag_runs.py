@@ -145,6 +145,7 @@ def test_a_challenger_that_is_worse_is_not_promoted(promoted, now):
     assert len(rows(promoted, "SELECT * FROM promotions")) == 1
 
 
+@pytest.mark.failure_mode(61)
 def test_nobody_is_asked_about_a_version_that_the_gate_refuses(promoted, now, monkeypatch):
     """The promotion is skipped with the gate's reason; no question goes to Slack."""
     from tests.example_models.orders import model
@@ -161,6 +162,7 @@ def test_nobody_is_asked_about_a_version_that_the_gate_refuses(promoted, now, mo
     assert len(rows(promoted, "SELECT * FROM promotions")) == 1
 
 
+@pytest.mark.failure_mode("forms")
 def test_a_rollback_leaves_nothing_of_the_later_version(promoted, now, capfd):
     """And records who asked for it, and why; a version that there is not is told."""
     [(first,)] = rows(promoted, "SELECT version FROM promotions")
@@ -197,6 +199,7 @@ def test_before_the_first_training_there_is_nothing_to_score_with(settings, capf
     assert rows(settings, "SELECT * FROM prediction_runs") == []
 
 
+@pytest.mark.failure_mode(40)
 def test_a_manual_run_without_a_date_publishes_the_newest_due_interval(promoted, now):
     """`airflow dags trigger` gives neither logical date nor data interval."""
     assert run("predict_orders") == ("success", DONE)
@@ -284,6 +287,7 @@ def test_a_gap_that_cannot_be_filled_holds_back_only_itself(promoted, now):
     ]
 
 
+@pytest.mark.failure_mode("takeovers")
 def test_an_interval_that_others_take_over_skips_nothing(promoted, now):
     """By hand, while the run scores: its own intervals are published, and it is a success."""
     jobs.predict(promoted, "orders", Interval(now - 4 * STEP, now - 3 * STEP))
@@ -296,6 +300,7 @@ def test_an_interval_that_others_take_over_skips_nothing(promoted, now):
     assert rows(promoted, "SELECT fresh_until FROM serving_status") == [(now.isoformat(),)]
 
 
+@pytest.mark.failure_mode("takeovers")
 def test_an_interval_that_others_take_over_and_lose_is_no_success(promoted, now, capfd):
     """Its own intervals are published all the same, and the run says whose the other one was."""
     jobs.predict(promoted, "orders", Interval(now - 4 * STEP, now - 3 * STEP))
@@ -409,6 +414,7 @@ def test_an_empty_interval_is_a_recorded_successful_run(promoted, now):
         ({"accept": "I looked"}, "accept needs interval_start and interval_end"),
     ],
 )
+@pytest.mark.failure_mode(40, "forms")
 def test_an_impossible_interval_fails_with_one_clear_error(promoted, capfd, conf, said):
     """Nothing is claimed, and nothing is retried: it would fail again.
 

@@ -109,6 +109,7 @@ def test_what_is_asked_for_is_what_is_due_in_it(dag_run, starts):
         (run(interval_start="2026-11-19T11:00:00", interval_end="2026-11-19T12:00:00"), "offset"),
     ],
 )
+@pytest.mark.failure_mode("forms")
 def test_what_makes_no_sense_is_refused_in_words_that_help(dag_run, words):
     """Before anything is claimed."""
     with pytest.raises(FormError, match=words):
@@ -140,6 +141,7 @@ def test_a_training_by_hand_is_as_of_now_unless_another_moment_is_given(dag_run,
         (run(as_of="2026-11-01T00:00:00Z"), "unknown parameter 'as_of'; there are: none"),
     ],
 )
+@pytest.mark.failure_mode("forms")
 def test_a_training_that_makes_no_sense_is_refused(dag_run, words):
     """Before a process is started for it."""
     with pytest.raises(FormError, match=words):

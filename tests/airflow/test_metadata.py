@@ -28,6 +28,7 @@ def names(engine):
         return connection.scalars(text("SELECT name FROM runs ORDER BY name")).all()
 
 
+@pytest.mark.failure_mode("airflow-backfill")
 def test_what_reads_and_then_writes_in_a_savepoint_is_not_refused(engine, tmp_path):
     """As a backfill does beside a scheduler, which waits meanwhile."""
     with engine.connect() as backfill:

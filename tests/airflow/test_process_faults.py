@@ -158,6 +158,7 @@ def assert_published_once(
     assert cases.ask(name, shown) == [(20, 0)]
 
 
+@pytest.mark.failure_mode(14)
 def test_a_task_dies_with_its_supervisor(cases, orphans):
     """Linux kills it at once; Airflow misses its heartbeat minutes later, and tries again."""
     assert gone(orphans["orphan"])
@@ -166,6 +167,7 @@ def test_a_task_dies_with_its_supervisor(cases, orphans):
 
 
 @pytest.mark.parametrize("name", ["outliving", "outliving_on_sqlite"])
+@pytest.mark.failure_mode(14)
 def test_a_task_that_outlives_its_supervisor_is_fenced_off(cases, orphans, name):
     """It wakes up after its retry has published: it stages no further row and changes nothing."""
     assert_published_once(cases, name, attempts=["published"], tries={"score": 2})
@@ -181,6 +183,7 @@ def test_a_task_that_outlives_its_supervisor_is_fenced_off(cases, orphans, name)
     assert cases.everything(name) == before
 
 
+@pytest.mark.failure_mode(11)
 def test_a_claim_that_comes_too_late_is_refused(cases, orphans):
     """An orphan wakes up before it has claimed, after its retry has claimed and published."""
     process = orphans["late_claimer"]
@@ -197,6 +200,7 @@ def test_a_claim_that_comes_too_late_is_refused(cases, orphans):
 
 
 @pytest.mark.parametrize("name", ["committed", "committed_on_sqlite"])
+@pytest.mark.failure_mode(8)
 def test_a_task_killed_after_its_commit_has_published(cases, name):
     """Airflow has heard of no success and tries again; the retry finds all done."""
     process = cases.stopped(name)
@@ -209,6 +213,7 @@ def test_a_task_killed_after_its_commit_has_published(cases, name):
     assert cases.everything(name) == before
 
 
+@pytest.mark.failure_mode(10)
 def test_a_terminated_task_publishes_once(cases):
     """SIGTERM, from a person or a machine that shuts down, leaves nothing half done."""
     process = cases.stopped("terminated")
@@ -223,6 +228,7 @@ def test_a_terminated_task_publishes_once(cases):
     assert_published_once(cases, "terminated", attempts=["published"], tries=tries)
 
 
+@pytest.mark.failure_mode(10)
 def test_a_cleared_running_task_gives_way_to_its_next_try(cases, cleared):
     """Its process ends, what it staged is removed, and the run goes on."""
     assert_published_once(cases, "cleared", attempts=["published"], tries={"score": 2})
@@ -231,6 +237,7 @@ def test_a_cleared_running_task_gives_way_to_its_next_try(cases, cleared):
 
 
 @pytest.mark.parametrize("name", ["replaced", "replaced_on_sqlite"])
+@pytest.mark.failure_mode(18)
 def test_a_cleared_plan_gives_a_new_attempt_while_the_old_one_scores(cases, cleared, name):
     """The new attempt claims the interval and fails the old one, which ends."""
     tries = {"plan": 2, "score": 2}
@@ -239,6 +246,7 @@ def test_a_cleared_plan_gives_a_new_attempt_while_the_old_one_scores(cases, clea
     assert cases.seen(name) == PUBLISHED
 
 
+@pytest.mark.failure_mode(17)
 def test_a_deleted_run_that_is_made_again_publishes(cases):
     """Under the same name: a new attempt, and after that one has published no other."""
     process = cases.stopped("recreated")
@@ -260,6 +268,7 @@ def test_a_deleted_run_that_is_made_again_publishes(cases):
     assert cases.everything("recreated") == before
 
 
+@pytest.mark.failure_mode(10)
 def test_a_task_that_takes_too_long_is_tried_again(cases):
     """Its execution_timeout strikes in the middle of staging; the retry starts afresh."""
     process = cases.stopped("overtime")
@@ -268,6 +277,7 @@ def test_a_task_that_takes_too_long_is_tried_again(cases):
     assert gone(process)
 
 
+@pytest.mark.failure_mode(20)
 def test_a_run_that_takes_too_long_fails_and_the_next_one_publishes(cases):
     """Its dagrun_timeout strikes in the middle of staging; readers keep the last good rows."""
     process = cases.stopped("overdue")
@@ -283,6 +293,7 @@ def test_a_run_that_takes_too_long_fails_and_the_next_one_publishes(cases):
     assert_published_once(cases, "overdue", attempts=["failed", "published"], tries={})
 
 
+@pytest.mark.failure_mode(18)
 def test_a_finished_run_that_is_cleared_changes_nothing(cases):
     """What is published stays published by the same run; nothing is scored again."""
     assert_published_once(cases, "finished", attempts=["published"], tries={})
@@ -296,6 +307,7 @@ def test_a_finished_run_that_is_cleared_changes_nothing(cases):
     assert cases.everything("finished") == before
 
 
+@pytest.mark.failure_mode(18)
 def test_a_forced_run_supersedes_the_published_one_in_one_moment(cases):
     """Until the commit readers see all rows of the old run, and from then on all of the new one."""
     assert cases.ended("finished") == "success"
@@ -313,6 +325,7 @@ def test_a_forced_run_supersedes_the_published_one_in_one_moment(cases):
     assert cases.seen("finished") == PUBLISHED
 
 
+@pytest.mark.failure_mode(14)
 def test_a_killed_scheduler_takes_up_its_runs_again(cases):
     """A task that ended meanwhile is not repeated, and one that goes on gives way to a new try."""
     ending, hanging = cases.stopped("unattended"), cases.stopped("abandoned")
@@ -330,6 +343,7 @@ def test_a_killed_scheduler_takes_up_its_runs_again(cases):
     until(lambda: gone(hanging), "the first try to end")
 
 
+@pytest.mark.failure_mode("harness")
 def test_slack_heard_of_failed_runs_only(cases):
     """Not of retries. Alerts come in order, so when the last one of all is there, all are."""
     assert cases.ended("finished") == "success"

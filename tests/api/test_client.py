@@ -17,7 +17,6 @@ from prediction_api.client import (
     Policy,
     PredictionClient,
 )
-from tests.conftest import ROOT
 from tests.support.api import KEY, serving, settings_of
 from tests.support.attempts import publish
 
@@ -140,15 +139,3 @@ def test_what_is_awaited_is_the_same(server):
             return first.source, again.source, missing, (await client.get("orders", "a/b")).source
 
     assert asyncio.run(run()) == ("fresh", "fresh", DEFAULT, "last_good")
-
-
-def test_every_setting_of_the_server_is_in_the_readme():
-    """And every one there exists."""
-    read = set(
-        re.findall(
-            r'(?:read|get)\(\s*f?"(?:PREDICTION_API_)?([A-Z_]+)"',
-            (ROOT / "src/prediction_api/config.py").read_text(),
-        )
-    )
-    told = re.findall(r"`PREDICTION_API_([A-Z_]+)`", (ROOT / "README.md").read_text())
-    assert set(told) == read

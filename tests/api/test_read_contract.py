@@ -11,10 +11,8 @@ from sqlalchemy import text
 
 from batch_jobs.database.warehouse import Warehouse
 from prediction_api.contract import VERSION, VIEWS, test_contract
-from tests.conftest import ROOT
 from tests.support.attempts import ask, publish, tick
 
-README = (ROOT / "README.md").read_text()
 COMMENTS = """
     SELECT a.attname, col_description(a.attrelid, a.attnum) FROM pg_attribute AS a
     WHERE a.attrelid = to_regclass(:view) AND a.attnum > 0 ORDER BY a.attnum"""
@@ -35,14 +33,6 @@ def test_the_database_tells_what_each_column_is(warehouse):
         found = ask(warehouse, f"SELECT * FROM {view}")
         assert found == []
     assert ask(warehouse, "SELECT version FROM read_contract") == [(VERSION,)]
-
-
-def test_the_readme_tells_what_each_column_is():
-    """In the words of the contract, and of which version it is."""
-    for columns in VIEWS.values():
-        for name, meaning in columns.items():
-            assert f"| `{name}` | {meaning} |" in README
-    assert f"Version {VERSION}, which the view" in README
 
 
 def prove(url):

@@ -58,6 +58,7 @@ def scoring(deployment, attempt):
     return run, attempt(*working, run.token, order=Order(place, "wait", 2)).wait_at(place)
 
 
+@pytest.mark.failure_mode("leases")
 def test_an_attempt_that_takes_hours_keeps_its_interval(deployment, scoring):
     """Nobody else claims it, fails it or removes its rows while its process works."""
     run, process = scoring
@@ -70,6 +71,7 @@ def test_an_attempt_that_takes_hours_keeps_its_interval(deployment, scoring):
     assert deployment.seen("ticks") == shown("ticks", [0, 1])
 
 
+@pytest.mark.failure_mode("leases")
 def test_what_a_killed_attempt_left_is_scored_by_the_next_run_after_minutes(deployment, scoring):
     """Not before, since it may be alive."""
     _, process = scoring
@@ -84,6 +86,7 @@ def test_what_a_killed_attempt_left_is_scored_by_the_next_run_after_minutes(depl
     assert deployment.states("ticks", 1) == ["failed", "staging"]
 
 
+@pytest.mark.failure_mode("leases")
 def test_what_was_fenced_off_or_has_failed_is_renewed_by_nobody(deployment, scoring):
     """A process that goes on in vain does not say that somebody works on the interval."""
     run, process = scoring
@@ -98,6 +101,7 @@ def test_what_was_fenced_off_or_has_failed_is_renewed_by_nobody(deployment, scor
     assert heard(deployment, run.run_id) == left
 
 
+@pytest.mark.failure_mode("leases")
 def test_a_long_wait_before_the_first_row_is_made_up_for(deployment):
     """A task that waited for a slot for most of its lease begins with a whole one."""
     now = clock.now()
@@ -108,6 +112,7 @@ def test_a_long_wait_before_the_first_row_is_made_up_for(deployment):
     assert heard(deployment, run.run_id) == now + timedelta(minutes=4)
 
 
+@pytest.mark.failure_mode("leases")
 def test_intervals_that_wait_for_their_turn_in_a_task_are_kept(deployment, monkeypatch):
     """A task scores one after the other, and the last one may have to wait for long."""
     monkeypatch.setattr(leases, "BEAT", timedelta(milliseconds=5))
@@ -123,6 +128,7 @@ def test_intervals_that_wait_for_their_turn_in_a_task_are_kept(deployment, monke
         until(lambda: coverage.being_staged(warehouse, "ticks", since) == busy, "signs of life")
 
 
+@pytest.mark.failure_mode("leases")
 def test_a_lease_that_cannot_be_renewed_now_is_renewed_later(deployment, monkeypatch):
     """The warehouse may be away for a moment; whoever works does not hear of it."""
     monkeypatch.setattr(leases, "BEAT", timedelta(milliseconds=5))
@@ -142,6 +148,7 @@ def test_a_lease_that_cannot_be_renewed_now_is_renewed_later(deployment, monkeyp
         until(lambda: clock.now() - heard(deployment, run.run_id) < leases.LEASE, "a sign of life")
 
 
+@pytest.mark.failure_mode("leases")
 def test_a_plan_that_fails_half_way_keeps_nothing(deployment):
     """Its retry, which is another attempt, claims at once what it had claimed."""
 
@@ -157,6 +164,7 @@ def test_a_plan_that_fails_half_way_keeps_nothing(deployment):
     assert planned(deployment, 3) == [tick(1), tick(2), tick(3)]
 
 
+@pytest.mark.failure_mode("leases")
 def test_the_rows_of_a_part_that_is_tried_again_are_not_swept(deployment):
     """Its run had failed when somebody began to tidy up, and was taken up again before the end."""
     run = plan(deployment.settings, "ticks", tick(1), new_token(), parts=1)
@@ -169,6 +177,7 @@ def test_the_rows_of_a_part_that_is_tried_again_are_not_swept(deployment):
     assert part.run_id == run.run_id
 
 
+@pytest.mark.failure_mode("leases")
 def test_a_run_whose_rows_are_removed_is_not_taken_up_again(deployment):
     """Only a new attempt can score the interval then."""
     run = plan(deployment.settings, "ticks", tick(1), new_token(), parts=1)

@@ -265,6 +265,7 @@ def test_a_query_without_rows_tells_its_columns(numbers):
     assert (list(only), len(only)) == (["n", "one"], 0)
 
 
+@pytest.mark.failure_mode(56)
 def test_all_chunks_are_of_one_snapshot(numbers):
     """What a writer commits between two chunks is not seen by either."""
     chunks = numbers.stream(f"SELECT n {BOUND} ORDER BY n", SPAN, 10)

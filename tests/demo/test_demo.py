@@ -52,6 +52,7 @@ def test_progress_is_plain_lines_where_there_is_no_terminal(capsys):
     assert capsys.readouterr().out == "... Loading\n    half\nok  Loading  0 s\n"
 
 
+@pytest.mark.failure_mode("full-disk")
 def test_a_demo_that_can_write_nothing_says_why_in_one_line(tmp_path, monkeypatch, capsys):
     """A full disk says nothing else: what dies of it could not write why."""
     monkeypatch.setattr(main, "_stop_on_signals", lambda: None)
@@ -115,6 +116,7 @@ def made(tmp_path):
     return make
 
 
+@pytest.mark.failure_mode("demo-restart")
 def test_a_training_that_failed_before_does_not_end_the_demo(made):
     """Another one is started; one that fails now is the demo's own."""
     left, airflow = made(run_of("before", "failed", -timedelta(hours=1)))
@@ -126,6 +128,7 @@ def test_a_training_that_failed_before_does_not_end_the_demo(made):
         own.train()
 
 
+@pytest.mark.failure_mode("demo-restart")
 def test_predictions_that_failed_before_do_not_end_the_demo(made):
     """Airflow does not run an interval again by itself."""
     due = main.newest_due("*/10 * * * *", datetime.now(UTC) - timedelta(minutes=30))

@@ -257,6 +257,7 @@ def test_what_a_killed_owner_left_behind_is_ended_by_the_next(make_airflow, star
 @pytest.mark.parametrize(
     "door", [["demo.local", "render"], ["demo.api"], ["batch_jobs", "init"]], ids=" ".join
 )
+@pytest.mark.failure_mode("full-disk")
 def test_a_disk_that_takes_nothing_is_told_in_one_line(tmp_path, door):
     """Whatever was to be written; there is no traceback to read through."""
     done = subprocess.run(

@@ -105,6 +105,7 @@ def _is_refused(settings, version, words):
     return True
 
 
+@pytest.mark.failure_mode(42)
 def test_a_hostile_pickle_never_runs(shop, challenger, serves, tmp_path):
     """Its marker never appears."""
     marker = tmp_path / "marker"
@@ -114,6 +115,7 @@ def test_a_hostile_pickle_never_runs(shop, challenger, serves, tmp_path):
     assert not marker.exists()
 
 
+@pytest.mark.failure_mode(43)
 def test_a_manifest_edited_with_its_hash_gets_nobody_in(shop, request, tmp_path):
     """Neither in the warehouse nor beside the file: the signature does not hold, nothing runs."""
     keys = write_keys(tmp_path, "ours")
@@ -141,6 +143,7 @@ def test_a_manifest_edited_with_its_hash_gets_nobody_in(shop, request, tmp_path)
 
 
 @pytest.mark.parametrize("left", [0, 1, 1000])
+@pytest.mark.failure_mode(41)
 def test_a_truncated_artifact_is_refused(shop, challenger, serves, left):
     """Wherever it was cut off."""
     path = _path(shop, challenger)
@@ -149,6 +152,7 @@ def test_a_truncated_artifact_is_refused(shop, challenger, serves, left):
     serves()
 
 
+@pytest.mark.failure_mode(44)
 def test_a_version_of_another_scikit_learn_is_refused(shop, challenger, serves):
     """The error names both versions and what to do."""
     _retold(shop, challenger, libraries={**challenger.manifest["libraries"], "scikit-learn": "1.0"})
@@ -164,6 +168,7 @@ def test_a_version_of_another_scikit_learn_is_refused(shop, challenger, serves):
     ],
     ids=["renamed", "reordered"],
 )
+@pytest.mark.failure_mode(46)
 def test_features_that_are_renamed_or_reordered_are_refused(shop, challenger, serves, features):
     """The error lists those of the version and those of the model file."""
     _retold(shop, challenger, features=features, contract=None)
@@ -198,6 +203,7 @@ def test_features_that_are_renamed_or_reordered_are_refused(shop, challenger, se
         "a hold-out of 19 rows where 20 are needed",
     ],
 )
+@pytest.mark.failure_mode(48)
 def test_labels_that_teach_nothing_are_refused(shop, serves, change, words):
     """Training says what is wrong with them, and registers nothing."""
     _change(shop, change)
@@ -208,6 +214,7 @@ def test_labels_that_teach_nothing_are_refused(shop, serves, change, words):
     serves()
 
 
+@pytest.mark.failure_mode(48)
 def test_a_hold_out_of_twenty_rows_is_too_small_unless_the_model_says_otherwise(
     shop, serves, tmp_path, monkeypatch
 ):
@@ -231,6 +238,7 @@ def test_a_hold_out_of_twenty_rows_is_too_small_unless_the_model_says_otherwise(
     serves()
 
 
+@pytest.mark.failure_mode(45)
 def test_a_rollback_to_a_version_whose_file_is_gone_is_refused(shop, challenger, serves):
     """The error says where it should be."""
     _path(shop, challenger).unlink()
@@ -239,6 +247,7 @@ def test_a_rollback_to_a_version_whose_file_is_gone_is_refused(shop, challenger,
 
 
 @pytest.mark.parametrize("second", ["promote", "rollback"])
+@pytest.mark.failure_mode(45)
 def test_of_two_promotions_at_once_one_wins(shop, challenger, second, in_background, monkeypatch):
     """Both have looked, and then both write: the other is told who serves now."""
     other = train.train(shop, "orders", LATER + timedelta(hours=6))

@@ -1,6 +1,6 @@
 """A full disk, a file that is read-only or damaged, a role or table that is gone: one clear error.
 
-Cases 32 to 35 and 37 of docs/failure-modes.md. Readers keep what the database can still give.
+Cases 32 to 35 and 37 of the failure modes. Readers keep what the database can still give.
 """
 
 import logging
@@ -44,6 +44,7 @@ def database_file(deployment):
 
 @on_sqlite
 @pytest.mark.parametrize("size", [8_000, 60_000])
+@pytest.mark.failure_mode(32)
 def test_a_full_disk_under_sqlite_costs_nobody_a_row(deployment, attempt, size):
     """Wherever the write-ahead log comes to its limit; with room again, the same call publishes."""
     failed = attempt(with_small_files, size, jobs.predict, "ticks", tick(1)).result()
@@ -58,6 +59,7 @@ def test_a_full_disk_under_sqlite_costs_nobody_a_row(deployment, attempt, size):
 
 
 @on_postgres
+@pytest.mark.failure_mode(33)
 def test_a_full_disk_under_postgresql_costs_nobody_a_row(deployment):
     """The table of the run becomes /dev/full, on which there never is room."""
     path = "SELECT pg_relation_filepath(relname::regclass) FROM pg_class WHERE relname LIKE :name"
@@ -87,6 +89,7 @@ def test_a_full_disk_under_postgresql_costs_nobody_a_row(deployment):
     assert is_published_once(deployment, "population", ("failed", "published"))
 
 
+@pytest.mark.failure_mode(33)
 def test_a_full_disk_under_the_model_store_leaves_no_half_of_a_file(deployment, attempt, tmp_path):
     """Neither under a version's name nor under another."""
     store = ModelStore(str(tmp_path / "models"))
@@ -105,6 +108,7 @@ def test_a_full_disk_under_the_model_store_leaves_no_half_of_a_file(deployment, 
 
 @on_sqlite
 @pytest.mark.parametrize("what", ["file", "folder"])
+@pytest.mark.failure_mode(34)
 def test_a_warehouse_that_may_not_be_written_is_one_clear_error(deployment, attempt, what):
     """Exit 2: trying again would not help; readers read."""
     path = database_file(deployment)
@@ -123,6 +127,7 @@ def test_a_warehouse_that_may_not_be_written_is_one_clear_error(deployment, atte
 
 
 @on_sqlite
+@pytest.mark.failure_mode(34)
 def test_a_warehouse_whose_folder_is_gone_is_one_clear_error(deployment, tmp_path):
     """As when a disk is not mounted: nothing is made in its place."""
     with pytest.raises(main.BatchJobsError) as caught:
@@ -142,6 +147,7 @@ def roots_of(path, *tables):
 
 @on_sqlite
 @pytest.mark.parametrize("table", ["predictions", "fences", "prediction_runs"])
+@pytest.mark.failure_mode(35)
 def test_a_damaged_page_of_sqlite_is_one_clear_error(deployment, table):
     """Nothing is published over it, and with the page restored all goes on.
 
@@ -169,6 +175,7 @@ def test_a_damaged_page_of_sqlite_is_one_clear_error(deployment, table):
 
 @on_sqlite
 @pytest.mark.parametrize("harm", ["cut", "flip", "all zeros"])
+@pytest.mark.failure_mode(35)
 def test_a_damaged_write_ahead_log_loses_transactions_and_not_their_order(
     deployment, tmp_path, harm
 ):
@@ -252,6 +259,7 @@ def is_refused(answer, words, *secrets):
         ("REVOKE SELECT ON fault_rows FROM {role}", "permission denied for table fault_rows"),
     ],
 )
+@pytest.mark.failure_mode(37)
 def test_a_role_that_lost_its_rights_is_one_clear_error(deployment, command, role, harm, words):
     """No second try, exit 2, and no password in it; with its rights back, it publishes."""
     url = make_url(deployment.url).set(username=role, password="hunter2")
@@ -271,6 +279,7 @@ def test_a_role_that_lost_its_rights_is_one_clear_error(deployment, command, rol
 
 
 @on_postgres
+@pytest.mark.failure_mode(37)
 def test_a_database_that_is_not_there_is_one_clear_error(deployment, command):
     """It is not made, and the password is not told."""
     url = make_url(deployment.url).set(database="nowhere").render_as_string(hide_password=False)
@@ -290,6 +299,7 @@ def test_a_database_that_is_not_there_is_one_clear_error(deployment, command):
         ),
     ],
 )
+@pytest.mark.failure_mode(37)
 def test_a_warehouse_that_lacks_a_table_is_one_clear_error(
     deployment, command, harm, repair, words
 ):

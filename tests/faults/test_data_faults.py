@@ -1,6 +1,6 @@
 """Whatever the source holds: what is wrong is refused, the rest goes through, readers keep theirs.
 
-Cases 51 to 56 of docs/failure-modes.md, through `serving.predict` on both databases; what a single
+Cases 51 to 56 of the failure modes, through `serving.predict` on both databases; what a single
 row may hold is in tests/scoring/test_contract.py.
 """
 
@@ -31,6 +31,7 @@ def put(deployment, rows):
 
 
 @pytest.mark.parametrize(("model", "place"), [("ticks", 4), ("population", 0)])
+@pytest.mark.failure_mode(51)
 def test_a_doubled_key_fails_the_run_wherever_it_is(deployment, model, place):
     """In one chunk or in two; in a table of its own on PostgreSQL it is found by the index."""
     key = list(expected(model, 1))[place]
@@ -48,6 +49,7 @@ def test_a_doubled_key_fails_the_run_wherever_it_is(deployment, model, place):
     assert is_published_once(deployment, model, ["failed", "published"])
 
 
+@pytest.mark.failure_mode(53)
 def test_numbers_at_the_edge_are_scored_or_set_aside(deployment):
     """No row is lost, none stored that is no number; 2^63 fits a double, and infinity is none."""
     finite = {
@@ -82,6 +84,7 @@ KEYS = [
 
 
 @pytest.mark.parametrize("parts", [1, 5])
+@pytest.mark.failure_mode(54)
 def test_keys_are_stored_to_the_byte(deployment, parts):
     """Whatever they mean to SQL, CSV, COPY or a spreadsheet; those that look alike stay two."""
     put(deployment, {key: str(place) for place, key in enumerate(KEYS)})
@@ -99,6 +102,7 @@ def test_keys_are_stored_to_the_byte(deployment, parts):
     ("key", "words"),
     [("'a' || char(0) || 'b'", "NUL"), ("CAST(X'61EDA080' AS TEXT)", "decode to UTF-8")],
 )
+@pytest.mark.failure_mode(54)
 def test_a_key_that_is_no_text_fails_the_run(deployment, key, words):
     """PostgreSQL cannot hold such a key in the first place."""
     where = f"WHERE entity_id = 'shared-3' AND at = '{stored_time(tick(1).start)}'"
@@ -109,6 +113,7 @@ def test_a_key_that_is_no_text_fails_the_run(deployment, key, words):
     assert deployment.states("ticks", 1) == ["failed"]
 
 
+@pytest.mark.failure_mode(52)
 def test_a_key_that_is_missing_fails_the_run(deployment):
     """A prediction for nobody helps nobody; the message counts them."""
     where = f"WHERE entity_id = 'shared-3' AND at = '{stored_time(tick(1).start)}'"
@@ -119,6 +124,7 @@ def test_a_key_that_is_missing_fails_the_run(deployment):
     assert deployment.states("ticks", 1) == ["failed"]
 
 
+@pytest.mark.failure_mode(55)
 def test_a_source_that_gains_a_column_is_read_as_before(deployment):
     """What the query does not name is not read."""
     change(deployment.settings, "ALTER TABLE fault_rows ADD COLUMN note TEXT")
@@ -127,6 +133,7 @@ def test_a_source_that_gains_a_column_is_read_as_before(deployment):
 
 
 @pytest.mark.parametrize("statement", ["RENAME COLUMN x TO y", "DROP COLUMN x"])
+@pytest.mark.failure_mode(55)
 def test_a_source_that_lost_a_column_stops_before_anything_is_claimed(deployment, statement):
     """In the words of the database, and exit 2."""
     change(deployment.settings, f"ALTER TABLE fault_rows {statement}")
@@ -138,6 +145,7 @@ def test_a_source_that_lost_a_column_stops_before_anything_is_claimed(deployment
 
 
 @on_postgres
+@pytest.mark.failure_mode(55)
 def test_a_column_of_another_type_gives_the_same_scores(deployment):
     """As long as what it holds can be read as numbers."""
     kinds = ("numeric(20, 3)", "bigint", "real", "text")
@@ -147,6 +155,7 @@ def test_a_column_of_another_type_gives_the_same_scores(deployment):
     assert deployment.seen("ticks") == shown("ticks", range(len(kinds) + 1))
 
 
+@pytest.mark.failure_mode(55)
 def test_times_without_an_offset_fail_the_run(deployment):
     """Nobody knows which moment they mean."""
     naive = (
@@ -162,6 +171,7 @@ def test_times_without_an_offset_fail_the_run(deployment):
 
 
 @on_sqlite
+@pytest.mark.failure_mode(55)
 def test_a_column_of_mixed_types_sets_its_bad_rows_aside(deployment):
     """SQLite lets a column of numbers hold anything; what can be read as a number is one."""
     at = f"at = '{stored_time(tick(1).start)}'"
@@ -186,6 +196,7 @@ def test_a_column_of_mixed_types_sets_its_bad_rows_aside(deployment):
     assert (run.counts.read, run.counts.rejected) == (12, 9)
 
 
+@pytest.mark.failure_mode(56)
 def test_a_source_that_changes_while_it_is_read_is_read_as_it_was(deployment):
     """All chunks of a part are of one snapshot, whatever is committed in between."""
     at = stored_time(tick(1).start)

@@ -1,6 +1,6 @@
 """Whatever the database or the way to it does: readers keep the last good rows, a retry publishes.
 
-Cases 22 to 24, 29 to 31 and 36 of docs/failure-modes.md; some are of PostgreSQL alone.
+Cases 22 to 24, 29 to 31 and 36 of the failure modes; some are of PostgreSQL alone.
 """
 
 import sqlite3
@@ -38,6 +38,7 @@ on_postgres = pytest.mark.parametrize("deployment", ["postgresql"], indirect=Tru
 
 @on_postgres
 @pytest.mark.parametrize(("place", "model"), CRASHES)
+@pytest.mark.failure_mode(23)
 def test_a_crash_of_the_server_at_any_step_is_outlived(deployment, place, model):
     """The same call goes on where the last transaction that was committed left it."""
 
@@ -54,6 +55,7 @@ def test_a_crash_of_the_server_at_any_step_is_outlived(deployment, place, model)
 
 
 @on_postgres
+@pytest.mark.failure_mode(22)
 def test_a_crash_in_the_middle_of_a_copy_stages_no_half(deployment, in_background):
     """The rows that were sent already are gone with their transaction, and are sent again."""
     with session(deployment) as admin:
@@ -74,6 +76,7 @@ def test_a_crash_in_the_middle_of_a_copy_stages_no_half(deployment, in_backgroun
 
 
 @on_postgres
+@pytest.mark.failure_mode(22)
 def test_a_crash_while_the_source_is_read_reads_the_part_again(deployment, in_background):
     """From its first row on, so that all of a part come from one snapshot."""
     with session(deployment) as admin:
@@ -126,6 +129,7 @@ def is_one_clear_line(error, deployment):
     return error.exit_code == 1 and "\n" not in str(error) and secret not in str(error)
 
 
+@pytest.mark.failure_mode(29)
 def test_a_claim_that_somebody_holds_fails_the_job_after_a_while(deployment, hasty):
     """Readers are not held up, and the same call succeeds afterwards."""
     with locked(deployment):
@@ -138,6 +142,7 @@ def test_a_claim_that_somebody_holds_fails_the_job_after_a_while(deployment, has
     assert is_as_before(deployment)
 
 
+@pytest.mark.failure_mode(29)
 def test_a_publication_that_somebody_holds_up_fails_and_can_be_repeated(deployment, hasty):
     """What is staged stays staged, so that only publishing is tried again."""
     run = plan(hasty, "ticks", tick(1), new_token(), parts=1)
@@ -152,6 +157,7 @@ def test_a_publication_that_somebody_holds_up_fails_and_can_be_repeated(deployme
     assert is_published_once(deployment)
 
 
+@pytest.mark.failure_mode(29)
 def test_a_lock_that_is_released_in_time_is_waited_for(
     deployment, in_background, monkeypatch, caplog
 ):
@@ -168,6 +174,7 @@ def test_a_lock_that_is_released_in_time_is_waited_for(
 
 @on_postgres
 @pytest.mark.parametrize("model", ["ticks", "population"])
+@pytest.mark.failure_mode(30)
 def test_a_table_that_an_administrator_locks_fails_the_job_after_a_while(deployment, hasty, model):
     """As `VACUUM FULL` does; publishing gives up, and the same call succeeds afterwards."""
     run = plan(hasty, model, tick(1), new_token(), parts=1)
@@ -182,6 +189,7 @@ def test_a_table_that_an_administrator_locks_fails_the_job_after_a_while(deploym
 
 
 @on_postgres
+@pytest.mark.failure_mode(30)
 def test_a_source_that_an_administrator_locks_fails_the_job_after_a_while(deployment, hasty):
     """The source is read by another driver, whose errors are told alike."""
     run = plan(hasty, "ticks", tick(1), new_token(), parts=1)
@@ -198,6 +206,7 @@ def test_a_source_that_an_administrator_locks_fails_the_job_after_a_while(deploy
 @on_postgres
 @pytest.mark.parametrize("model", ["ticks", "population"])
 @pytest.mark.parametrize("mode", ["SHARE", "ACCESS EXCLUSIVE"])
+@pytest.mark.failure_mode(30)
 def test_a_publication_that_waits_for_a_table_holds_no_reader_up(
     deployment, in_background, model, mode
 ):
@@ -225,6 +234,7 @@ def test_a_publication_that_waits_for_a_table_holds_no_reader_up(
 
 
 @on_postgres
+@pytest.mark.failure_mode(31)
 def test_a_long_reader_delays_neither_a_publication_nor_other_readers(deployment, monkeypatch):
     """And it goes on reading what it has begun to read, to the row."""
     monkeypatch.setattr("batch_jobs.database.partitions.READERS_SECONDS", 0.1)
@@ -239,6 +249,7 @@ def test_a_long_reader_delays_neither_a_publication_nor_other_readers(deployment
 
 
 @on_postgres
+@pytest.mark.failure_mode(36)
 def test_a_deadlock_is_resolved_by_trying_again(deployment, in_background, caplog):
     """PostgreSQL ends our transaction; the other one and then ours go through."""
     settings = with_query(deployment.settings, options="-c deadlock_timeout=50ms")
@@ -263,6 +274,7 @@ def test_a_deadlock_is_resolved_by_trying_again(deployment, in_background, caplo
 
 
 @on_postgres
+@pytest.mark.failure_mode(36)
 def test_what_cannot_be_serialized_is_tried_again(deployment, caplog):
     """A database whose transactions are stricter by default is served as well."""
     strict = "-c default_transaction_isolation=repeatable\\ read"
@@ -278,6 +290,7 @@ def test_what_cannot_be_serialized_is_tried_again(deployment, caplog):
     assert is_published_once(deployment)
 
 
+@pytest.mark.failure_mode(36)
 def test_one_attempt_that_claims_many_times_at_once_has_one_run(deployment):
     """As a task does whose message was delivered twice."""
     token, ready = new_token(), threading.Barrier(4)
@@ -295,6 +308,7 @@ def test_one_attempt_that_claims_many_times_at_once_has_one_run(deployment):
 
 
 @on_postgres
+@pytest.mark.failure_mode(24)
 def test_a_server_that_comes_back_in_time_is_waited_for(deployment, in_background, caplog):
     """A restart of the server costs a job some seconds and nobody an alert."""
     deployment.server.stop()
@@ -307,6 +321,7 @@ def test_a_server_that_comes_back_in_time_is_waited_for(deployment, in_backgroun
 
 
 @on_postgres
+@pytest.mark.failure_mode(24)
 def test_a_server_that_stays_away_fails_the_job_with_one_clear_line(deployment, hasty):
     """It says which warehouse, without its password; the next try finds everything as it was."""
     deployment.server.stop()

@@ -55,6 +55,7 @@ def _retry_and_go_on(deployment, model):
     assert (deployment.leftovers(), deployment.unsound()) == ([], [])
 
 
+@pytest.mark.failure_mode("harness")
 def test_there_are_places_in_every_step():
     """So that the tests of this file do not run out of them unnoticed."""
     assert {place.split(".")[0] for place in PLACES} == {"plan", "score", "publish"}
@@ -62,6 +63,7 @@ def test_there_are_places_in_every_step():
 
 
 @pytest.mark.parametrize(("place", "model"), CASES)
+@pytest.mark.failure_mode(1, 2, 3, 4, 5, 6, 7)
 def test_attempts_that_are_stopped_killed_or_fail_are_made_good_by_a_retry(
     deployment, attempt, place, model
 ):
@@ -90,6 +92,7 @@ def test_attempts_that_are_stopped_killed_or_fail_are_made_good_by_a_retry(
 
 @pytest.mark.parametrize("end", [signal.SIGCONT, signal.SIGKILL])
 @pytest.mark.parametrize("place", [LOCKED[0], LOCKED[-1]])
+@pytest.mark.failure_mode(13)
 def test_an_attempt_that_is_stopped_while_it_publishes_holds_no_reader_up(
     deployment, attempt, reader, place, end
 ):

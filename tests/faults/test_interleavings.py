@@ -35,6 +35,7 @@ def _is_sound(deployment, model="ticks"):
     return (deployment.leftovers(), deployment.unsound()) == ([], [])
 
 
+@pytest.mark.failure_mode(12)
 def test_a_claim_that_was_overtaken_before_it_staged_a_row(deployment, paused):
     """A claims, B claims and publishes, A goes on: A is fenced."""
     first = paused("ticks", 1, "plan.claimed")
@@ -45,6 +46,7 @@ def test_a_claim_that_was_overtaken_before_it_staged_a_row(deployment, paused):
     assert _is_sound(deployment)
 
 
+@pytest.mark.failure_mode(12)
 def test_an_attempt_that_was_overtaken_with_all_rows_staged(deployment, paused):
     """A has staged all, B claims, A wants to publish: A is fenced, though B has published nothing.
 
@@ -61,6 +63,7 @@ def test_an_attempt_that_was_overtaken_with_all_rows_staged(deployment, paused):
 
 
 @pytest.mark.parametrize("model", ["ticks", "population"])
+@pytest.mark.failure_mode(12)
 def test_an_attempt_stays_fenced_when_the_one_that_overtook_it_dies(deployment, paused, model):
     """A has staged all, B claims and dies, A goes on: fenced; the tick waits for a retry."""
     first = paused(model, 1, "publish.sealed")
@@ -73,6 +76,7 @@ def test_an_attempt_stays_fenced_when_the_one_that_overtook_it_dies(deployment, 
     assert _is_sound(deployment, model)
 
 
+@pytest.mark.failure_mode(11)
 def test_an_attempt_that_wakes_before_its_claim_disturbs_no_newer_one(deployment, paused):
     """A begins, B claims, A claims: A is refused, and B publishes as if nothing had been."""
     first = paused("ticks", 1, "plan.before_claim")
@@ -87,6 +91,7 @@ def test_an_attempt_that_wakes_before_its_claim_disturbs_no_newer_one(deployment
 @pytest.mark.parametrize(
     ("model", "place"), [("ticks", "publish.locked"), ("population", "publish.before_commit")]
 )
+@pytest.mark.failure_mode(15)
 def test_a_claim_waits_for_a_publication_that_has_begun(deployment, paused, model, place):
     """A publishes, B claims meanwhile: A is seen first, then B takes its place."""
     second = paused(model, 1, "plan.before_claim", token="ffffffff-ffff-7fff-bfff-ffffffffffff")
@@ -99,6 +104,7 @@ def test_a_claim_waits_for_a_publication_that_has_begun(deployment, paused, mode
     assert _is_sound(deployment, model)
 
 
+@pytest.mark.failure_mode(15)
 def test_a_run_that_two_tasks_publish_is_published_once(deployment, attempt):
     """A publishes the run, and so does B: both hear of the same publication."""
     model = "population"
@@ -116,6 +122,7 @@ def test_a_run_that_two_tasks_publish_is_published_once(deployment, attempt):
 @pytest.mark.parametrize(
     ("model", "early", "late"), [("ticks", 1, 2), ("ticks", 2, 1), ("population", 2, 1)]
 )
+@pytest.mark.failure_mode(16)
 def test_two_ticks_that_are_published_at_once(deployment, paused, model, early, late):
     """One has the lock, the other waits for it: both are published, and the newer one is seen."""
     first = paused(model, early, "publish.before_commit")
@@ -127,6 +134,7 @@ def test_two_ticks_that_are_published_at_once(deployment, paused, model, early, 
 
 
 @pytest.mark.parametrize("model", ["ticks", "population"])
+@pytest.mark.failure_mode(16)
 def test_a_backfill_that_ends_after_a_newer_tick_moves_nothing_back(deployment, paused, model):
     """A stages tick 0 anew, B publishes tick 1, A publishes: tick 1 stays what is seen."""
     backfill = paused(model, 0, "publish.audited", force=True)
@@ -137,6 +145,7 @@ def test_a_backfill_that_ends_after_a_newer_tick_moves_nothing_back(deployment, 
     assert _is_sound(deployment, model)
 
 
+@pytest.mark.failure_mode(15)
 def test_a_part_that_two_tries_score_belongs_to_the_newer_one(deployment, attempt):
     """A stages half a part, B scores the part, A goes on: A is fenced, and the run is whole."""
     run = plan(deployment.settings, "ticks", tick(1), new_token())
@@ -159,6 +168,7 @@ def test_a_part_that_two_tries_score_belongs_to_the_newer_one(deployment, attemp
 @pytest.mark.parametrize(
     ("place", "codes"), [("score.chunk_staged", (0, 0)), ("score.before_chunk", (3, 0))]
 )
+@pytest.mark.failure_mode(15)
 def test_an_attempt_that_was_started_twice_does_no_harm(deployment, paused, place, codes):
     """A stages a chunk, B has the same token and takes the part over, A goes on, then B.
 
@@ -174,6 +184,7 @@ def test_an_attempt_that_was_started_twice_does_no_harm(deployment, paused, plac
     assert _is_sound(deployment)
 
 
+@pytest.mark.failure_mode(16)
 def test_a_sweep_leaves_alone_what_is_being_staged(deployment, paused):
     """A stages tick 1, B plans tick 2 and so sweeps: A publishes every row."""
     model = "population"
@@ -185,6 +196,7 @@ def test_a_sweep_leaves_alone_what_is_being_staged(deployment, paused):
 
 
 @pytest.mark.parametrize(("model", "hit"), [("ticks", 1), ("ticks", 2), ("population", 2)])
+@pytest.mark.failure_mode(12)
 def test_rows_are_swept_from_under_an_attempt_that_was_overtaken(deployment, paused, model, hit):
     """A stages, B claims its tick and dies, C sweeps, A goes on: fenced, and no row comes back.
 
@@ -199,6 +211,7 @@ def test_rows_are_swept_from_under_an_attempt_that_was_overtaken(deployment, pau
     assert _is_sound(deployment, model)
 
 
+@pytest.mark.failure_mode(45)
 def test_a_promotion_while_a_run_is_scored_mixes_no_versions(deployment, paused):
     """A stages tick 1, another version is promoted, B publishes tick 2, A goes on."""
     versions = deployment.versions_of("ticks")

@@ -1,6 +1,6 @@
 """Memory is bounded by the chunk and not by the table; without enough of it, nothing is lost.
 
-Cases 19 and 57 of docs/failure-modes.md.
+Cases 19 and 57 of the failure modes.
 """
 
 from dataclasses import replace
@@ -92,6 +92,7 @@ def growth(attempt, many):
     return measure
 
 
+@pytest.mark.failure_mode(57)
 def test_ten_times_the_rows_need_no_more_memory(growth):
     """But ten times the chunk does, so it is the chunk that bounds it.
 
@@ -107,6 +108,7 @@ def _served(deployment):
     return rows, number_of(start)
 
 
+@pytest.mark.failure_mode(19)
 def test_a_job_that_runs_out_of_memory_loses_nothing(deployment, attempt, many):
     """It ends in whatever way; with a smaller chunk, the same call publishes."""
     jobs.predict(many(2_000, 1_000), "many", tick(0))

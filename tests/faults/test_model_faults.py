@@ -1,6 +1,6 @@
 """A model that is gone or answers nonsense, tasks that are doubled, and a clock that is wrong.
 
-Cases 38, 45 and 47 of docs/failure-modes.md, and parts of 15 and 18, on both databases.
+Cases 38, 45 and 47 of the failure modes, and parts of 15 and 18, on both databases.
 """
 
 import shutil
@@ -32,6 +32,7 @@ from tests.support.planned import plan
 on_sqlite = pytest.mark.parametrize("deployment", ["sqlite"], indirect=True)
 
 
+@pytest.mark.failure_mode(15)
 def test_a_doubled_task_of_a_part_changes_nothing(deployment):
     """Each part is scored twice and published twice: every row is there once."""
     run = plan(deployment.settings, "ticks", tick(1), leases.new_token(), parts=5)
@@ -47,6 +48,7 @@ def test_a_doubled_task_of_a_part_changes_nothing(deployment):
     assert is_published_once(deployment)
 
 
+@pytest.mark.failure_mode(2)
 def test_a_part_that_failed_half_way_is_scored_again_by_its_retry(deployment):
     """What the first try had staged is not there twice, and the other parts are not touched."""
     run = plan(deployment.settings, "ticks", tick(1), leases.new_token(), parts=2)
@@ -79,6 +81,7 @@ def loaded(answer):
 
 
 @on_sqlite
+@pytest.mark.failure_mode(47)
 def test_a_model_that_answers_for_other_rows_fails_the_run(deployment, monkeypatch):
     """Which score belongs to which row is then anybody's guess."""
     stub = loaded(lambda count: np.ones(count - 1))
@@ -95,6 +98,7 @@ def test_a_model_that_answers_for_other_rows_fails_the_run(deployment, monkeypat
     ("model", "wild", "error"),
     [("ticks", np.nan, CircuitBreakerError), ("population", np.inf, IncompleteError)],
 )
+@pytest.mark.failure_mode(47)
 def test_a_model_that_answers_no_numbers_fails_the_run(deployment, monkeypatch, model, error, wild):
     """Each row is set aside, and then there are too many of those."""
     with monkeypatch.context() as patched:
@@ -109,6 +113,7 @@ def test_a_model_that_answers_no_numbers_fails_the_run(deployment, monkeypatch, 
 
 
 @on_sqlite
+@pytest.mark.failure_mode(45)
 def test_a_model_whose_file_is_gone_fails_the_run(deployment, tmp_path):
     """It says where the file should be; with the file restored, the same call publishes."""
     store = tmp_path / "models"
@@ -124,6 +129,7 @@ def test_a_model_whose_file_is_gone_fails_the_run(deployment, tmp_path):
     assert is_published_once(deployment, states=["failed", "published"])
 
 
+@pytest.mark.failure_mode(45)
 def test_two_promotions_while_a_run_is_scored_mix_no_versions(deployment):
     """A run is of the version it was planned with, and the next of the one that serves then."""
     first, second = sorted(deployment.versions_of("ticks"), key=deployment.versions.get)
@@ -142,6 +148,7 @@ def test_two_promotions_while_a_run_is_scored_mix_no_versions(deployment):
     assert deployment.predict("ticks", 2).model_version == second
 
 
+@pytest.mark.failure_mode(38)
 def test_a_clock_that_was_set_back_makes_attempts_that_are_refused(deployment):
     """Loud and harmless: exit 3. A clock that is ahead does not hurt those whose turn it is."""
     deployment.predict("ticks", 1)

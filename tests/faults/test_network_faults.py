@@ -1,8 +1,8 @@
 """Whatever the network before PostgreSQL loses: each step has exactly one effect, and none half.
 
-Cases 25 to 28 of docs/failure-modes.md. The network is that of tests/support/tcp_proxy.py. It
-carries bytes and not packets, so what it swallows looks to the client as if it had arrived; that
-packets are lost cannot be brought about without root, and tcp_user_timeout is not tried here.
+Cases 25 to 28 of the failure modes. The network is that of tests/support/tcp_proxy.py. It carries
+bytes and not packets, so what it swallows looks to the client as if it had arrived; that packets
+are lost cannot be brought about without root, and tcp_user_timeout is not tried here.
 """
 
 import pytest
@@ -47,6 +47,7 @@ def behind(deployment, proxy):
 
 @pytest.mark.parametrize("way", ["before", "after"])
 @pytest.mark.parametrize("step", STEPS)
+@pytest.mark.failure_mode(25, 26)
 def test_a_commit_that_is_lost_has_one_effect(deployment, proxy, behind, step, way):
     """Whether it was lost before the server or only the answer to it: the same call publishes."""
     place, hit = STEPS[step]
@@ -60,6 +61,7 @@ def test_a_commit_that_is_lost_has_one_effect(deployment, proxy, behind, step, w
 
 
 @pytest.mark.parametrize("way", ["before", "after"])
+@pytest.mark.failure_mode(25, 26)
 def test_a_population_whose_commit_is_lost_is_published_once(deployment, proxy, behind, way):
     """Its table is attached with the commit, or with the one of the repetition."""
     with once("publish.locked", lambda: getattr(proxy, f"drop_{way}")(COMMIT)):
@@ -69,6 +71,7 @@ def test_a_population_whose_commit_is_lost_is_published_once(deployment, proxy, 
 
 
 @pytest.mark.parametrize("way", ["before", "after"])
+@pytest.mark.failure_mode(25)
 def test_a_promotion_whose_commit_is_lost_is_recorded_once(deployment, proxy, behind, way):
     """The audit trail has one row for it, and the next run takes the version."""
     warehouse = Warehouse(behind.warehouse)
@@ -88,6 +91,7 @@ def test_a_promotion_whose_commit_is_lost_is_recorded_once(deployment, proxy, be
 @pytest.mark.parametrize(
     ("statement", "way"), [(b"COPY (", "before"), (b"INSERT INTO model_versions", "after")]
 )
+@pytest.mark.failure_mode(26)
 def test_a_training_that_is_cut_off_registers_one_version(
     deployment, proxy, behind, statement, way
 ):
@@ -103,6 +107,7 @@ def test_a_training_that_is_cut_off_registers_one_version(
 
 
 @pytest.mark.parametrize(("place", "hit"), HALF_WAY)
+@pytest.mark.failure_mode(27)
 def test_whoever_vanishes_half_way_holds_nobody_up(
     deployment, proxy, behind, in_background, place, hit
 ):
@@ -120,6 +125,7 @@ def test_whoever_vanishes_half_way_holds_nobody_up(
 
 
 @pytest.mark.parametrize(("place", "hit"), HALF_WAY)
+@pytest.mark.failure_mode(27)
 def test_whoever_comes_back_from_a_black_hole_goes_on(
     deployment, proxy, behind, in_background, place, hit
 ):
@@ -134,6 +140,7 @@ def test_whoever_comes_back_from_a_black_hole_goes_on(
 
 
 @pytest.mark.parametrize("way", ["blackhole", "refuse", "reset_peer"])
+@pytest.mark.failure_mode(24)
 def test_a_server_out_of_reach_fails_the_job_with_one_clear_line(
     deployment, proxy, behind, monkeypatch, way
 ):
@@ -158,6 +165,7 @@ def test_a_server_out_of_reach_fails_the_job_with_one_clear_line(
         ("publish.before_commit", 1, "population"),
     ],
 )
+@pytest.mark.failure_mode(28)
 def test_connections_that_are_reset_half_way_are_made_again(
     deployment, proxy, behind, model, place, hit
 ):
@@ -175,6 +183,7 @@ def test_connections_that_are_reset_half_way_are_made_again(
 @pytest.mark.parametrize(
     ("way", "amount", "model"), [("bandwidth", 64_000, "ticks"), ("slicer", 50, "population")]
 )
+@pytest.mark.failure_mode(28)
 def test_a_poor_network_is_only_slow(deployment, proxy, behind, model, way, amount):
     """64 kB in a second, or fifty bytes at a time, from the first connection to the last."""
     getattr(proxy, way)(amount)
@@ -182,6 +191,7 @@ def test_a_poor_network_is_only_slow(deployment, proxy, behind, model, way, amou
     assert is_published_once(deployment, model)
 
 
+@pytest.mark.failure_mode(28)
 def test_a_far_away_server_is_only_slow(deployment, proxy, behind):
     """It is 200 ms there and back for each statement of the transaction that publishes."""
     with (

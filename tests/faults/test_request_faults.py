@@ -59,6 +59,7 @@ def begun(attempt):
     return start
 
 
+@pytest.mark.failure_mode("harness")
 def test_every_place_is_tried():
     """Also one that will be made later."""
     tried = {place for place, _ in PLACES} | {"answer.finished"}
@@ -66,6 +67,7 @@ def test_every_place_is_tried():
 
 
 @pytest.mark.parametrize(("place", "hit"), PLACES)
+@pytest.mark.failure_mode(63)
 def test_a_request_whose_attempt_was_killed_is_taken_over(deployment, begun, place, hit):
     """Once that one was silent for long enough; what it has stored is not scored again."""
     asked = _submit(deployment)
@@ -78,6 +80,7 @@ def test_a_request_whose_attempt_was_killed_is_taken_over(deployment, begun, pla
 
 
 @pytest.mark.parametrize(("place", "hit"), PLACES)
+@pytest.mark.failure_mode(63)
 def test_a_request_whose_attempt_fails_waits_for_the_next(deployment, begun, place, hit):
     """Which goes on at once: the one that failed has let it go."""
     asked = _submit(deployment)
@@ -88,6 +91,7 @@ def test_a_request_whose_attempt_fails_waits_for_the_next(deployment, begun, pla
 
 
 @pytest.mark.parametrize("action", ["kill", "fail"])
+@pytest.mark.failure_mode(63)
 def test_a_request_is_done_when_its_attempt_ends_after_the_commit(deployment, begun, action):
     """Whatever becomes of the attempt, nothing is left to do."""
     asked = _submit(deployment)
@@ -98,6 +102,7 @@ def test_a_request_is_done_when_its_attempt_ends_after_the_commit(deployment, be
 
 
 @pytest.mark.parametrize(("place", "hit"), PLACES)
+@pytest.mark.failure_mode(64)
 def test_an_attempt_that_wakes_after_it_was_overtaken_changes_nothing(
     deployment, begun, place, hit
 ):
@@ -111,6 +116,7 @@ def test_an_attempt_that_wakes_after_it_was_overtaken_changes_nothing(
     assert _is_answered(deployment, asked)
 
 
+@pytest.mark.failure_mode(64)
 def test_an_attempt_that_was_overtaken_half_way_changes_nothing(deployment, begun):
     """A stops, B takes over and stops, A goes on: it is fenced though B has not ended."""
     asked = _submit(deployment)
@@ -123,6 +129,7 @@ def test_an_attempt_that_was_overtaken_half_way_changes_nothing(deployment, begu
     assert _is_answered(deployment, asked)
 
 
+@pytest.mark.failure_mode(64)
 def test_an_older_attempt_takes_nothing_over(deployment, begun):
     """However long the newer one is silent: a token that is lower came too late."""
     old = new_token()
@@ -134,6 +141,7 @@ def test_an_older_attempt_takes_nothing_over(deployment, begun):
     assert _is_answered(deployment, asked)
 
 
+@pytest.mark.failure_mode(64)
 def test_two_attempts_at_once_answer_different_requests(deployment, begun):
     """The second passes over what the first has claimed, and waits for nothing."""
     asked = [_submit(deployment) for _ in range(3)]
@@ -144,6 +152,7 @@ def test_two_attempts_at_once_answer_different_requests(deployment, begun):
 
 
 @pytest.mark.parametrize(("place", "hit"), PLACES)
+@pytest.mark.failure_mode(64)
 def test_an_attempt_that_was_started_twice_stores_nothing_twice(deployment, begun, place, hit):
     """Both have the same token; either hears that the request is done, or is fenced."""
     asked = _submit(deployment)
@@ -161,6 +170,7 @@ def _kill_three(deployment, begun, place):
         pass_the_lease(deployment.settings)
 
 
+@pytest.mark.failure_mode(65)
 def test_a_request_that_kills_its_attempts_fails(deployment, begun):
     """After three of them; the next request is answered, and the failure is told."""
     asked = _submit(deployment)
@@ -173,6 +183,7 @@ def test_a_request_that_kills_its_attempts_fails(deployment, begun):
     assert _is_answered(deployment, other)
 
 
+@pytest.mark.failure_mode(63)
 def test_attempts_that_get_somewhere_are_not_held_against_a_request(deployment, begun):
     """Machines that are switched off in the middle of a long request do not make it fail."""
     asked = _submit(deployment)
@@ -182,6 +193,7 @@ def test_attempts_that_get_somewhere_are_not_held_against_a_request(deployment, 
 
 
 @pytest.mark.parametrize("deployment", ["postgresql"], indirect=True)
+@pytest.mark.failure_mode(63)
 def test_a_crash_of_the_server_half_way_is_outlived(deployment, begun):
     """The same attempt goes on once it is back, and nothing of what was stored is lost."""
     asked = _submit(deployment)
@@ -191,6 +203,7 @@ def test_a_crash_of_the_server_half_way_is_outlived(deployment, begun):
     assert _is_answered(deployment, asked)
 
 
+@pytest.mark.failure_mode(64)
 def test_a_request_that_was_removed_meanwhile_is_nobodys(deployment, begun):
     """An attempt that wakes after that finds nothing, and stores nothing."""
     asked = _submit(deployment)

@@ -5,6 +5,8 @@
 
 import random
 
+import pytest
+
 from batch_jobs.runs import overview
 from tests.fault_models._rows import SIZES, make_source, number_of, tick
 from tests.faults.test_faults import PLACES
@@ -13,6 +15,7 @@ from tests.support.soak import Soak, predict, promote
 SECONDS = 12
 
 
+@pytest.mark.failure_mode(9)
 def test_readers_see_only_whole_states_while_attempts_die(deployment, reader, capsys, pytestconfig):
     """Attempts are killed, stopped and fail at random, three at a time, some for older ticks.
 

@@ -49,6 +49,7 @@ def test_what_was_verified_is_copied_for_its_owner_only(copy):
     assert len(list(copy.parent.iterdir())) == 1
 
 
+@pytest.mark.failure_mode(59)
 def test_a_copy_serves_while_a_network_folder_is_away(store, copy, away, caplog):
     """A warning says so."""
     away()
@@ -71,6 +72,7 @@ def test_a_copy_that_was_changed_is_replaced_from_the_store(store, copy, caplog,
     assert "had changed and is removed" in caplog.text
 
 
+@pytest.mark.failure_mode(59)
 def test_a_copy_that_was_changed_does_not_stand_in(store, copy, away):
     """Then there is no copy, and one error."""
     copy.write_bytes(CHANGED)
@@ -96,6 +98,7 @@ def test_copies_are_bounded_and_those_used_last_stay(tmp_path):
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o770, 0o702, 0o1777, 0o2770])
+@pytest.mark.failure_mode(60)
 def test_a_folder_of_copies_that_others_may_write_is_refused(store, copy, mode):
     """The error names it and the command that mends it; nothing is read from it."""
     copy.parent.chmod(mode)

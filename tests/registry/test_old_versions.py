@@ -75,6 +75,7 @@ def _left(tmp_path):
         (3, 2, ["v1", "v2", "v3", "v6", "v7"]),  # the second served until a day ago
     ],
 )
+@pytest.mark.failure_mode("old-artifacts")
 def test_what_nobody_goes_back_to_is_removed(history, store, tmp_path, day, newest, left):
     """However often; the versions themselves, and who promoted them when, are known for ever."""
     removed = len(NAMES) - len(left)
@@ -103,6 +104,7 @@ def test_the_newest_is_the_one_that_has_seen_the_newest(history, store, tmp_path
     assert _left(tmp_path) == ["back-0", "back-1", "v2", "v3", "v6", "v7"]
 
 
+@pytest.mark.failure_mode("old-artifacts")
 def test_a_removed_artifact_is_refused_with_the_day_on_which_it_went(history, store):
     """By whoever loads it, or would let it serve, also if its files are there still."""
     _remove(history, store)
@@ -115,6 +117,7 @@ def test_a_removed_artifact_is_refused_with_the_day_on_which_it_went(history, st
         _promote(history, "v0", "v3", "rollback")
 
 
+@pytest.mark.failure_mode("old-artifacts")
 def test_a_removal_that_was_interrupted_is_completed_by_the_next(
     history, store, tmp_path, monkeypatch
 ):

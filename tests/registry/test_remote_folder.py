@@ -1,6 +1,6 @@
 """A model store behind a URL: a real server of S3's interface, and what happens without it.
 
-Cases 59 and 60 of docs/failure-modes.md.
+Cases 59 and 60 of the failure modes.
 """
 
 import hashlib
@@ -102,6 +102,7 @@ def test_a_model_is_trained_promoted_and_served_from_a_bucket(shop, bucket, tmp_
     assert [path.name for path in (tmp_path / "copies").iterdir()] == [trained.sha256]
 
 
+@pytest.mark.failure_mode(41)
 def test_every_flipped_bit_in_a_bucket_is_found(bucket, store):
     """At twenty places of the object."""
     for place in random.Random(1).sample(range(len(GOOD)), 20):
@@ -110,6 +111,7 @@ def test_every_flipped_bit_in_a_bucket_is_found(bucket, store):
             store.read(version_of(GOOD))
 
 
+@pytest.mark.failure_mode(42)
 def test_a_hostile_object_is_never_unpickled_nor_copied(bucket, store, tmp_path):
     """It is refused before anything is done with it."""
     marker = tmp_path / "marker"
@@ -166,6 +168,7 @@ def test_finding_out_leaves_nothing_in_a_bucket(bucket):
     assert bucket.objects() == []
 
 
+@pytest.mark.failure_mode(59)
 def test_a_store_out_of_reach_is_stood_in_for_by_its_copy(s3, bucket, copied, store, caplog):
     """With a warning; without a copy there is one error, which a retry may cure."""
     with s3.away():
@@ -180,6 +183,7 @@ def test_a_store_out_of_reach_is_stood_in_for_by_its_copy(s3, bucket, copied, st
 
 
 @on_sqlite
+@pytest.mark.failure_mode(59)
 def test_a_champion_with_a_copy_serves_while_the_store_is_away(remote_shop, s3, caplog):
     """Predictions are published as ever."""
     with s3.away():
@@ -189,6 +193,7 @@ def test_a_champion_with_a_copy_serves_while_the_store_is_away(remote_shop, s3, 
 
 
 @on_sqlite
+@pytest.mark.failure_mode(59)
 def test_a_run_that_found_neither_store_nor_copy_is_made_good_by_a_retry(remote_shop, s3, tmp_path):
     """The run is not given up, and its retry publishes it."""
     run = plan(remote_shop, "orders", HOURS[1], leases.new_token(), parts=1)
@@ -211,6 +216,7 @@ def behind(bucket, copied, tmp_path, monkeypatch):
     return find
 
 
+@pytest.mark.failure_mode(59)
 def test_a_server_that_never_answers_is_not_waited_for(behind, monkeypatch, caplog):
     """It accepts, and then it is silent; the copy serves."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -234,6 +240,7 @@ class Refusing(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
+@pytest.mark.failure_mode(59)
 def test_a_store_that_refuses_is_stood_in_for_by_its_copy(behind, caplog):
     """Credentials expire at night; but training is told at once that it may not write."""
     with ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:

@@ -40,6 +40,7 @@ def test_what_is_written_is_read_and_predicts(store):
     assert loaded.predict([[3.0]]) == pytest.approx([6.0])
 
 
+@pytest.mark.failure_mode(41)
 def test_every_flipped_byte_is_found(store, tmp_path):
     """One changed bit in a tree can change predictions silently, so none is let through."""
     for place in sorted(random.Random(0).sample(range(len(GOOD)), 60)):
@@ -51,6 +52,7 @@ def test_every_flipped_byte_is_found(store, tmp_path):
 @pytest.mark.parametrize(
     "content", [b"", GOOD[:-1], GOOD[: len(GOOD) // 2], GOOD + b"\0", b"<html>502</html>"]
 )
+@pytest.mark.failure_mode(41)
 def test_other_bytes_than_those_recorded_are_refused(store, tmp_path, content):
     """Truncated, empty, longer, or what a proxy sent instead; the error says what to do."""
     _kept(store, tmp_path, content)
@@ -59,6 +61,7 @@ def test_other_bytes_than_those_recorded_are_refused(store, tmp_path, content):
     assert caught.value.exit_code == 2
 
 
+@pytest.mark.failure_mode(42)
 def test_a_hostile_file_is_never_unpickled(store, tmp_path):
     """Its code would leave a marker; the same bytes with the right hash show that it would run."""
     marker = tmp_path / "marker"
@@ -79,6 +82,7 @@ def test_a_file_that_is_missing_is_told_with_its_path(store):
 
 @pytest.mark.parametrize("library", ["scikit-learn", "numpy"])
 @pytest.mark.parametrize("trained", ["0.0.1", None])
+@pytest.mark.failure_mode(44)
 def test_a_model_of_another_library_version_is_not_loaded(library, trained):
     """Loading it is unsupported and may predict something else; nothing is unpickled."""
     version = version_of(libraries=libraries() | {library: trained})
@@ -172,6 +176,7 @@ def test_finding_out_leaves_nothing_behind(store, tmp_path):
     "name",
     ["../v1", "..", ".", "", "/etc/passwd", "a/b", "a\\b", ".hidden", "v1\n", "v\0", "x" * 65],
 )
+@pytest.mark.failure_mode(60)
 def test_a_version_name_cannot_lead_out_of_the_store(store, tmp_path, name):
     """Neither to read nor to write."""
     with pytest.raises(ArtifactError, match="is not a model version"):
@@ -184,6 +189,7 @@ def test_a_version_name_cannot_lead_out_of_the_store(store, tmp_path, name):
 @pytest.mark.parametrize(
     "name", ["../orders", "..", "", "/etc", "a/b", "Orders", "orders\n", ".git"]
 )
+@pytest.mark.failure_mode(60)
 def test_a_models_name_cannot_lead_out_of_the_store(store, tmp_path, name):
     """Whoever calls."""
     with pytest.raises(ArtifactError, match="is not a model's name"):
@@ -202,6 +208,7 @@ def test_a_hash_that_is_none_is_refused(store, sha256):
 
 
 @pytest.mark.parametrize("place", ["orders", "orders/v1", "orders/v1/model.joblib"])
+@pytest.mark.failure_mode(60)
 def test_a_symbolic_link_cannot_lead_out_of_the_store(store, tmp_path, place):
     """Neither to read nor to write, though the bytes behind it be right."""
     store.write("orders", "v1", GOOD, {})
@@ -233,6 +240,7 @@ def test_the_store_itself_may_be_a_symbolic_link(store, tmp_path):
         (0o770, "the group of .* `chmod g-w {0}`, or `chmod g[+]s {0}` if that is meant"),
     ],
 )
+@pytest.mark.failure_mode(60)
 def test_a_store_that_others_may_write_is_refused(store, tmp_path, place, mode, words):
     """The error names the folder and the command that mends it."""
     store.write("orders", "v1", GOOD, {})
@@ -321,6 +329,7 @@ def test_the_files_are_not_for_everybody(store, tmp_path):
     assert modes == [0, 0, 0]
 
 
+@pytest.mark.failure_mode(43)
 def test_a_changed_manifest_does_not_change_what_is_checked(store, tmp_path):
     """The hash in the warehouse counts, not the one beside the file."""
     _kept(store, tmp_path, b"other")

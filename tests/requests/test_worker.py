@@ -81,6 +81,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.failure_mode(66)
 def test_a_row_that_does_not_fit_is_rejected_with_its_reason(shop):
     """Whatever it holds; the rows around it are answered."""
     asked = submit(shop, "orders", [GOOD] * len(HOSTILE))
@@ -102,6 +103,7 @@ def test_a_row_that_does_not_fit_is_rejected_with_its_reason(shop):
     )
 
 
+@pytest.mark.failure_mode(66)
 def test_an_entity_may_come_twice_or_not_be_named(shop):
     """A row is known by its number: what-if questions are asked about one entity."""
     rows = [("a", GOOD[1]), ("a", {"amount": 99, "country": None}), (None, GOOD[1])]
@@ -130,6 +132,7 @@ def test_an_empty_request_is_done(shop):
     assert state(shop, asked) == ("done", 0, 0, 0)
 
 
+@pytest.mark.failure_mode(67)
 def test_without_a_champion_a_request_waits(shop):
     """And is answered once there is one; other models are not held up."""
     asked = submit(shop, "orders", [GOOD])
@@ -155,6 +158,7 @@ def _change_sha256(settings, to):
         )
 
 
+@pytest.mark.failure_mode(67)
 def test_a_champion_that_does_not_load_claims_nothing(shop):
     """The error is loud; the requests wait for a rollback, and other models are asked."""
     asked = submit(shop, "orders", [GOOD])
@@ -178,6 +182,7 @@ def _fail_on_poison(monkeypatch):
     monkeypatch.setattr(Fitted, "answers", answers)
 
 
+@pytest.mark.failure_mode(65)
 def test_a_row_at_which_the_estimator_raises_is_rejected(shop, monkeypatch):
     """With the first line of the error, and no secret; the rows beside it are answered."""
     _fail_on_poison(monkeypatch)
@@ -190,6 +195,7 @@ def test_a_row_at_which_the_estimator_raises_is_rejected(shop, monkeypatch):
     assert _answer(shop) == []
 
 
+@pytest.mark.failure_mode(66)
 def test_an_answer_that_is_no_score_is_rejected(shop, monkeypatch):
     """As in a prediction run."""
     monkeypatch.setattr(Fitted, "scores_and_labels", lambda _, answer: _unsound(len(answer)))
@@ -205,6 +211,7 @@ def _unsound(rows):
     return np.full(rows, np.nan), pa.nulls(rows, pa.string())
 
 
+@pytest.mark.failure_mode(68)
 def test_what_is_not_answered_in_time_goes_on_where_it_stopped(shop):
     """With the version that has scored the rows before, whoever is the champion by then."""
     asked = submit(shop, "orders", [GOOD] * 20)
@@ -222,6 +229,7 @@ def test_what_is_not_answered_in_time_goes_on_where_it_stopped(shop):
     assert (answered.request_id, answered.model_version) == (fresh, later)
 
 
+@pytest.mark.failure_mode(65)
 def test_a_request_without_all_of_its_rows_has_failed(shop):
     """Whoever added it did so by hand, and not in one transaction."""
     asked = submit(shop, "orders", [GOOD] * 9)
@@ -232,6 +240,7 @@ def test_a_request_without_all_of_its_rows_has_failed(shop):
     assert state(shop, asked)[0] == "failed"
 
 
+@pytest.mark.failure_mode(65)
 def test_a_request_whose_results_the_database_refuses_has_failed(shop):
     """It would be refused again and again, and keep the next ones waiting for ever."""
     asked, other = (submit(shop, "orders", [GOOD]) for _ in range(2))

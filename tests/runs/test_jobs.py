@@ -128,6 +128,7 @@ def test_repeating_a_published_interval_is_no_work_and_no_change(shop):
     assert _states(shop) == {"published": 1}
 
 
+@pytest.mark.failure_mode(18)
 def test_a_forced_rerun_of_the_same_rows_gives_the_same_predictions(shop):
     """Whatever the chunks and parts."""
     jobs.predict(shop, "orders", HOURS)
@@ -208,6 +209,7 @@ def test_rows_that_do_not_fit_are_set_aside_with_reason_and_payload(shop):
 
 @on_sqlite
 @pytest.mark.parametrize("wild", [np.nan, np.inf, 1.5, -0.25])
+@pytest.mark.failure_mode(47)
 def test_a_row_to_which_the_model_answers_no_probability_is_set_aside(shop, monkeypatch, wild):
     """Neither stored as a score nor lost."""
 
@@ -231,6 +233,7 @@ def test_a_row_to_which_the_model_answers_no_probability_is_set_aside(shop, monk
     ],
     indirect=["shop"],
 )
+@pytest.mark.failure_mode(51)
 def test_a_key_that_comes_twice_stops_the_run_wherever_it_comes(shop, parts, distance, amount):
     """In one chunk or in two, fit or unfit: one error with count and sample, nothing published."""
     jobs.predict(shop, "orders", span(-60, 0))
@@ -313,6 +316,7 @@ def test_a_column_that_the_query_does_not_return_fails_the_run(variant):
 
 
 @on_sqlite
+@pytest.mark.failure_mode(40)
 def test_an_interval_of_the_future_is_refused(shop):
     """Its rows are not all there; nothing is claimed."""
     now = datetime.now(UTC)
@@ -330,6 +334,7 @@ def test_without_a_champion_nothing_is_claimed(shop):
 
 
 @on_sqlite
+@pytest.mark.failure_mode(41)
 def test_a_corrupted_artifact_fails_the_run_and_readers_keep_what_they_have(shop):
     """No byte of it is deserialised."""
     run = jobs.predict(shop, "orders", tick(0))
@@ -415,6 +420,7 @@ def _finish(settings, runs):
     return failed
 
 
+@pytest.mark.failure_mode(20)
 def test_after_an_outage_the_missed_intervals_are_planned_oldest_first(shop):
     """And then the newest, all with the same token."""
     jobs.predict(shop, "orders", tick(0))
@@ -433,6 +439,7 @@ def test_the_first_plan_ever_heals_nothing(shop):
 
 
 @on_sqlite
+@pytest.mark.failure_mode(40)
 def test_intervals_older_than_the_look_back_stay_and_are_told(shop, caplog):
     """With the command that publishes them; two hours are healed."""
     jobs.predict(shop, "orders", tick(0))

@@ -1,6 +1,6 @@
 """A run that is complete and looks wrong is kept from readers, on both databases.
 
-Cases 47, 49 and 50 of docs/failure-modes.md; the limits by themselves are in
+Cases 47, 49 and 50 of the failure modes; the limits by themselves are in
 tests/runs/test_circuit_breaker.py.
 """
 
@@ -89,6 +89,7 @@ ODDITIES = {
 
 
 @pytest.mark.parametrize("oddity", ODDITIES)
+@pytest.mark.failure_mode(47, 50)
 def test_what_looks_too_wrong_is_not_published_unless_somebody_accepts_it(shop, oddity):
     """It fails and says what to do, and readers keep what they have; a reason lets it through."""
     name, interval, statements, words = ODDITIES[oddity]
@@ -109,6 +110,7 @@ def test_what_looks_too_wrong_is_not_published_unless_somebody_accepts_it(shop, 
     assert seen(Warehouse(shop.warehouse)) != before
 
 
+@pytest.mark.failure_mode(49)
 def test_a_source_that_falls_silent_is_told_from_one_that_rests(shop):
     """What it did before is known; a day of rest is published as an empty interval.
 
@@ -160,6 +162,7 @@ def hour(number):
     return Interval(day(10).start + number * HOUR, day(10).start + (number + 1) * HOUR)
 
 
+@pytest.mark.failure_mode(49)
 def test_a_quiet_hour_is_no_outage_and_keeps_nothing_back(known):
     """Where rows have come in every hour; and once they come again, a longer one is none either."""
     gone = "DELETE FROM orders WHERE placed_at >= :start"
@@ -175,6 +178,7 @@ def test_a_quiet_hour_is_no_outage_and_keeps_nothing_back(known):
     assert jobs.predict(known, "orders", hour(3)).counts.read == 0
 
 
+@pytest.mark.failure_mode(49)
 def test_an_empty_interval_that_was_refused_is_published_once_there_are_rows_again(shop):
     """By the next run, which is not kept back by it."""
     model = load_model("orders", shop.models)
@@ -196,6 +200,7 @@ def test_an_empty_interval_that_was_refused_is_published_once_there_are_rows_aga
     assert found == {tick(n).start: read for n, read in enumerate([1, 0, 0, 1])}
 
 
+@pytest.mark.failure_mode(49)
 def test_hours_that_nobody_published_are_no_silence(known):
     """The source had rows in them, whatever the ledger knows."""
     change(
@@ -208,6 +213,7 @@ def test_hours_that_nobody_published_are_no_silence(known):
         jobs.predict(known, "orders", day(11))
 
 
+@pytest.mark.failure_mode(50)
 def test_a_day_by_hand_is_measured_as_a_day_and_a_tick_as_a_tick(shop):
     """Whichever came first: what counts is how many rows come in a time."""
     for number in range(3):
@@ -221,6 +227,7 @@ def test_a_day_by_hand_is_measured_as_a_day_and_a_tick_as_a_tick(shop):
         jobs.predict(shop, "orders", after)
 
 
+@pytest.mark.failure_mode(49)
 def test_an_empty_population_takes_nothing_away(shop):
     """It is refused, however small the one before was."""
     change(shop, "DELETE FROM customers WHERE visits > 1")

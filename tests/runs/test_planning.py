@@ -1,6 +1,6 @@
 """Rows that came late are scored where they belong, and by whom, once; hindsight is marked as such.
 
-Case 58 of docs/failure-modes.md, on both databases.
+Case 58 of the failure modes, on both databases.
 """
 
 from datetime import timedelta
@@ -84,6 +84,7 @@ def changed(monkeypatch):
     return change_model
 
 
+@pytest.mark.failure_mode(58)
 def test_a_late_row_is_scored_by_the_next_run_with_the_version_of_its_interval(deployment):
     """What readers see of an interval is of one version, though another serves by now; once."""
     arrive = hold_back(deployment, 1, "group-01-4")
@@ -97,6 +98,7 @@ def test_a_late_row_is_scored_by_the_next_run_with_the_version_of_its_interval(d
     assert deployment.states("ticks", 1) == ["superseded", "published"]
 
 
+@pytest.mark.failure_mode(58)
 def test_a_late_row_of_a_known_entity_is_late_all_the_same(deployment):
     """What readers have of it is of an older interval; a newer one is not bettered."""
     arrive_2, arrive_1 = (hold_back(deployment, number, "shared-2") for number in (2, 1))
@@ -110,6 +112,7 @@ def test_a_late_row_of_a_known_entity_is_late_all_the_same(deployment):
     assert list(run_due(deployment, 4)) == [4]
 
 
+@pytest.mark.failure_mode(58)
 def test_a_late_row_of_an_entity_that_was_rejected_once_is_late_all_the_same(deployment):
     """The rejection was of another interval."""
     at = stored_time(tick(1).start)
@@ -126,6 +129,7 @@ def test_a_late_row_of_an_entity_that_was_rejected_once_is_late_all_the_same(dep
     assert deployment.seen("ticks") == shown("ticks", [0, 1, 2, 3])
 
 
+@pytest.mark.failure_mode(58)
 def test_a_late_row_that_is_rejected_is_looked_at_once(deployment):
     """It is recorded with its reason, and no later run scores its interval again for it."""
     arrive = hold_back(deployment, 1, "bad-01")
@@ -136,6 +140,7 @@ def test_a_late_row_that_is_rejected_is_looked_at_once(deployment):
     assert deployment.seen("ticks") == shown("ticks", [0, 1, 2, 3])
 
 
+@pytest.mark.failure_mode(58)
 def test_a_late_row_at_the_edge_belongs_to_one_interval(deployment):
     """To the microsecond; and once it is scored, it is late no more."""
     for number in (1, 2):
@@ -151,6 +156,7 @@ def test_a_late_row_at_the_edge_belongs_to_one_interval(deployment):
         assert number_of(start) == number
 
 
+@pytest.mark.failure_mode(40)
 def test_missed_and_late_intervals_are_planned_oldest_first(deployment):
     """And the newest at the end; each once."""
     arrive = hold_back(deployment, 2, "group-02-1")
@@ -160,6 +166,7 @@ def test_missed_and_late_intervals_are_planned_oldest_first(deployment):
     assert deployment.seen("ticks") == shown("ticks", [0, 1, 2, 3, 4])
 
 
+@pytest.mark.failure_mode(58)
 def test_a_late_row_outside_the_look_back_waits_for_a_backfill(deployment, changed):
     """Which scores its interval, once, and leaves the others alone."""
     changed(look_back=2 * STEP)
@@ -173,6 +180,7 @@ def test_a_late_row_outside_the_look_back_waits_for_a_backfill(deployment, chang
     assert deployment.seen("ticks") == shown("ticks", [0, 1, 2, 3, 4])
 
 
+@pytest.mark.failure_mode(58)
 def test_a_model_may_leave_late_rows_to_backfills(deployment, changed):
     """Then a run does not read the look-back again."""
     changed(rescore_late=False)
@@ -184,6 +192,7 @@ def test_a_model_may_leave_late_rows_to_backfills(deployment, changed):
     assert deployment.seen("ticks") == shown("ticks", [0, 1, 2])
 
 
+@pytest.mark.failure_mode(58)
 def test_a_backfill_scores_late_rows_with_the_version_of_their_interval(deployment):
     """Unless it is forced, which scores everything anew."""
     arrive = hold_back(deployment, 1, "group-01-4")
@@ -197,6 +206,7 @@ def test_a_backfill_scores_late_rows_with_the_version_of_their_interval(deployme
     assert deployment.states("ticks", 1) == ["superseded", "superseded", "published"]
 
 
+@pytest.mark.failure_mode(58)
 def test_an_interval_that_is_being_scored_is_left_to_its_attempt(deployment):
     """Though a row came late for it."""
     arrive = hold_back(deployment, 1, "group-01-4")
@@ -206,6 +216,7 @@ def test_an_interval_that_is_being_scored_is_left_to_its_attempt(deployment):
     assert list(run_due(deployment, 2)) == [2]
 
 
+@pytest.mark.failure_mode(58)
 def test_a_population_has_no_late_rows(deployment):
     """The next run reads all of it anyway."""
     late = "INSERT INTO fault_rows VALUES ('population', 'late', :at, :at, 5)"
@@ -218,6 +229,7 @@ def test_a_population_has_no_late_rows(deployment):
 
 
 @on_sqlite
+@pytest.mark.failure_mode(58)
 def test_a_late_row_without_a_time_does_not_keep_the_newest_interval_back(deployment):
     """Nobody can tell where it belongs."""
     deployment.predict("ticks", 1)
@@ -268,6 +280,7 @@ def recorded(deployment, table, first):
     return {number_of(start): (version, bool(mark)) for start, version, mark in rows}
 
 
+@pytest.mark.failure_mode("hindsight")
 def test_a_backfill_takes_the_version_that_served_then(deployment, history):
     """So nothing is known by hindsight."""
     first, second = history
@@ -277,6 +290,7 @@ def test_a_backfill_takes_the_version_that_served_then(deployment, history):
         assert recorded(deployment, table, 1) == then
 
 
+@pytest.mark.failure_mode("hindsight")
 def test_a_backfill_with_todays_version_is_marked_as_hindsight(deployment, history):
     """Where that one was trained after the interval."""
     _, second = history
@@ -286,6 +300,7 @@ def test_a_backfill_with_todays_version_is_marked_as_hindsight(deployment, histo
         assert recorded(deployment, table, 1) == marked
 
 
+@pytest.mark.failure_mode("hindsight")
 def test_before_anybody_served_the_version_of_today_scores(deployment, history, caplog):
     """And the log says so; it was trained later, so it is hindsight."""
     _, second = history
@@ -294,6 +309,7 @@ def test_before_anybody_served_the_version_of_today_scores(deployment, history, 
     assert "had no champion" in caplog.text
 
 
+@pytest.mark.failure_mode("hindsight")
 def test_hindsight_is_the_same_by_whichever_door(deployment, history):
     """A version and an interval have one mark: by a run, a backfill, late rows and a rollback."""
     first, second = history
@@ -310,6 +326,7 @@ def test_hindsight_is_the_same_by_whichever_door(deployment, history):
     assert recorded(deployment, CURRENT, 1) == dict.fromkeys((1, 2, 3, 4), (first, False))
 
 
+@pytest.mark.failure_mode("hindsight")
 def test_a_run_of_an_interval_older_than_its_version_is_marked_as_hindsight(deployment):
     """The version has learnt from what came after."""
     for number in (-2, 1):

@@ -191,6 +191,7 @@ def test_the_watermark_goes_along_odd_spans_that_overlap(warehouse):
     assert head(warehouse)[1:] == (60, 60)
 
 
+@pytest.mark.failure_mode(38)
 def test_a_clock_that_jumps_back_does_not_disorder_the_history(warehouse):
     """A publication is never recorded before the one it follows."""
     publish(warehouse, tick(0), {"a": 0.1})

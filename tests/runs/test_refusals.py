@@ -51,6 +51,7 @@ def refused(request, deployment):
     return deployment
 
 
+@pytest.mark.failure_mode("refusals-note")
 def test_what_was_refused_does_not_fail_the_runs_after_it(refused):
     """They publish what is theirs; readers are told that one is missing."""
     for number in (2, 3):
@@ -64,6 +65,7 @@ def test_what_was_refused_does_not_fail_the_runs_after_it(refused):
     assert missing == [tick(1)]
 
 
+@pytest.mark.failure_mode("refusals-note")
 def test_rows_in_another_order_are_the_same_rows(refused):
     """Databases give them as they like."""
     back = "INSERT INTO fault_rows SELECT * FROM turned"
@@ -72,6 +74,7 @@ def test_rows_in_another_order_are_the_same_rows(refused):
 
 
 @on_sqlite
+@pytest.mark.failure_mode("refusals-note")
 def test_other_rows_are_scored_by_the_next_run(refused):
     """Nobody has to ask for that."""
     spoil(refused, 1, AWAY, "UPDATE fault_rows SET at = :at WHERE entity_id = 'group-02-1'")
@@ -79,6 +82,7 @@ def test_other_rows_are_scored_by_the_next_run(refused):
 
 
 @on_sqlite
+@pytest.mark.failure_mode("refusals-note")
 def test_other_rows_that_are_refused_too_are_told_once_more(refused):
     """And wait again."""
     spoil(
@@ -94,6 +98,7 @@ def test_other_rows_that_are_refused_too_are_told_once_more(refused):
 
 
 @on_sqlite
+@pytest.mark.failure_mode("refusals-note")
 def test_another_champion_is_asked_again(refused):
     """It may answer what the one before it could not."""
     _, second = sorted(refused.versions_of("ticks"), key=refused.versions.get)
@@ -102,6 +107,7 @@ def test_another_champion_is_asked_again(refused):
 
 
 @on_sqlite
+@pytest.mark.failure_mode("refusals-note")
 def test_a_person_may_have_it_published_as_it_is(deployment):
     """With a reason, by hand or by a backfill; then nothing is missing any more."""
     spoil(deployment, 1, SPOIL)
@@ -113,6 +119,7 @@ def test_a_person_may_have_it_published_as_it_is(deployment):
     assert scheduled(deployment, 3) == ([tick(3)], [])
 
 
+@pytest.mark.failure_mode("refusals-note")
 def test_a_late_row_that_spoils_its_interval_is_told_once(deployment):
     """What was published stays, and no run after it is failed by it."""
     deployment.predict("ticks", 1)
@@ -129,6 +136,7 @@ def test_a_late_row_that_spoils_its_interval_is_told_once(deployment):
 
 
 @on_sqlite
+@pytest.mark.failure_mode("refusals-note")
 def test_an_error_of_no_rows_is_tried_again_by_each_run(deployment, monkeypatch):
     """Such as a version that does not load: that is nothing to do with the interval."""
 

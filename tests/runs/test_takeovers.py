@@ -88,6 +88,7 @@ def ended(deployment, number):
     )[0]
 
 
+@pytest.mark.failure_mode("takeovers")
 def test_what_others_took_over_keeps_nothing_else_back(deployment, dag_run):
     """By hand, while the run was scoring: its other intervals are published by the same run."""
     run = dag_run(4)
@@ -100,6 +101,7 @@ def test_what_others_took_over_keeps_nothing_else_back(deployment, dag_run):
     assert deployment.seen("ticks") == shown("ticks", range(5))
 
 
+@pytest.mark.failure_mode("takeovers")
 def test_a_run_whose_every_interval_others_published_is_a_success(deployment, dag_run):
     """It has nothing to publish itself, and says so."""
     run = dag_run(1)
@@ -109,6 +111,7 @@ def test_a_run_whose_every_interval_others_published_is_a_success(deployment, da
 
 
 @pytest.mark.parametrize("at", ["scored", "staged"])
+@pytest.mark.failure_mode("takeovers")
 def test_a_run_waits_for_those_who_took_an_interval_over(
     deployment, dag_run, attempt, in_background, caplog, at
 ):
@@ -129,6 +132,7 @@ def test_a_run_waits_for_those_who_took_an_interval_over(
     assert deployment.seen("ticks") == shown("ticks", [0, 1, 2])
 
 
+@pytest.mark.failure_mode("takeovers")
 def test_a_run_fails_if_those_who_took_an_interval_over_failed(deployment, dag_run):
     """With their reason, once all else is published."""
     run = dag_run(2)
@@ -140,6 +144,7 @@ def test_a_run_fails_if_those_who_took_an_interval_over_failed(deployment, dag_r
     assert deployment.seen("ticks") == shown("ticks", [0, 2])
 
 
+@pytest.mark.failure_mode("takeovers")
 def test_a_run_fails_if_those_who_took_an_interval_over_are_dead(deployment, dag_run):
     """Nobody has published it; the next run will, and nobody waits for a lease that ran out."""
     run = dag_run(2)
@@ -156,6 +161,7 @@ def test_a_run_fails_if_those_who_took_an_interval_over_are_dead(deployment, dag
     assert dag_run(3).score()
 
 
+@pytest.mark.failure_mode("takeovers")
 def test_nobody_waits_for_ever(deployment, dag_run):
     """Whoever took an interval over may work for hours; the next run must not be held up."""
     run = dag_run(1)
@@ -164,6 +170,7 @@ def test_nobody_waits_for_ever(deployment, dag_run):
         attempts.await_newer(deployment.settings, run.run_ids[0], timedelta())
 
 
+@pytest.mark.failure_mode("takeovers")
 def test_a_newest_interval_that_others_have_claimed_keeps_no_missed_one_back(deployment, dag_run):
     """Those are claimed, scored and published; without any there is nothing to do."""
     token = new_token()
@@ -174,6 +181,7 @@ def test_a_newest_interval_that_others_have_claimed_keeps_no_missed_one_back(dep
     assert theirs.run_id not in [run.run_id for run in runs]
 
 
+@pytest.mark.failure_mode("estimator-errors")
 def test_a_plan_with_nothing_left_for_it_is_skipped(deployment, dag_run, monkeypatch):
     """A newer attempt has claimed it all: nothing was begun that could fail."""
     monkeypatch.setattr(planning.Planner, "plan_due", lambda *_: [])
@@ -200,6 +208,7 @@ def poisoned(monkeypatch):
 
 
 @pytest.mark.parametrize("error", [ValueError("odd row, password=hunter2"), MemoryError()])
+@pytest.mark.failure_mode("estimator-errors")
 def test_whatever_an_estimator_raises_fails_its_own_interval_at_once(
     deployment, dag_run, poisoned, error
 ):
@@ -216,6 +225,7 @@ def test_whatever_an_estimator_raises_fails_its_own_interval_at_once(
     assert deployment.seen("ticks") == shown("ticks", [0, 2, 3])
 
 
+@pytest.mark.failure_mode("estimator-errors")
 def test_what_passes_is_made_good_by_the_retry_of_the_task(deployment, dag_run, poisoned):
     """Its run goes on where it had failed, and the DAG run is a success."""
     poisoned(1, RuntimeError("a hiccup"))
@@ -232,6 +242,7 @@ def test_what_passes_is_made_good_by_the_retry_of_the_task(deployment, dag_run, 
 
 
 @pytest.mark.parametrize("signal", [KeyboardInterrupt, SystemExit])
+@pytest.mark.failure_mode("estimator-errors")
 def test_a_task_that_is_interrupted_says_so_in_the_ledger(deployment, dag_run, poisoned, signal):
     """And goes no further; its interval is free for others at once."""
     poisoned(1, signal())
@@ -247,6 +258,7 @@ def test_a_task_that_is_interrupted_says_so_in_the_ledger(deployment, dag_run, p
     ]
 
 
+@pytest.mark.failure_mode("estimator-errors")
 def test_a_warehouse_that_is_away_leaves_every_run_open_for_the_retry(
     deployment, dag_run, poisoned
 ):
@@ -261,6 +273,7 @@ def test_a_warehouse_that_is_away_leaves_every_run_open_for_the_retry(
     assert run.publish()["published"] == 2
 
 
+@pytest.mark.failure_mode("estimator-errors")
 def test_a_version_that_cannot_be_fetched_now_keeps_no_other_interval_back(
     deployment, dag_run, poisoned
 ):
@@ -274,6 +287,7 @@ def test_a_version_that_cannot_be_fetched_now_keeps_no_other_interval_back(
     assert deployment.seen("ticks") == shown("ticks", [0, 2])
 
 
+@pytest.mark.failure_mode("estimator-errors")
 def test_a_backfill_goes_on_after_an_interval_that_fails(deployment, poisoned):
     """And tells it in the end; what else was asked for is published."""
     poisoned(2, ValueError("odd row"))
@@ -284,6 +298,7 @@ def test_a_backfill_goes_on_after_an_interval_that_fails(deployment, poisoned):
     assert ended(deployment, 2) == ("failed", "ValueError: odd row")
 
 
+@pytest.mark.failure_mode("estimator-errors")
 def test_a_rollback_that_others_overtake_is_no_success(deployment, monkeypatch):
     """Whoever overtakes it may have published what was to be rolled back."""
 

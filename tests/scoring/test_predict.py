@@ -105,6 +105,7 @@ def test_scores_do_not_depend_on_the_order(kind):
 
 
 @pytest.mark.parametrize("kind", FITTED)
+@pytest.mark.failure_mode(46)
 def test_the_order_of_columns_does_not_matter(kind):
     """The estimator gets the features by name, in declared order."""
     assert _scored(FITTED[kind], ROWS[ROWS.columns[::-1]]) == _scored(FITTED[kind], ROWS)
@@ -120,6 +121,7 @@ def test_an_estimator_fitted_on_python_texts_takes_arrow_ones(kind):
 
 @pytest.mark.parametrize("kind", FITTED)
 @pytest.mark.parametrize("dtype", ["str", "object"])
+@pytest.mark.failure_mode(48)
 def test_a_category_that_was_never_seen_is_scored_alone_as_in_company(kind, dtype):
     """A chunk may hold nothing but an unknown category, or nothing but NULL."""
     for country in ("de", None):

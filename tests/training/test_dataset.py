@@ -106,12 +106,14 @@ def test_a_population_is_labelled_at_each_snapshot():
         (240, Gate(min_rows=49), "48 labelled rows to evaluate on, at least 49 are needed"),
     ],
 )
+@pytest.mark.failure_mode(48)
 def test_too_few_rows_stop_the_training(count, gate, expected):
     """The message says how many there are and how many it takes; nothing is promoted."""
     with pytest.raises(TrainingDataError, match=expected):
         split_by_time(_model(gate=gate), *_rows(count), NOW)
 
 
+@pytest.mark.failure_mode(48)
 def test_a_single_class_stops_the_training_of_a_classifier():
     """The message names the class; nothing is promoted."""
     rows = _labelled(10).assign(label="kept")

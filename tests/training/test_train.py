@@ -175,6 +175,7 @@ def test_an_unknown_model_is_told_the_known_ones(shop):
         ("UPDATE orders SET settled_at = NULL", TRAINED, ContractError, "known_at is null"),
     ],
 )
+@pytest.mark.failure_mode(48)
 def test_a_training_that_fails_registers_nothing(shop, sql, as_of, error, words):
     """Neither in the ledger nor in the store; the champion stays."""
     champion, files = _champion(shop), sorted(Path(shop.model_store).rglob("*"))
@@ -185,6 +186,7 @@ def test_a_training_that_fails_registers_nothing(shop, sql, as_of, error, words)
 
 
 @on_sqlite
+@pytest.mark.failure_mode(34)
 def test_an_unwritable_store_is_found_out_before_training(shop, tmp_path):
     """Even before it is found out that there is nothing to learn from."""
     (tmp_path / "file").touch()
@@ -339,6 +341,7 @@ def test_an_unknown_version_is_refused(shop, version):
     ],
     ids=["fewer", "another kind", "another order"],
 )
+@pytest.mark.failure_mode(46)
 def test_a_version_without_a_contract_needs_the_features_it_was_trained_with(shop, change):
     """As an older release has trained it: the error lists both and says to train."""
     model = load_model("orders", shop.models)

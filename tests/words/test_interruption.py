@@ -71,6 +71,7 @@ def slow(shop, tmp_path):
     [("sqlite", "train"), *(("postgresql", verb) for verb in VERBS)],
     indirect=["shop"],
 )
+@pytest.mark.failure_mode("interruption")
 def test_an_interrupted_command_ends_at_once_and_leaves_nothing_half(request, shop, slow, verb):
     """Though the database's driver waits for its answer; and the database is told to stop."""
     warehouse = Warehouse(shop.warehouse)

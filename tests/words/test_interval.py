@@ -98,6 +98,7 @@ def test_just_before_a_tick_the_interval_before_is_the_newest():
     assert expected == newest_due(TEN, NOON - timedelta(microseconds=1))
 
 
+@pytest.mark.failure_mode(39)
 def test_the_grid_knows_leap_days_and_the_end_of_the_year():
     """29 February and New Year's Eve are days like any other."""
     daily = "0 0 * * *"
@@ -107,6 +108,7 @@ def test_the_grid_knows_leap_days_and_the_end_of_the_year():
     assert str(new_year) == "[2023-12-31T23:50:00Z, 2024-01-01T00:00:00Z)"
 
 
+@pytest.mark.failure_mode(39)
 def test_changes_of_the_clock_in_summer_do_not_touch_the_grid():
     """The grid is in UTC: both change days of 2024 have 144 intervals of ten minutes."""
     for day in (datetime(2024, 3, 10, tzinfo=UTC), datetime(2024, 11, 3, tzinfo=UTC)):
@@ -155,6 +157,7 @@ def test_the_grid_is_that_of_cron(schedule):
 
 @given(schedules, moments, st.integers(0, 60 * 48), st.integers(0, 60 * 48))
 @settings(max_examples=40, deadline=None)
+@pytest.mark.failure_mode(39)
 def test_due_intervals_tile_time_without_gap_or_overlap(schedule, start, first, second):
     """Two neighbouring spans that meet on a tick hold the same intervals as the span of both."""
     middle = floor_to_grid(schedule, start + timedelta(minutes=first))
