@@ -319,7 +319,7 @@ def test_one_process_does_the_work_where_others_are_connected(populations, login
             stack.enter_context(psycopg.connect(login().replace("+psycopg", "")))
         with populations.write() as connection:
             before = connection.scalar(text("SHOW max_parallel_maintenance_workers"))
-            populations.database.spare_others(connection, run.rows_table)
+            populations.database.rows.spare_others(connection, run.rows_table)
             for what in ("maintenance_workers", "workers_per_gather"):
                 found = connection.scalar(text(f"SHOW max_parallel_{what}"))
                 assert found == (before if is_alone else "0")

@@ -170,7 +170,7 @@ def test_a_warehouse_shows_itself_without_its_password(url):
 def test_only_rows_with_a_key_and_a_finite_score_are_stored(warehouse, large):
     """A text never lands in a number's column, nor an infinite score anywhere."""
     with warehouse.write() as connection:
-        table = warehouse.database.new_rows_table(connection, 1, large=large)
+        table = warehouse.database.rows.new_table(connection, 1, large=large)
     insert = text(
         f"INSERT INTO {table} (run_id, entity_id, part, score) VALUES (1, :key, 0, :score)"
     )
@@ -326,7 +326,7 @@ def test_texts_arrive_to_the_byte(warehouse, large):
     labels = [*reversed(texts[1:]), None]
     reasons = [*texts, ""]
     with warehouse.write() as connection:
-        table = warehouse.database.new_rows_table(connection, 1, large=large)
+        table = warehouse.database.rows.new_table(connection, 1, large=large)
         rows = _rows(texts, [0.5] * len(texts), labels)
         warehouse.database.insert(connection, table, rows)
         rejects = {
@@ -350,7 +350,7 @@ def test_texts_arrive_to_the_byte(warehouse, large):
 def test_an_empty_label_is_no_missing_label(warehouse):
     """CSV knows no difference unless one quotes."""
     with warehouse.write() as connection:
-        table = warehouse.database.new_rows_table(connection, 1, large=False)
+        table = warehouse.database.rows.new_table(connection, 1, large=False)
         warehouse.database.insert(connection, table, _rows(["a", "b"], [0.1, 0.2], ["", None]))
     assert ask(warehouse, f"SELECT label FROM {table} ORDER BY entity_id") == [("",), (None,)]
 
@@ -360,7 +360,7 @@ def test_scores_arrive_to_the_bit(warehouse, large):
     """Also the smallest and the largest there are; the sign of zero is lost on SQLite."""
     keys = [f"{number:02}" for number in range(len(FLOATS))]
     with warehouse.write() as connection:
-        table = warehouse.database.new_rows_table(connection, 1, large=large)
+        table = warehouse.database.rows.new_table(connection, 1, large=large)
         rows = _rows(keys, FLOATS, [None] * len(keys))
         warehouse.database.insert(connection, table, rows)
     bits = [struct.pack("<d", value) for value in FLOATS]
@@ -375,7 +375,7 @@ def test_scores_arrive_to_the_bit(warehouse, large):
 def test_a_key_that_is_there_already_takes_back_all_rows_beside_it(warehouse):
     """The transaction has all of them or none."""
     with warehouse.write() as connection:
-        table = warehouse.database.new_rows_table(connection, 1, large=False)
+        table = warehouse.database.rows.new_table(connection, 1, large=False)
         warehouse.database.insert(connection, table, _rows(["a"], [0.5], [None]))
     with pytest.raises(IntegrityError), warehouse.write() as connection:
         warehouse.database.insert(connection, table, _rows(["b", "a"], [0.1, 0.2], [None] * 2))

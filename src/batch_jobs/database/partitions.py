@@ -11,13 +11,14 @@ may see a new pointer and still not the table that it leads to, in all its state
 from __future__ import annotations
 
 import logging
-from abc import ABC, abstractmethod
+from typing import Protocol
 
 from sqlalchemy import Connection, Engine
 from tenacity import Retrying, retry_if_exception, retry_if_result, stop_after_delay
 from tenacity.wait import wait_exponential
 
 from batch_jobs.database.connections import text
+from batch_jobs.database.shared_rows import SHARED, SharedRows
 
 log = logging.getLogger(__name__)
 
@@ -59,29 +60,31 @@ LOOKING = f"""
       AND l.pid <> pg_backend_pid()"""  # noqa: S608
 
 
-class Partitions(ABC):
-    """What PostgreSQL does with the tables of runs; on SQLite all runs share one."""
-
-    shared_rows = "shared_predictions"
-    _schema: str
+class _Database(Protocol):
+    """What this asks of `PostgreSQL`, which makes it."""
 
     @property
-    @abstractmethod
-    def writer(self) -> Engine:
-        """Connections whose transactions write."""
+    def schema(self) -> str: ...
+    @property
+    def writer(self) -> Engine: ...
+    def is_passing(self, error: BaseException) -> bool: ...
+    def lock_model(self, connection: Connection, model: str) -> None: ...
 
-    @abstractmethod
-    def is_passing(self, error: BaseException) -> bool:
-        """Whether the same transaction may succeed if it is repeated."""
 
-    @abstractmethod
-    def lock_model(self, connection: Connection, model: str) -> None:
-        """Let one transaction at a time publish a model; the lock ends with the transaction."""
+class Partitions(SharedRows):
+    """A table of its own for each run of many rows; the others share one.
 
-    def new_rows_table(self, connection: Connection, run_id: int, *, large: bool) -> str:
+    Args:
+        database: where the tables are.
+    """
+
+    def __init__(self, database: _Database) -> None:
+        self._database, self._schema = database, database.schema
+
+    def new_table(self, connection: Connection, run_id: int, *, large: bool) -> str:
         """The table that a new run's rows go to: a large population gets one of its own."""
         if not large:
-            return self.shared_rows
+            return SHARED
         table = f"predictions_r{run_id:d}"
         # The check spares ATTACH PARTITION from reading the rows.
         connection.exec_driver_sql(
@@ -104,7 +107,7 @@ class Partitions(ABC):
         Several would keep all processors of a small server busy, and look-ups would wait for up to
         a tenth of a second.
         """
-        if table != self.shared_rows and connection.scalar(text(OTHERS)):
+        if table != SHARED and connection.scalar(text(OTHERS)):
             for processes in (
                 "max_parallel_workers_per_gather",
                 "max_parallel_maintenance_workers",
@@ -119,7 +122,7 @@ class Partitions(ABC):
         Raises:
             sqlalchemy.exc.IntegrityError: a key is there twice.
         """
-        if table == self.shared_rows:
+        if table == SHARED:
             return
         connection.exec_driver_sql("SET LOCAL maintenance_work_mem = '256MB'")
         self.spare_others(connection, table)
@@ -129,7 +132,7 @@ class Partitions(ABC):
 
     def attach(self, connection: Connection, run_id: int, table: str) -> None:
         """Let readers reach a filled table; one that they reach already is left."""
-        if table != self.shared_rows and not self._parent(connection, table):
+        if table != SHARED and not self._parent(connection, table):
             _attach(connection, SERVED, table, run_id)
 
     def is_reached_by_all(self) -> bool:
@@ -149,14 +152,14 @@ class Partitions(ABC):
 
     def _looking(self) -> set[str]:
         """The transactions that hold the tables of current runs."""
-        with self.writer.begin() as connection:
+        with self._database.writer.begin() as connection:
             return set(connection.scalars(text(LOOKING)))
 
     def share(self, connection: Connection, table: str) -> None:
         """Move the rows of a table to the one that every reader knows, row by row."""
         rows = f"SELECT run_id, entity_id, part, score, label FROM {table}"  # noqa: S608
         connection.exec_driver_sql(
-            f"INSERT INTO {self.shared_rows} (run_id, entity_id, part, score, label) {rows}"
+            f"INSERT INTO {SHARED} (run_id, entity_id, part, score, label) {rows}"
         )
         connection.exec_driver_sql(f"DELETE FROM {table}")  # noqa: S608
 
@@ -169,12 +172,12 @@ class Partitions(ABC):
         there. What cannot be moved soon is left to the next publication.
         """
         Retrying(
-            retry=retry_if_exception(self.is_passing) | retry_if_result(bool),
+            retry=retry_if_exception(self._database.is_passing) | retry_if_result(bool),
             stop=stop_after_delay(SET_ASIDE_SECONDS),
             wait=wait_exponential(multiplier=0.01),
             retry_error_callback=lambda _: log.info("a superseded table is in use; it moves later"),
         )(self._move_superseded)
-        with self.writer.begin() as connection:
+        with self._database.writer.begin() as connection:
             kept = connection.scalar(
                 text(f"SELECT count(*) FROM pg_inherits WHERE inhparent = to_regclass('{PAST}')")  # noqa: S608
             )
@@ -187,11 +190,11 @@ class Partitions(ABC):
 
     def _move_superseded(self) -> int:
         """Move some of them, in a short transaction; how many are left."""
-        with self.writer.begin() as connection:
+        with self._database.writer.begin() as connection:
             connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{SET_ASIDE_TIMEOUT}'")
             # What a crash takes back is done again.
             connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
-            self.lock_model(connection, PAST)  # as whoever drops a table has it
+            self._database.lock_model(connection, PAST)  # as whoever drops a table has it
             found = connection.execute(text(SUPERSEDED)).all()
             unused = [run for run in found if not run.in_use][:SET_ASIDE_AT_ONCE]
             if unused:
@@ -205,19 +208,21 @@ class Partitions(ABC):
                     connection.exec_driver_sql(f"DROP TABLE {run.own_table}")
             return len(found) - len(unused)
 
-    def drop_rows(self, table: str) -> bool:
+    def drop(self, table: str) -> bool:
         """Drop the table that a run has for itself; False if it shares one.
 
         No reader waits: one that still looks at the table makes this give up by a lock timeout,
         short since publications that attach a table wait meanwhile. The next try goes on from
         there: PostgreSQL then has the table as half detached, and lets no other one be detached.
         """
-        if table == self.shared_rows:
+        if table == SHARED:
             return False
         half_detached = text(f"""
             SELECT inhparent::regclass::text, inhrelid::regclass::text FROM pg_inherits
             WHERE inhparent IN ({PARENTS}) AND inhdetachpending""")  # noqa: S608
-        with self.writer.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
+        with self._database.writer.execution_options(
+            isolation_level="AUTOCOMMIT"
+        ).connect() as connection:
             connection.detach()  # from the pool: nobody else gets its settings and its lock
             connection.exec_driver_sql(f"SET lock_timeout = '{DETACH_TIMEOUT}'")
             connection.execute(  # until the connection is closed

@@ -78,13 +78,16 @@ REFUSALS = (
 )
 
 
-class PostgreSQL(Partitions):
+class PostgreSQL:
     """What is PostgreSQL's own about the warehouse; `SQLite` has the same methods.
 
     Args:
         url: names the database; `?schema=other` keeps everything in that schema instead of
             `serving`. Queries find the tables of the source as every client of the database does,
             by the search path of the role, and none of ours.
+
+    Attributes:
+        rows: where the rows of runs are stored.
     """
 
     name = "postgresql"
@@ -110,16 +113,17 @@ class PostgreSQL(Partitions):
         if not url.database:
             raise ConfigurationError("the warehouse URL must name a database after the host")
         self._given = url
-        self._schema = str(url.query.get("schema", SCHEMA))
-        if not SCHEMA_PATTERN.fullmatch(self._schema):
-            raise ConfigurationError(f"the schema {self._schema!r} must match {SCHEMA_PATTERN}")
+        self.schema = str(url.query.get("schema", SCHEMA))
+        if not SCHEMA_PATTERN.fullmatch(self.schema):
+            raise ConfigurationError(f"the schema {self.schema!r} must match {SCHEMA_PATTERN}")
         url = url.difference_update_query(["schema"])
-        path = ",".join(dict.fromkeys([self._schema, SCHEMA, "public"]))
+        path = ",".join(dict.fromkeys([self.schema, SCHEMA, "public"]))
         given = f"{OPTIONS} {url.query.get('options', '')}".strip()
         options = f"-c search_path={path} {given}"
         self._url = url.set(query={**CONNECTING, **url.query, "options": options})
         self._source = url.set(query={**CONNECTING, **url.query, "options": given})
         self._shown = url.set(query={}).render_as_string(hide_password=True)
+        self.rows = Partitions(self)
 
     @property
     def url(self) -> URL:
@@ -152,7 +156,7 @@ class PostgreSQL(Partitions):
 
     def own(self, table: str) -> str:
         """How a query of the source names one of our tables."""
-        return f"{self._schema}.{table}"
+        return f"{self.schema}.{table}"
 
     def schema_version(self, connection: Connection) -> int | None:
         """The version of the schema; None if there is none yet, or it is another program's."""
@@ -167,7 +171,7 @@ class PostgreSQL(Partitions):
         known = """
             SELECT c.relname FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
             WHERE n.nspname = :schema AND c.relkind IN ('r', 'p', 'v', 'm', 'f')"""
-        return set(connection.scalars(text(known), {"schema": self._schema}))
+        return set(connection.scalars(text(known), {"schema": self.schema}))
 
     @property
     def elsewhere(self) -> str:
@@ -193,7 +197,7 @@ class PostgreSQL(Partitions):
     def has_table(self, connection: Connection, table: str) -> bool:
         """Whether the warehouse itself has a table of that name."""
         known = text("SELECT to_regclass(:table)")
-        return connection.scalar(known, {"table": f"{self._schema}.{table}"}) is not None
+        return connection.scalar(known, {"table": f"{self.schema}.{table}"}) is not None
 
     def beside(self, folder: Path, name: str) -> URL:  # noqa: ARG002
         """The URL of a warehouse of its own that reads the source tables of this one."""
@@ -201,10 +205,10 @@ class PostgreSQL(Partitions):
 
     def remove(self) -> None:
         """Remove the warehouse, which must be one beside another."""
-        if self._schema == SCHEMA:
+        if self.schema == SCHEMA:
             raise ConfigurationError(f"{self._shown} is a warehouse in its own right; it stays")
         with self.writer.begin() as connection:
-            connection.exec_driver_sql(f"DROP SCHEMA IF EXISTS {self._schema} CASCADE")
+            connection.exec_driver_sql(f"DROP SCHEMA IF EXISTS {self.schema} CASCADE")
 
     def moment(self, column: str) -> str:
         """SQL of a source's time that can be compared with the ledger's."""
@@ -232,8 +236,8 @@ class PostgreSQL(Partitions):
     def prepare(self, connection: Connection) -> None:
         """Make ready for the first script, one process at a time."""
         self.lock_model(connection, "")
-        if connection.scalar(text(f"SELECT to_regnamespace('{self._schema}')")) is None:
-            connection.execute(text(f"CREATE SCHEMA {self._schema}"))
+        if connection.scalar(text(f"SELECT to_regnamespace('{self.schema}')")) is None:
+            connection.execute(text(f"CREATE SCHEMA {self.schema}"))
 
     def run_script(self, connection: Connection, script: str) -> None:
         """Execute every statement of a script inside the caller's transaction."""
@@ -263,7 +267,7 @@ class PostgreSQL(Partitions):
         """Let one transaction at a time publish a model; the lock ends with the transaction."""
         connection.execute(
             text("SELECT pg_advisory_xact_lock(hashtextextended(:key, 0))"),
-            {"key": f"{self._schema}.{model}"},
+            {"key": f"{self.schema}.{model}"},
         )
 
     def stream(

@@ -23,6 +23,7 @@ from sqlalchemy.exc import DBAPIError, DisconnectionError, OperationalError
 from sqlalchemy.pool import QueuePool
 
 from batch_jobs.database.connections import kept_engine, text
+from batch_jobs.database.shared_rows import SharedRows
 from batch_jobs.errors import ConfigurationError, ContractError
 
 if TYPE_CHECKING:
@@ -45,11 +46,13 @@ class SQLite:
     Args:
         url: names the file; with `?source=/path/of/another.db` queries read the tables of that one,
             whatever it calls them, and nothing of ours is in it.
+
+    Attributes:
+        rows: where the rows of runs are stored.
     """
 
     name = "sqlite"
     for_update = free_for_update = ""  # BEGIN IMMEDIATE has locked everything already
-    shared_rows = "predictions"
     # What is true of a value that is no text, which PostgreSQL lets no column of text hold.
     numbers: str | None = "typeof({}) IN ('integer', 'real')"
     # Texts that sort as times do: like those of :start, or with a Z.
@@ -63,6 +66,7 @@ class SQLite:
         self._path = Path(url.database)
         self._source = Path(str(url.query["source"])) if "source" in url.query else None
         self._is_passing = "passing" in url.query  # it can be made again, as a replay's
+        self.rows = SharedRows()
 
     @cached_property
     def writer(self) -> Engine:
@@ -276,33 +280,6 @@ class SQLite:
             return str(cause).startswith(("no such table", "no such column"))
         lasting = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, *DAMAGED)
         return code is not None and (code & 0xFF) in lasting
-
-    def new_rows_table(self, connection: Connection, run_id: int, *, large: bool) -> str:  # noqa: ARG002
-        """The table that a new run's rows go to: here all share one."""
-        return self.shared_rows
-
-    def spare_others(self, connection: Connection, table: str) -> None:
-        """Let one process read a table: here it does."""
-
-    def seal(self, connection: Connection, table: str) -> None:
-        """Make the keys of a filled table unique: here they are."""
-
-    def attach(self, connection: Connection, run_id: int, table: str) -> None:
-        """Let readers reach a filled table: here they do."""
-
-    def is_reached_by_all(self) -> bool:
-        """Whether every reader looks into the tables that are attached by now: there is but one."""
-        return True
-
-    def share(self, connection: Connection, table: str) -> None:
-        """Move the rows of a table to the one that every reader knows: here they are in it."""
-
-    def set_aside(self) -> None:
-        """Move superseded rows out of the way of look-ups: an index spares them the rows."""
-
-    def drop_rows(self, table: str) -> bool:  # noqa: ARG002
-        """Drop the table that a run has for itself; False if it shares one."""
-        return False
 
     def give_way(self, *, briefly: bool = False) -> None:
         """Let writers that wait have their turn: SQLite has no queue, they ask now and then."""

@@ -35,7 +35,7 @@ def seal(warehouse: Warehouse, run_id: int) -> Run:
         run = require_owner(warehouse, connection, run_id)
         if run.state == "staging":
             staged_by_parts(connection, run)  # an index of half the rows would help nobody
-            warehouse.database.seal(connection, run.rows_table)
+            warehouse.database.rows.seal(connection, run.rows_table)
         return run
 
 
@@ -49,7 +49,7 @@ def audit(warehouse: Warehouse, run: Run) -> Staged:
     with warehouse.read() as connection:
         require_owner(warehouse, connection, run.run_id)  # else its rows may have been swept
         staged = staged_by_parts(connection, run)
-        warehouse.database.spare_others(connection, run.rows_table)
+        warehouse.database.rows.spare_others(connection, run.rows_table)
         stored = connection.execute(
             text(f"""
                 SELECT (SELECT count(*) FROM {run.rows_table} WHERE run_id = :run_id) AS scored,

@@ -136,7 +136,7 @@ def _open_run(
             "accepted": wanted.accepted,
         },
     )
-    table = warehouse.database.new_rows_table(connection, int(run_id), large=large)
+    table = warehouse.database.rows.new_table(connection, int(run_id), large=large)
     connection.execute(
         text("UPDATE prediction_runs SET rows_table = :rows_table WHERE run_id = :run_id"),
         {"run_id": run_id, "rows_table": table},

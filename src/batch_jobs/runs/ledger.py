@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, Row
 
 from batch_jobs.database.connections import text
+from batch_jobs.database.shared_rows import SHARED
 from batch_jobs.database.transactions import loaded_time, repeatable, stored_time
 from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.errors import IncompleteError
@@ -37,6 +38,11 @@ class Run:
     counts: Counts | None = None
     published_at: datetime | None = None
     claimed_at: datetime | None = None  # or when its attempt was last heard of
+
+    @property
+    def has_own_table(self) -> bool:
+        """Whether its rows are in a table that no other run shares."""
+        return self.rows_table != SHARED
 
     @property
     def is_done(self) -> bool:

@@ -11,6 +11,7 @@ from sqlalchemy.exc import DBAPIError
 
 from batch_jobs import clock
 from batch_jobs.database.connections import text
+from batch_jobs.database.shared_rows import SHARED
 from batch_jobs.database.transactions import first_words, loaded_time, repeatable, stored_time
 from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.errors import IncompleteError
@@ -50,11 +51,10 @@ def publish(
         if inspect is not None:
             inspect(run, staged)
         failpoint("publish.audited")
-        has_own_table = run.rows_table != warehouse.database.shared_rows
-        if has_own_table:
+        if run.has_own_table:
             _attach(warehouse, run_id)
         failpoint("publish.attached")
-        if has_own_table:
+        if run.has_own_table:
             _let_all_reach(warehouse, run)
         failpoint("publish.reached")
         run = _publish(warehouse, run, staged)
@@ -68,7 +68,7 @@ def publish(
 def _attach(warehouse: Warehouse, run_id: int) -> None:
     with warehouse.write() as connection:
         run = require_owner(warehouse, connection, run_id, lock=True)
-        warehouse.database.attach(connection, run_id, run.rows_table)
+        warehouse.database.rows.attach(connection, run_id, run.rows_table)
 
 
 def _let_all_reach(warehouse: Warehouse, run: Run) -> None:
@@ -86,20 +86,19 @@ def _let_all_reach(warehouse: Warehouse, run: Run) -> None:
 
 @repeatable
 def _is_reached_by_all(warehouse: Warehouse) -> bool:
-    return warehouse.database.is_reached_by_all()
+    return warehouse.database.rows.is_reached_by_all()
 
 
 @repeatable
 def _share(warehouse: Warehouse, run_id: int) -> None:
-    shared = warehouse.database.shared_rows
     with warehouse.write() as connection:
         run = require_owner(warehouse, connection, run_id, lock=True)
-        if run.rows_table == shared:
+        if not run.has_own_table:
             return
-        warehouse.database.share(connection, run.rows_table)
+        warehouse.database.rows.share(connection, run.rows_table)
         connection.execute(
             text("UPDATE prediction_runs SET rows_table = :shared WHERE run_id = :run_id"),
-            {"shared": shared, "run_id": run_id},
+            {"shared": SHARED, "run_id": run_id},
         )
 
 
@@ -218,7 +217,7 @@ def _move_head(connection: Connection, run: Run, key: Mapping[str, Any]) -> None
 def _set_aside(warehouse: Warehouse) -> None:
     """Tidy up after a publication, which has succeeded whatever comes of it."""
     try:
-        warehouse.database.set_aside()
+        warehouse.database.rows.set_aside()
     except DBAPIError as error:
         log.warning("superseded tables stay in the way of look-ups: %s", first_words(error))
 

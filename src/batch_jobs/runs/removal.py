@@ -11,6 +11,7 @@ from sqlalchemy import Row, TextClause, bindparam
 from sqlalchemy.exc import DBAPIError
 
 from batch_jobs.database.connections import text
+from batch_jobs.database.shared_rows import SHARED
 from batch_jobs.database.transactions import REMOVED_AT_ONCE, repeatable, stored_time
 from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.runs.fencing import SWEPT
@@ -20,6 +21,8 @@ from batch_jobs.runs.staging import fail
 log = logging.getLogger(__name__)
 
 
+SMALL = REMOVED_AT_ONCE // 2
+RUNS_AT_ONCE = 500
 REMOVED = "none"  # the rows_table of a run whose rows are gone
 
 
@@ -72,7 +75,7 @@ def remove_rows(warehouse: Warehouse, run_id: int, rows_table: str) -> None:
             text("UPDATE run_parts SET token = :swept WHERE run_id = :run_id"),
             {**key, "swept": SWEPT},
         )
-    if not warehouse.database.drop_rows(rows_table):
+    if not warehouse.database.rows.drop(rows_table):
         while remove_some(
             warehouse,
             f"""
@@ -95,14 +98,9 @@ def remove_some(warehouse: Warehouse, statement: str, values: Mapping[str, Any])
 
 
 # A row of `superseded_rows` goes with each row of a prediction.
-SMALL = REMOVED_AT_ONCE // 2
-
-RUNS_AT_ONCE = 500
-
-
-def is_small(warehouse: Warehouse, run: Row[Any]) -> bool:
+def is_small(run: Row[Any]) -> bool:
     """Whether the rows of a run can be removed together with those of others."""
-    return bool(run.rows_table == warehouse.database.shared_rows and run.size <= SMALL)
+    return bool(run.rows_table == SHARED and run.size <= SMALL)
 
 
 def batches(runs: Sequence[Row[Any]], rows: int) -> Iterator[list[int]]:
@@ -139,7 +137,7 @@ def retire(warehouse: Warehouse, run_ids: Sequence[int]) -> int:
             _of("UPDATE prediction_runs SET state = 'retired', rows_table = :removed WHERE true"),
             {**values, "removed": REMOVED},
         )
-        for table in (warehouse.database.shared_rows, "superseded_rows"):
+        for table in (SHARED, "superseded_rows"):
             connection.execute(_of(f"DELETE FROM {table} WHERE true"), values)  # noqa: S608
         return connection.execute(_of("DELETE FROM rejected_rows WHERE true"), values).rowcount
 

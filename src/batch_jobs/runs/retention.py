@@ -148,12 +148,12 @@ def _prune_runs(
     expired = hide(warehouse, model, [run.run_id for run in hidden]) if hidden else 0
     for run_ids in batches(hidden, REMOVED_AT_ONCE):
         clear(warehouse, "current_rows", run_ids, model)
-    small = [run for run in old if is_small(warehouse, run)]
+    small = [run for run in old if is_small(run)]
     rejected = 0
     for run_ids in batches(small, SMALL):
         rejected += retire(warehouse, run_ids)
         warehouse.database.give_way()
-    large = [run for run in old if not is_small(warehouse, run)]
+    large = [run for run in old if not is_small(run)]
     for run in large:
         rejected += retire_large(warehouse, run)
     removed = remove(warehouse, large)

@@ -70,7 +70,7 @@ def score_part(
     counts, lows, highs = Counts(), [], []
     predictor: Predictor | None = None
     with ThreadPoolExecutor(1, "stage") as writer:
-        has_many = run.rows_table != warehouse.database.shared_rows
+        has_many = run.has_own_table
         loading = writer.submit(load) if has_many else None
         staged: Future[None] | None = None
         numbers = count()
