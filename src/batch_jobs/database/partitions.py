@@ -18,7 +18,7 @@ from tenacity import Retrying, retry_if_exception, retry_if_result, stop_after_d
 from tenacity.wait import wait_exponential
 
 from batch_jobs.database.connections import text
-from batch_jobs.database.shared_rows import SHARED, SharedRows
+from batch_jobs.database.shared_rows import SharedRows, own_table
 
 log = logging.getLogger(__name__)
 
@@ -78,14 +78,16 @@ class Partitions(SharedRows):
         database: where the tables are.
     """
 
+    shared = "shared_predictions"
+
     def __init__(self, database: _Database) -> None:
         self._database, self._schema = database, database.schema
 
     def new_table(self, connection: Connection, run_id: int, *, large: bool) -> str:
         """The table that a new run's rows go to: a large population gets one of its own."""
         if not large:
-            return SHARED
-        table = f"predictions_r{run_id:d}"
+            return self.shared
+        table = own_table(run_id)
         # The check spares ATTACH PARTITION from reading the rows.
         connection.exec_driver_sql(
             f"CREATE TABLE {self._schema}.{table} "
@@ -107,7 +109,7 @@ class Partitions(SharedRows):
         Several would keep all processors of a small server busy, and look-ups would wait for up to
         a tenth of a second.
         """
-        if table != SHARED and connection.scalar(text(OTHERS)):
+        if table != self.shared and connection.scalar(text(OTHERS)):
             for processes in (
                 "max_parallel_workers_per_gather",
                 "max_parallel_maintenance_workers",
@@ -122,7 +124,7 @@ class Partitions(SharedRows):
         Raises:
             sqlalchemy.exc.IntegrityError: a key is there twice.
         """
-        if table == SHARED:
+        if table == self.shared:
             return
         connection.exec_driver_sql("SET LOCAL maintenance_work_mem = '256MB'")
         self.spare_others(connection, table)
@@ -132,7 +134,7 @@ class Partitions(SharedRows):
 
     def attach(self, connection: Connection, run_id: int, table: str) -> None:
         """Let readers reach a filled table; one that they reach already is left."""
-        if table != SHARED and not self._parent(connection, table):
+        if table != self.shared and not self._parent(connection, table):
             _attach(connection, SERVED, table, run_id)
 
     def is_reached_by_all(self) -> bool:
@@ -159,7 +161,7 @@ class Partitions(SharedRows):
         """Move the rows of a table to the one that every reader knows, row by row."""
         rows = f"SELECT run_id, entity_id, part, score, label FROM {table}"  # noqa: S608
         connection.exec_driver_sql(
-            f"INSERT INTO {SHARED} (run_id, entity_id, part, score, label) {rows}"
+            f"INSERT INTO {self.shared} (run_id, entity_id, part, score, label) {rows}"
         )
         connection.exec_driver_sql(f"DELETE FROM {table}")  # noqa: S608
 
@@ -215,7 +217,7 @@ class Partitions(SharedRows):
         short since publications that attach a table wait meanwhile. The next try goes on from
         there: PostgreSQL then has the table as half detached, and lets no other one be detached.
         """
-        if table == SHARED:
+        if table == self.shared:
             return False
         half_detached = text(f"""
             SELECT inhparent::regclass::text, inhrelid::regclass::text FROM pg_inherits

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from sqlalchemy import Connection
 
-SHARED = "shared_predictions"
+
+def own_table(run_id: int) -> str:
+    """The table that a run of many rows has for itself."""
+    return f"predictions_r{run_id:d}"
 
 
 class SharedRows:
     """One table for the rows of all runs, whose index readers use from the first row on.
 
     `partitions.Partitions` gives a table of its own to a run of many rows.
+
+    Attributes:
+        shared: the name of the table.
     """
+
+    shared = "predictions"
 
     def new_table(self, connection: Connection, run_id: int, *, large: bool) -> str:  # noqa: ARG002
         """Make the table that a new run's rows go to; its name.
@@ -21,7 +29,7 @@ class SharedRows:
             run_id: of the run.
             large: whether to expect many rows.
         """
-        return SHARED
+        return self.shared
 
     def seal(self, connection: Connection, table: str) -> None:
         """Make the keys of a filled table unique.

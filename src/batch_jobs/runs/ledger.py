@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, Row
 
 from batch_jobs.database.connections import text
-from batch_jobs.database.shared_rows import SHARED
+from batch_jobs.database.shared_rows import own_table
 from batch_jobs.database.transactions import loaded_time, repeatable, stored_time
 from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.errors import IncompleteError
@@ -42,7 +42,7 @@ class Run:
     @property
     def has_own_table(self) -> bool:
         """Whether its rows are in a table that no other run shares."""
-        return self.rows_table != SHARED
+        return self.rows_table == own_table(self.run_id)
 
     @property
     def is_done(self) -> bool:

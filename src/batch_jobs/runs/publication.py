@@ -11,7 +11,6 @@ from sqlalchemy.exc import DBAPIError
 
 from batch_jobs import clock
 from batch_jobs.database.connections import text
-from batch_jobs.database.shared_rows import SHARED
 from batch_jobs.database.transactions import first_words, loaded_time, repeatable, stored_time
 from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.errors import IncompleteError
@@ -98,7 +97,7 @@ def _share(warehouse: Warehouse, run_id: int) -> None:
         warehouse.database.rows.share(connection, run.rows_table)
         connection.execute(
             text("UPDATE prediction_runs SET rows_table = :shared WHERE run_id = :run_id"),
-            {"shared": SHARED, "run_id": run_id},
+            {"shared": warehouse.database.rows.shared, "run_id": run_id},
         )
 
 

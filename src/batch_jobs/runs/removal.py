@@ -11,7 +11,7 @@ from sqlalchemy import Row, TextClause, bindparam
 from sqlalchemy.exc import DBAPIError
 
 from batch_jobs.database.connections import text
-from batch_jobs.database.shared_rows import SHARED
+from batch_jobs.database.shared_rows import own_table
 from batch_jobs.database.transactions import REMOVED_AT_ONCE, repeatable, stored_time
 from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.runs.fencing import SWEPT
@@ -100,7 +100,7 @@ def remove_some(warehouse: Warehouse, statement: str, values: Mapping[str, Any])
 # A row of `superseded_rows` goes with each row of a prediction.
 def is_small(run: Row[Any]) -> bool:
     """Whether the rows of a run can be removed together with those of others."""
-    return bool(run.rows_table == SHARED and run.size <= SMALL)
+    return bool(run.rows_table != own_table(run.run_id) and run.size <= SMALL)
 
 
 def batches(runs: Sequence[Row[Any]], rows: int) -> Iterator[list[int]]:
@@ -137,7 +137,7 @@ def retire(warehouse: Warehouse, run_ids: Sequence[int]) -> int:
             _of("UPDATE prediction_runs SET state = 'retired', rows_table = :removed WHERE true"),
             {**values, "removed": REMOVED},
         )
-        for table in (SHARED, "superseded_rows"):
+        for table in (warehouse.database.rows.shared, "superseded_rows"):
             connection.execute(_of(f"DELETE FROM {table} WHERE true"), values)  # noqa: S608
         return connection.execute(_of("DELETE FROM rejected_rows WHERE true"), values).rowcount
 
