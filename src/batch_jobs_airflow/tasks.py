@@ -182,18 +182,17 @@ def score(model: str, part: int, run_ids: Sequence[int], ti: Any, **_: Any) -> d
 
     What a newer attempt has taken over is left to it; `publish` looks what that came to.
     """
+    from batch_jobs.registry.deployment import Deployment
     from batch_jobs.runs import attempts, jobs
-    from batch_jobs.runs.prescoring import Prescorer
     from batch_jobs.scoring.counts import Counts
 
     _die_with_supervisor()
-    settings, token = airflow_settings(), str(ti.id)
-    predictors = Prescorer(settings)
+    deployment, token = Deployment(airflow_settings()), str(ti.id)
 
     def score_run(run_id: int) -> Counts:
-        return jobs.score(settings, model, run_id, part, token, predictors=predictors)
+        return jobs.score(deployment, model, run_id, part, token)
 
-    with attempts.attempt(settings, run_ids):
+    with attempts.attempt(deployment, run_ids):
         done = _on_each(run_ids, score_run)
     return asdict(sum(done.values(), Counts()))
 
@@ -204,18 +203,19 @@ def publish(parts: Sequence[dict[str, Any]], **_: Any) -> dict[str, int]:
     A success if every interval is published; what a newer attempt has taken over is waited for, in
     the end and not for long.
     """
+    from batch_jobs.registry.deployment import Deployment
     from batch_jobs.runs import attempts, jobs
 
     _die_with_supervisor()
-    settings, run_ids = airflow_settings(), parts[0]["run_ids"]
+    deployment, run_ids = Deployment(airflow_settings()), parts[0]["run_ids"]
 
     def publish_run(run_id: int) -> Run:
-        return jobs.publish(settings, run_id)
+        return jobs.publish(deployment, run_id)
 
     def await_newer(run_id: int) -> Run:
-        return attempts.await_newer(settings, run_id)
+        return attempts.await_newer(deployment, run_id)
 
-    with attempts.attempt(settings, run_ids):
+    with attempts.attempt(deployment, run_ids):
         published = _on_each(run_ids, publish_run, await_newer)
     newest = max(published.values(), key=lambda run: run.interval.end)
     own = [run for run in published.values() if run.run_id in run_ids]

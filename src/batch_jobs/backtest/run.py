@@ -35,7 +35,6 @@ from batch_jobs.backtest.replay import (
     trainings,
 )
 from batch_jobs.backtest.report import report
-from batch_jobs.catalog import load_model
 from batch_jobs.database import leases
 from batch_jobs.database.connections import text
 from batch_jobs.database.transactions import repeatable, stored_time
@@ -153,8 +152,8 @@ class _Life:
         self._warehouse = Warehouse(self._settings.warehouse)
         self._progress = progress
         self._token = leases.new_token()
-        self._predictors = Prescorer(self._settings)
-        self._planner = Planner(self._settings, replay.name, self._token)
+        self._deployment = Prescorer(self._settings)
+        self._planner = Planner(self._deployment, replay.name, self._token)
         self._reached = coverage.fresh_until(self._warehouse, replay.name)
         self._trained = {training.as_of for training in read_trainings(self._warehouse)}
 
@@ -188,15 +187,12 @@ class _Life:
         """Predict a week at once, since its champion is known and stays."""
         champion = champions.champion(self._warehouse, self._model.name)
         if champion is not None and self._model.mode == "merge":
-            model = load_model(self._model.name, self._settings.models)
-            self._predictors.prescore(self._warehouse, model, champion.version, week)
+            self._deployment.prescore(self._model.name, champion.version, week)
 
     def _tick(self, interval: Interval) -> None:
         try:
             for run in self._planner.plan_due(interval):
-                jobs.score_and_publish(
-                    self._settings, run, self._token, predictors=self._predictors
-                )
+                jobs.score_and_publish(self._deployment, run, self._token)
         except WarehouseUnavailableError:
             raise
         except NoChampionError:
@@ -205,7 +201,7 @@ class _Life:
             log.warning("%s: %s", interval, first_line(error))
 
     def _promoted(self, as_of: datetime) -> Training:
-        answer = promotion.promote(self._settings, self._model.name, actor="replay")
+        answer = promotion.promote(self._deployment, self._model.name, actor="replay")
         return Training(
             as_of=stored_time(as_of),
             outcome="kept" if answer.outcome == "kept" else "promoted",

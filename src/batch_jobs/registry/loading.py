@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.errors import ArtifactError
 from batch_jobs.model import BatchModel, Feature
 from batch_jobs.redaction import first_line
 from batch_jobs.registry import signing
 from batch_jobs.registry.store import ModelStore, deserialize
-from batch_jobs.registry.versions import ModelVersion, contract_of, find_version
+from batch_jobs.registry.versions import ModelVersion, contract_of
 from batch_jobs.scoring.fitted import Fitted
 from batch_jobs.settings import HASH_ONLY, Settings
-
-if TYPE_CHECKING:
-    from batch_jobs.scoring.predict import Predictor
 
 _FEATURES = TypeAdapter(dict[str, Feature])
 
@@ -85,41 +81,6 @@ def load_version(settings: Settings, model: BatchModel, version: ModelVersion) -
             f"{problem}; roll back to another version, or train again"
         )
     return fitted
-
-
-class Predictors:
-    """Predictors of model versions, each loaded and verified once, for an attempt at many runs.
-
-    Args:
-        settings: where everything is.
-    """
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._trained: dict[tuple[str, str], BatchModel] = {}
-        self._kept: dict[tuple[str, str], Predictor] = {}
-
-    def trained(self, warehouse: Warehouse, model: BatchModel, version: str) -> BatchModel:
-        """The model as it was when a version was trained; see `as_trained`."""
-        key = (model.name, version)
-        if key not in self._trained:
-            found = find_version(warehouse, model.name, version)
-            self._trained[key] = as_trained(self._settings, model, found)
-        return self._trained[key]
-
-    def of(self, warehouse: Warehouse, model: BatchModel, version: str) -> Predictor:
-        """The predictor of a version; the one before it is let go.
-
-        Raises:
-            ArtifactError: there is no such version, or it does not load; see `load_version`.
-        """
-        from batch_jobs.scoring.predict import Predictor
-
-        key = (model.name, version)
-        if key not in self._kept:
-            found = find_version(warehouse, model.name, version)
-            self._kept = {key: Predictor(load_version(self._settings, model, found))}
-        return self._kept[key]
 
 
 def _verified(settings: Settings, version: ModelVersion) -> Mapping[str, Any]:

@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from batch_jobs.catalog import load_model
 from batch_jobs.database.transactions import loaded_time
 from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.errors import ArtifactError, NoChampionError
 from batch_jobs.registry import champions, versions
+from batch_jobs.registry.deployment import Place, opened
 from batch_jobs.registry.loading import load_version
 from batch_jobs.registry.versions import ModelVersion
-from batch_jobs.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -33,13 +32,11 @@ class Promotion:
     reason: str
 
 
-def candidate(
-    settings: Settings, name: str, as_of: datetime | None = None
-) -> tuple[ModelVersion, bool]:
+def candidate(place: Place, name: str, as_of: datetime | None = None) -> tuple[ModelVersion, bool]:
     """The version that may take over, and whether nothing but a person's word is in its way.
 
     Args:
-        settings: where everything is.
+        place: where everything is.
         name: which model.
         as_of: a version that was trained as of this moment; by default the one that has seen the
             newest data.
@@ -47,21 +44,22 @@ def candidate(
     Raises:
         ArtifactError: there is no such version.
     """
-    warehouse = Warehouse.existing(settings.warehouse)
+    warehouse = opened(place).warehouse
     version = _newest(warehouse, name, as_of)
     serving = champions.champion(warehouse, name)
     is_champion = serving is not None and serving.version == version.version
     return version, not (is_champion or _obstacles(warehouse, version, serving, approved=True))
 
 
-def trained_since(settings: Settings, name: str, moment: datetime) -> ModelVersion | None:
+def trained_since(place: Place, name: str, moment: datetime) -> ModelVersion | None:
     """The version that has seen the newest data, if it was trained as of a moment after this."""
-    version = versions.newest_version(Warehouse.existing(settings.warehouse), name)
+    deployment = opened(place)
+    version = versions.newest_version(deployment.warehouse, name)
     return version if version and loaded_time(version.as_of) > moment else None
 
 
 def promote(
-    settings: Settings,
+    place: Place,
     name: str,
     version: str | None = None,
     *,
@@ -76,7 +74,7 @@ def promote(
     champion, is promoted only by its name and with a reason, which is recorded.
 
     Args:
-        settings: where everything is.
+        place: where everything is.
         name: which model.
         version: which version; by default the one that has seen the newest data.
         actor: who wants it.
@@ -88,8 +86,9 @@ def promote(
         ArtifactError: no such version, its file is not loadable, or the champion has changed
             since the version was evaluated.
     """
-    model = load_model(name, settings.models)
-    warehouse = Warehouse.existing(settings.warehouse)
+    deployment = opened(place)
+    model = deployment.model(name)
+    warehouse = deployment.warehouse
     if version:
         wanted = versions.find_version(warehouse, name, version)
     else:
@@ -105,7 +104,7 @@ def promote(
             f"to promote it all the same: `batch-jobs promote {name} {wanted.version} --reason …`"
         )
         return Promotion(wanted, "kept", champion, f"{'; '.join(obstacles)}; {cure}")
-    load_version(settings, model, wanted)
+    load_version(deployment.settings, model, wanted)
     decided = approved_by and wanted.gate.get("undecided")
     approval = [f"approved by {approved_by}"] if decided else []
     why = reason or "; ".join([*approval, *wanted.gate["reasons"]])
@@ -138,19 +137,20 @@ def _obstacles(
     return found
 
 
-def rollback(settings: Settings, name: str, to: str, *, actor: str, reason: str) -> Promotion:
+def rollback(place: Place, name: str, to: str, *, actor: str, reason: str) -> Promotion:
     """Make an earlier version the champion again, after proving that it loads.
 
     Raises:
         ArtifactError: no such version, it never served, or its file is missing, changed or unfit.
     """
-    model = load_model(name, settings.models)
-    warehouse = Warehouse.existing(settings.warehouse)
-    wanted = require_served(settings, name, to)
+    deployment = opened(place)
+    model = deployment.model(name)
+    warehouse = deployment.warehouse
+    wanted = require_served(deployment, name, to)
     serving = champions.champion(warehouse, name)
     if serving is not None and serving.version == to:
         return Promotion(wanted, "unchanged", to, "it is the champion already")
-    load_version(settings, model, wanted)
+    load_version(deployment.settings, model, wanted)
     champions.promote(
         warehouse,
         wanted,
@@ -162,13 +162,13 @@ def rollback(settings: Settings, name: str, to: str, *, actor: str, reason: str)
     return Promotion(wanted, "promoted", to, reason)
 
 
-def require_served(settings: Settings, name: str, version: str) -> ModelVersion:
+def require_served(place: Place, name: str, version: str) -> ModelVersion:
     """A version that has been the champion.
 
     Raises:
         ArtifactError: no such version, or it never served.
     """
-    warehouse = Warehouse.existing(settings.warehouse)
+    warehouse = opened(place).warehouse
     found = versions.find_version(warehouse, name, version)
     served = champions.have_served(warehouse, name)
     if version not in served:

@@ -18,16 +18,15 @@ from sqlalchemy import Row
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from batch_jobs import clock
-from batch_jobs.catalog import load_model, model_names
+from batch_jobs.catalog import model_names
 from batch_jobs.database.leases import new_token
-from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.errors import ConfigurationError, FencedError, UnavailableError
 from batch_jobs.failpoints import failpoint
 from batch_jobs.interval import Interval
 from batch_jobs.model import BatchModel
 from batch_jobs.redaction import first_line
 from batch_jobs.registry import champions
-from batch_jobs.registry.loading import Predictors
+from batch_jobs.registry.deployment import Deployment, Place, opened
 from batch_jobs.requests import queue
 from batch_jobs.requests.queue import Answered, Claimed
 from batch_jobs.requests.rows import features_of, frame_of, key_columns
@@ -41,14 +40,13 @@ log = logging.getLogger(__name__)
 
 
 def answer(
-    settings: Settings,
+    place: Place,
     name: str,
     token: str,
     *,
     progress: Progress | None = None,
     most: int | None = None,
     stop: Callable[[], bool] = lambda: False,
-    predictors: Predictors | None = None,
 ) -> list[Answered]:
     """Answer the requests of a model that wait, oldest first.
 
@@ -56,13 +54,12 @@ def answer(
     answered. Without a champion all of them wait on.
 
     Args:
-        settings: where everything is.
+        place: where everything is.
         name: which model.
         token: of this attempt; a later one has the higher one.
         progress: called with the number of rows of each chunk.
         most: answer no more requests than that.
         stop: asked before each chunk; once true, what is not answered waits for another attempt.
-        predictors: kept from one call to the next, to load a version once.
 
     Returns:
         The requests that are done, and those that have failed.
@@ -72,25 +69,25 @@ def answer(
         ArtifactError: the champion does not load; nothing was claimed.
         UnavailableError: the warehouse or the model store does not answer; what was begun waits.
     """
-    model = load_model(name, settings.models)
-    warehouse = Warehouse.existing(settings.warehouse)
+    deployment = opened(place)
+    deployment.model(name)  # or there is nothing to ask
+    warehouse = deployment.warehouse
     answered: list[Answered] = []
     if not queue.waits(warehouse, name, token):
         return answered
     answered += queue.give_up(warehouse, name, token)
-    predictors = predictors or Predictors(settings)
     while (most is None or len(answered) < most) and not stop():
         champion = champions.champion(warehouse, name)
         if champion is None:
             log.warning("the requests of %s wait for its first champion", name)
             break
-        predictors.of(warehouse, model, champion.version)  # or claim nothing
+        deployment.predictor(name, champion.version)  # or claim nothing
         claimed = queue.claim(warehouse, name, champion.version, token)
         if claimed is None:
             break
         try:
-            trained = predictors.trained(warehouse, model, claimed.model_version)
-            found = _Attempt(warehouse, trained, predictors, claimed, stop, progress).answer()
+            trained = deployment.trained(name, claimed.model_version)
+            found = _Attempt(deployment, trained, claimed, stop, progress).answer()
         except FencedError as error:
             log.info("%s", error)
             continue
@@ -105,7 +102,7 @@ def answer_each(
     names: Sequence[str] | None = None,
     *,
     told: Callable[[str, Exception], None],
-    predictors: dict[str, Predictors] | None = None,
+    kept: dict[str, Deployment] | None = None,
     **options: Any,
 ) -> list[Answered]:
     """Answer the requests of several models; one that cannot be asked keeps no other one waiting.
@@ -114,15 +111,15 @@ def answer_each(
         settings: where everything is.
         names: which models; None for all there are files for.
         told: called with a model's name and its error.
-        predictors: by the name of the model; kept from one call to the next.
+        kept: deployments by the name of the model, from one call to the next.
         options: of `answer`.
     """
     answered = []
-    predictors = {} if predictors is None else predictors
+    kept = {} if kept is None else kept
     for name in model_names(settings.models) if names is None else names:
-        kept = predictors.setdefault(name, Predictors(settings))
+        deployment = kept.setdefault(name, Deployment(settings))
         try:
-            answered += answer(settings, name, new_token(), predictors=kept, **options)
+            answered += answer(deployment, name, new_token(), **options)
         except Exception as error:  # noqa: BLE001 - it is told, and the others have their turn
             told(name, error)
     return answered
@@ -150,7 +147,7 @@ def follow(
         every: how often it looks if nobody wakes it.
         told: called with each request that is done or has failed.
     """
-    predictors: dict[str, Predictors] = {}
+    kept: dict[str, Deployment] = {}
     failed: dict[str, str] = {}
 
     def note(name: str, error: Exception) -> None:
@@ -161,9 +158,7 @@ def follow(
 
     while not stop.is_set():
         wake.clear()
-        answered = answer_each(
-            settings, names, told=note, predictors=predictors, most=1, stop=stop.is_set
-        )
+        answered = answer_each(settings, names, told=note, kept=kept, most=1, stop=stop.is_set)
         for one in answered:
             failed.pop(one.model, None)
             if told:
@@ -176,9 +171,8 @@ def follow(
 class _Attempt:
     """One attempt at one request, with what its caller was given."""
 
-    warehouse: Warehouse
+    deployment: Deployment
     model: BatchModel  # as it was when the version that answers was trained
-    predictors: Predictors
     claimed: Claimed
     stop: Callable[[], bool]
     progress: Progress | None
@@ -195,18 +189,18 @@ class _Attempt:
             failpoint("answer.claimed")
             for after in range(claimed.stored, claimed.counts.read, self.model.chunk_rows):
                 if self.stop():
-                    queue.release(self.warehouse, claimed)
+                    queue.release(self.deployment.warehouse, claimed)
                     return None
                 problem = self._chunk(after)
                 if problem is not None:
-                    return queue.finish(self.warehouse, claimed, problem)
+                    return queue.finish(self.deployment.warehouse, claimed, problem)
                 failpoint("answer.chunk_stored")
             failpoint("answer.before_finish")
-            answered = queue.finish(self.warehouse, claimed)
+            answered = queue.finish(self.deployment.warehouse, claimed)
             failpoint("answer.finished")
         except BaseException:  # also what ends the process: another attempt need not wait for long
             with suppress(Exception):
-                queue.release(self.warehouse, claimed)
+                queue.release(self.deployment.warehouse, claimed)
             raise
         return answered
 
@@ -214,11 +208,11 @@ class _Attempt:
         """Score and store the rows after a number; or why the request cannot be answered."""
         sent = self.claimed.counts.read
         until = min(after + self.model.chunk_rows, sent)
-        rows = queue.rows_of(self.warehouse, self.claimed.request_id, after, until)
+        rows = queue.rows_of(self.deployment.warehouse, self.claimed.request_id, after, until)
         if len(rows) < until - after:
             return f"it has fewer rows than the {sent:,} it announced"
         try:
-            queue.store(self.warehouse, self.claimed, after, *self._scored(rows))
+            queue.store(self.deployment.warehouse, self.claimed, after, *self._scored(rows))
         except (UnavailableError, ConfigurationError, FencedError, OperationalError):
             raise
         except DBAPIError as error:  # the database refuses these very rows
@@ -247,7 +241,7 @@ class _Attempt:
             version = self.claimed.model_version
             predicted = predict_chunk(
                 self.model,
-                self.predictors.of(self.warehouse, self.model, version),
+                self.deployment.predictor(self.model.name, version),
                 Interval(now, now + timedelta.resolution),
                 frame_of(self.model, sound).assign(as_of=now),
             )

@@ -9,46 +9,45 @@ from contextlib import contextmanager
 from datetime import timedelta
 
 from batch_jobs import clock
-from batch_jobs.catalog import load_model
 from batch_jobs.database.leases import LEASE, at_work, renew
-from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.errors import FencedError
 from batch_jobs.interval import Interval
+from batch_jobs.registry.deployment import Place, opened
 from batch_jobs.runs import coverage, ledger
 from batch_jobs.runs.ledger import Run
-from batch_jobs.settings import Settings
 
 log = logging.getLogger(__name__)
 
 
-def unhealed(settings: Settings, name: str) -> list[Interval]:
+def unhealed(place: Place, name: str) -> list[Interval]:
     """Intervals within the look-back that were tried in vain and that nobody has published."""
-    model = load_model(name, settings.models)
-    warehouse, now = Warehouse.existing(settings.warehouse), clock.now()
+    deployment = opened(place)
+    model = deployment.model(name)
+    warehouse, now = deployment.warehouse, clock.now()
     return coverage.unhealed(warehouse, name, now - model.look_back, now - LEASE)
 
 
 @contextmanager
-def attempt(settings: Settings, run_ids: Sequence[int]) -> Iterator[None]:
+def attempt(place: Place, run_ids: Sequence[int]) -> Iterator[None]:
     """Hold the leases of runs that a task has taken up, also while another one has its turn."""
-    warehouse = Warehouse.existing(settings.warehouse)
+    warehouse = opened(place).warehouse
     renew(warehouse, run_ids)
     with at_work(warehouse, run_ids):
         yield
 
 
-def await_newer(settings: Settings, run_id: int, patience: timedelta = LEASE) -> Run:
+def await_newer(place: Place, run_id: int, patience: timedelta = LEASE) -> Run:
     """The published run of the newer attempt that has fenced a run off, once there is one.
 
     Args:
-        settings: where everything is.
+        place: where everything is.
         run_id: the run that was fenced off.
         patience: how long to wait for an attempt that is heard of.
 
     Raises:
         FencedError: the newer attempt has failed, is not heard of, or takes longer than that.
     """
-    warehouse = Warehouse.existing(settings.warehouse)
+    warehouse = opened(place).warehouse
     fenced = ledger.find_run(warehouse, run_id)
     until = time.monotonic() + patience.total_seconds()
     told = False

@@ -6,21 +6,19 @@ import logging
 from collections.abc import Callable, Iterable
 
 from batch_jobs import clock
-from batch_jobs.catalog import load_model
 from batch_jobs.database.leases import at_work, new_token
 from batch_jobs.database.missed_rows import DAY
-from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.errors import ContractError, InputError, IntervalsError, UnavailableError
 from batch_jobs.interval import Interval
 from batch_jobs.redaction import first_line
 from batch_jobs.registry import champions, promotion
+from batch_jobs.registry.deployment import Place, opened
 from batch_jobs.registry.promotion import Promotion
 from batch_jobs.runs import ledger
 from batch_jobs.runs.jobs import score_and_publish
 from batch_jobs.runs.ledger import Run
 from batch_jobs.runs.planning import Champion, Planner
 from batch_jobs.runs.prescoring import Prescorer
-from batch_jobs.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +27,7 @@ MOST_IN_A_ROW = 10  # intervals that fail one after the other, before a backfill
 
 
 def backfill(
-    settings: Settings,
+    place: Place,
     name: str,
     span: Interval,
     *,
@@ -44,7 +42,7 @@ def backfill(
     forced. What readers see as current never moves back: rows of newer intervals stay.
 
     Args:
-        settings: where everything is.
+        place: where everything is.
         name: which model.
         span: must lie in the past.
         champion: `then` scores with the version that served when the interval ended, or with the
@@ -55,9 +53,8 @@ def backfill(
         progress: called with each run.
     """
     span.require_past(clock.now())
-    token = new_token()
-    warehouse, model = Warehouse.existing(settings.warehouse), load_model(name, settings.models)
-    planner, predictors = Planner(settings, name, token), Prescorer(settings)
+    deployment, token = Prescorer(opened(place).settings), new_token()
+    planner = Planner(deployment, name, token)
     late = {run.interval: run for run in ([] if force else planner.late(span))}
     seen = ("", span.start)  # which version has predicted all until when
 
@@ -73,15 +70,15 @@ def backfill(
         if run.mode == "merge" and not (run.is_done or is_ahead):
             day = Interval(interval.start, max(min(interval.start + DAY, span.end), interval.end))
             seen = (run.model_version, day.end)
-            with at_work(warehouse, [run.run_id]):
-                predictors.prescore(warehouse, model, run.model_version, day)
-        return score_and_publish(settings, run, token, predictors=predictors)
+            with at_work(deployment.warehouse, [run.run_id]):
+                deployment.prescore(name, run.model_version, day)
+        return score_and_publish(deployment, run, token)
 
     return _on_each(planner.due_within(span), publish_one, progress)
 
 
 def rollback(
-    settings: Settings,
+    place: Place,
     name: str,
     to: str,
     *,
@@ -96,7 +93,7 @@ def rollback(
     transaction. Calling it again goes on where it was interrupted.
 
     Args:
-        settings: where everything is.
+        place: where everything is.
         name: which model.
         to: the version that shall serve again.
         actor: who wants it.
@@ -109,16 +106,17 @@ def rollback(
     Raises:
         ArtifactError: no such version, or its file is missing, changed or unfit.
     """
-    answer = promotion.rollback(settings, name, to, actor=actor, reason=reason)
-    warehouse = Warehouse.existing(settings.warehouse)
+    deployment = opened(place)
+    answer = promotion.rollback(deployment, name, to, actor=actor, reason=reason)
+    warehouse = deployment.warehouse
     left = champions.rolled_back_from(warehouse, name)
     token = new_token()
-    planner, predictors = Planner(settings, name, token), Prescorer(settings)
+    planner = Planner(deployment, name, token)
     seen = ledger.seen_of_version(warehouse, name, left) if left else []
 
     def score_again(interval: Interval) -> Run:
         run = planner.claim(interval, force=True)
-        return score_and_publish(settings, run, token, predictors=predictors)
+        return score_and_publish(deployment, run, token)
 
     return answer, _on_each([run.interval for run in seen], score_again, progress)
 

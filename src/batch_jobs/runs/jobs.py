@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy.exc import IntegrityError
 
 from batch_jobs import clock
-from batch_jobs.catalog import load_model, model_names
+from batch_jobs.catalog import model_names
 from batch_jobs.database.leases import BEAT, at_work, new_token, renew
 from batch_jobs.database.missed_rows import missed
 from batch_jobs.database.transactions import repeatable
@@ -31,8 +31,7 @@ from batch_jobs.interval import Interval
 from batch_jobs.model import BatchModel
 from batch_jobs.redaction import first_line, redact
 from batch_jobs.registry import old_versions
-from batch_jobs.registry.loading import Predictors
-from batch_jobs.registry.store import ModelStore
+from batch_jobs.registry.deployment import Deployment, Place, opened
 from batch_jobs.runs import (
     ledger,
     publication,
@@ -47,7 +46,6 @@ from batch_jobs.runs.plausibility import require_plausible
 from batch_jobs.runs.prescoring import Prescorer, stage_prescored
 from batch_jobs.runs.retention import Pruned
 from batch_jobs.scoring.counts import Counts, Progress
-from batch_jobs.settings import Settings
 
 if TYPE_CHECKING:
     from batch_jobs.scoring.predict import Predictor
@@ -56,24 +54,22 @@ log = logging.getLogger(__name__)
 
 
 def score(
-    settings: Settings,
+    place: Place,
     name: str,
     run_id: int,
     part: int,
     token: str,
     progress: Progress | None = None,
-    predictors: Prescorer | None = None,
 ) -> Counts:
     """Read, check, predict and stage one part of a run, chunk by chunk.
 
     Args:
-        settings: where everything is.
+        place: where everything is.
         name: which model.
         run_id: the run that claimed the interval.
         part: which part of it.
         token: of this try.
         progress: called with the number of rows of each chunk.
-        predictors: shared with other runs of the same attempt.
 
     Whatever it raises but the following two, the run is failed with that reason, and the last good
     predictions stay; another try of the part makes it good.
@@ -82,23 +78,22 @@ def score(
         FencedError: a newer attempt has claimed the interval, or a newer try the part.
         UnavailableError: something did not answer; the run stays open for another try.
     """
-    model = load_model(name, settings.models)
-    warehouse = Warehouse.existing(settings.warehouse)
+    deployment = opened(place)
+    deployment.model(name)  # what is wrong with its file is no fault of this run
+    warehouse = deployment.warehouse
     try:
         with at_work(warehouse, [run_id]):
-            opened, found = _score_part(
-                warehouse, model, run_id, part, token, progress, predictors or Prescorer(settings)
-            )
+            taken, found = _score_part(warehouse, deployment, name, run_id, part, token, progress)
             if found is None:
                 log.info("run %d part %d is staged already", run_id, part)
-                return opened.counts
+                return taken.counts
             failpoint("score.all_staged")
-            staging.close_part(warehouse, opened, token, *found)
+            staging.close_part(warehouse, taken, token, *found)
             failpoint("score.closed")
     except (FencedError, IncompleteError, UnavailableError):
         raise
     except BaseException as error:
-        _fail_part(warehouse, run_id, part, token, error, partial(_asked, settings))
+        _fail_part(warehouse, run_id, part, token, error, partial(_asked, deployment))
         raise
     counts = found[0]
     log.info("run %d part %d: %s", run_id, part, counts)
@@ -125,12 +120,12 @@ def _fail_part(
 @repeatable
 def _score_part(
     warehouse: Warehouse,
-    model: BatchModel,
+    deployment: Deployment,
+    name: str,
     run_id: int,
     part: int,
     token: str,
     progress: Progress | None,
-    predictors: Prescorer,
 ) -> tuple[Part, tuple[Counts, tuple[float, float] | None] | None]:
     """Stage a part, from its first row on whenever the source is lost half-way through.
 
@@ -140,28 +135,28 @@ def _score_part(
     from batch_jobs.runs.scoring import duplicates, score_part
 
     def load() -> Predictor:
-        return predictors.of(warehouse, model, run.model_version)
+        return deployment.predictor(name, run.model_version)
 
-    run, opened = staging.open_part(warehouse, run_id, part, token)
-    if opened.staged or run.is_done:
-        return opened, None
+    run, taken = staging.open_part(warehouse, run_id, part, token)
+    if taken.staged or run.is_done:
+        return taken, None
     failpoint("score.opened")
     if run.claimed_at is None or clock.now() - run.claimed_at > BEAT:
         renew(warehouse, [run_id])
-    trained = predictors.trained(warehouse, model, run.model_version)
+    trained = deployment.trained(name, run.model_version)
     try:
-        if found := predictors.prescored(run, opened):
-            stage_prescored(warehouse, opened, token, found)
-            return opened, (found.counts, found.scores)
-        counts, scores = score_part(warehouse, trained, load, run, opened, token, progress)
+        if isinstance(deployment, Prescorer) and (found := deployment.prescored(run, taken)):
+            stage_prescored(warehouse, taken, token, found)
+            return taken, (found.counts, found.scores)
+        counts, scores = score_part(warehouse, trained, load, run, taken, token, progress)
     except IntegrityError as error:
         raise duplicates(warehouse, trained, run.interval) from error
     if counts.rejected and staging.has_doubled_reject(warehouse, run):
         raise duplicates(warehouse, trained, run.interval)
-    return opened, (counts, scores)
+    return taken, (counts, scores)
 
 
-def publish(settings: Settings, run_id: int) -> Run:
+def publish(place: Place, run_id: int) -> Run:
     """Make a staged run visible to readers in one transaction; see `publication.publish`.
 
     Raises:
@@ -171,18 +166,18 @@ def publish(settings: Settings, run_id: int) -> Run:
             run is failed.
         FencedError: a newer attempt has claimed the interval.
     """
-    warehouse = Warehouse.existing(settings.warehouse)
+    deployment = opened(place)
+    warehouse = deployment.warehouse
 
     def trained(run: Run) -> BatchModel:
-        model = load_model(run.model, settings.models)
-        return Predictors(settings).trained(warehouse, model, run.model_version)
+        return deployment.trained(run.model, run.model_version)
 
     def inspect(run: Run, staged: Staged) -> None:
         if run.mode == "merge" and (
             problem := missed(warehouse, trained(run), run.interval, read=staged.counts.read)
         ):
             raise problem
-        model = load_model(run.model, settings.models)
+        model = deployment.model(run.model)
         require_plausible(warehouse, model, run, staged, partial(trained, run))
 
     try:
@@ -193,10 +188,10 @@ def publish(settings: Settings, run_id: int) -> Run:
 
         run = ledger.find_run(warehouse, run_id)
         problem = duplicates(warehouse, trained(run), run.interval)
-        staging.fail(warehouse, run_id, str(problem), _asked(settings, run_id))
+        staging.fail(warehouse, run_id, str(problem), _asked(deployment, run_id))
         raise problem from error
     except (CircuitBreakerError, ContractError) as error:
-        staging.fail(warehouse, run_id, str(error), _asked(settings, run_id))
+        staging.fail(warehouse, run_id, str(error), _asked(deployment, run_id))
         raise
     except IncompleteError as error:
         staging.fail(warehouse, run_id, str(error))
@@ -205,17 +200,15 @@ def publish(settings: Settings, run_id: int) -> Run:
     return run
 
 
-def _asked(settings: Settings, run_id: int) -> str | None:
+def _asked(deployment: Deployment, run_id: int) -> str | None:
     """What a run was asked that is refused; see `refusals.question`."""
-    warehouse = Warehouse.existing(settings.warehouse)
-    run = ledger.find_run(warehouse, run_id)
-    model = load_model(run.model, settings.models)
-    trained = Predictors(settings).trained(warehouse, model, run.model_version)
-    return refusals.question(warehouse, trained, run.interval, run.model_version)
+    run = ledger.find_run(deployment.warehouse, run_id)
+    trained = deployment.trained(run.model, run.model_version)
+    return refusals.question(deployment.warehouse, trained, run.interval, run.model_version)
 
 
 def predict(  # noqa: PLR0913 - as many as its command has options
-    settings: Settings,
+    place: Place,
     name: str,
     interval: Interval,
     *,
@@ -227,29 +220,29 @@ def predict(  # noqa: PLR0913 - as many as its command has options
     progress: Progress | None = None,
 ) -> Run:
     """Plan, score and publish one interval in this process."""
+    deployment = opened(place)
     token = token or new_token()
-    planner = Planner(settings, name, token, parts=parts)
+    planner = Planner(deployment, name, token, parts=parts)
     run = planner.claim(interval, champion=champion, force=force, accept=accept)
-    return score_and_publish(settings, run, token, progress)
+    return score_and_publish(deployment, run, token, progress)
 
 
 def score_and_publish(
-    settings: Settings,
+    place: Place,
     run: Run,
     token: str,
     progress: Progress | None = None,
-    predictors: Prescorer | None = None,
 ) -> Run:
     """Score every part of a claimed run in this process and publish it; see the two verbs."""
+    deployment = opened(place)
     if run.is_done:
         return run
-    warehouse = Warehouse.existing(settings.warehouse)
-    for part in ledger.parts_of(warehouse, run.run_id):
-        score(settings, run.model, run.run_id, part, token, progress, predictors)
-    return publish(settings, run.run_id)
+    for part in ledger.parts_of(deployment.warehouse, run.run_id):
+        score(deployment, run.model, run.run_id, part, token, progress)
+    return publish(deployment, run.run_id)
 
 
-def prune(settings: Settings, name: str | None = None) -> list[Pruned]:
+def prune(place: Place, name: str | None = None) -> list[Pruned]:
     """Remove what readers have not seen for longer than a model keeps it; of one model or of all.
 
     And the artifacts of versions that nobody goes back to. The rows that readers see stay, but for
@@ -260,13 +253,14 @@ def prune(settings: Settings, name: str | None = None) -> list[Pruned]:
             the others are done.
         WarehouseUnavailableError: the database did not answer; the next prune goes on from there.
     """
-    names = model_names(settings.models) if name is None else [name]
-    warehouse = Warehouse.existing(settings.warehouse)
-    store = ModelStore(settings.model_store, settings.model_cache)
+    deployment = opened(place)
+    names = model_names(deployment.settings.models) if name is None else [name]
+    warehouse = deployment.warehouse
+    store = deployment.store
     pruned, broken = [], []
     for each in names:
         try:
-            model = load_model(each, settings.models)
+            model = deployment.model(each)
         except ModelFileError as error:
             broken.append(error)
             continue

@@ -14,23 +14,25 @@ from batch_jobs.errors import BatchJobsError
 from batch_jobs.interval import Interval, newest_due
 from batch_jobs.registry import champions
 from batch_jobs.registry import versions as registry
+from batch_jobs.registry.deployment import Place, opened
 from batch_jobs.runs import coverage
 from batch_jobs.settings import Settings
 
 
-def gaps(settings: Settings, name: str) -> list[Interval]:
+def gaps(place: Place, name: str) -> list[Interval]:
     """The due intervals of a model that were never published, oldest first."""
-    model = load_model(name, settings.models)
-    warehouse = Warehouse.existing(settings.warehouse)
+    deployment = opened(place)
+    model = deployment.model(name)
+    warehouse = deployment.warehouse
     newest = newest_due(model.schedule, clock.now())
     return coverage.gaps(warehouse, name, model.schedule, newest.end)
 
 
-def status(settings: Settings, name: str | None = None) -> list[dict[str, Any]]:
+def status(place: Place, name: str | None = None) -> list[dict[str, Any]]:
     """What readers see of each model, and what will serve them: a row a model.
 
     Args:
-        settings: where everything is.
+        place: where everything is.
         name: which model; None for all that have a version or predictions.
 
     Returns:
@@ -41,14 +43,15 @@ def status(settings: Settings, name: str | None = None) -> list[dict[str, Any]]:
     Raises:
         UnknownModelError: there is no such model.
     """
-    names = [load_model(name, settings.models).name] if name else None
-    warehouse = Warehouse.existing(settings.warehouse)
+    deployment = opened(place)
+    names = [deployment.model(name).name] if name else None
+    warehouse = deployment.warehouse
     columns, published = _published(warehouse)
     counts = registry.counts(warehouse)
     return [
         dict.fromkeys(columns)
         | {"model": each, **published.get(each, {}), "versions": counts.get(each, 0)}
-        | _serving(settings, warehouse, each, published.get(each), counts.get(each, 0))
+        | _serving(deployment.settings, warehouse, each, published.get(each), counts.get(each, 0))
         for each in names or sorted({*published, *counts})
     ]
 

@@ -10,7 +10,6 @@ from operator import itemgetter
 from typing import Literal
 
 from batch_jobs import clock
-from batch_jobs.catalog import load_model
 from batch_jobs.database.leases import FORGOTTEN_AFTER, LEASE, at_work
 from batch_jobs.database.transactions import bounds, loaded_time, repeatable
 from batch_jobs.database.warehouse import Warehouse
@@ -20,7 +19,7 @@ from batch_jobs.interval import Interval, due_between
 from batch_jobs.model import BatchModel
 from batch_jobs.redaction import first_line
 from batch_jobs.registry import champions, versions
-from batch_jobs.registry.loading import as_trained
+from batch_jobs.registry.deployment import Place, opened
 from batch_jobs.registry.promotion import require_champion
 from batch_jobs.registry.versions import ModelVersion
 from batch_jobs.runs import claims, coverage, ledger, refusals, removal, staging
@@ -28,7 +27,6 @@ from batch_jobs.runs.claims import Claim
 from batch_jobs.runs.key_ranges import key_ranges
 from batch_jobs.runs.late_rows import late_runs
 from batch_jobs.runs.ledger import Run
-from batch_jobs.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +38,7 @@ class Planner:
     """Claims intervals of one model for one attempt; what they have in common is done once.
 
     Args:
-        settings: where everything is.
+        place: where everything is.
         name: which model.
         token: the attempt's.
         parts: how many parts to cut each interval into; by default what the model file says.
@@ -49,14 +47,11 @@ class Planner:
         InputError: unknown model, or no warehouse.
     """
 
-    def __init__(
-        self, settings: Settings, name: str, token: str, *, parts: int | None = None
-    ) -> None:
-        self.model = load_model(name, settings.models)
-        self.warehouse = Warehouse.existing(settings.warehouse)
-        self._settings, self._token = settings, token
+    def __init__(self, place: Place, name: str, token: str, *, parts: int | None = None) -> None:
+        self._deployment, self._token = opened(place), token
+        self.model = self._deployment.model(name)
+        self.warehouse = self._deployment.warehouse
         self._parts = parts or self.model.parts
-        self._trained: dict[str, BatchModel] = {}
         self._prepared: set[str] = set()
         self._warned = False
 
@@ -270,9 +265,7 @@ class Planner:
         return self.model if version is None else self._as_trained(version)
 
     def _as_trained(self, version: ModelVersion) -> BatchModel:
-        if version.version not in self._trained:
-            self._trained[version.version] = as_trained(self._settings, self.model, version)
-        return self._trained[version.version]
+        return self._deployment.trained(self.model.name, version.version)
 
     def _prepare(self, trained: BatchModel, interval: Interval) -> None:
         """Find out that the query compiles, and clean up after the dead: once an attempt."""

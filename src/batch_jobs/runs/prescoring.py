@@ -16,7 +16,7 @@ from batch_jobs.errors import ContractError
 from batch_jobs.failpoints import failpoint
 from batch_jobs.interval import Interval
 from batch_jobs.model import BatchModel
-from batch_jobs.registry.loading import Predictors
+from batch_jobs.registry.deployment import Deployment
 from batch_jobs.runs import staging
 from batch_jobs.runs.ledger import Part, Run
 from batch_jobs.scoring.counts import Counts
@@ -60,24 +60,21 @@ class Prescored:
         return Predicted(Counts(len(rows), len(rows)), rows, [], extremes)
 
 
-class Prescorer(Predictors):
-    """Predictors that may have predicted a long interval ahead of the attempts at its parts."""
+class Prescorer(Deployment):
+    """A deployment that may have predicted a long interval ahead of the attempts at its parts."""
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
         self._prescored: tuple[str, Prescored | None] = ("", None)
 
-    def prescore(
-        self, warehouse: Warehouse, model: BatchModel, version: str, span: Interval
-    ) -> None:
+    def prescore(self, name: str, version: str, span: Interval) -> None:
         """Predict a long interval at once; its intervals will be scored from that, if they can be.
 
         Raises:
-            ArtifactError: see `Predictors.of`.
+            ArtifactError: see `Deployment.predictor`.
         """
-        predictor = self.of(warehouse, model, version)
-        trained = self.trained(warehouse, model, version)
-        self._prescored = (version, _prescore(warehouse, trained, predictor, span))
+        predictor, trained = self.predictor(name, version), self.trained(name, version)
+        self._prescored = (version, _prescore(self.warehouse, trained, predictor, span))
 
     def prescored(self, run: Run, part: Part) -> Predicted | None:
         """What was predicted ahead for a whole run by its version, if anything was."""

@@ -11,13 +11,12 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from batch_jobs import clock
-from batch_jobs.catalog import load_model
 from batch_jobs.database.transactions import bounds, repeatable
 from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.interval import Interval, newest_due
 from batch_jobs.model import BatchModel
 from batch_jobs.registry import champions, versions
-from batch_jobs.settings import Settings
+from batch_jobs.registry.deployment import Place, opened
 from batch_jobs.training import dataset
 from batch_jobs.training.check_estimator import check_estimator, check_features
 from batch_jobs.training.findings import Finding, Report, Unproved
@@ -33,11 +32,11 @@ HOUR = timedelta(hours=1)
 PARTS = (0.07, 0.19, 0.37, 0.58, 0.81, 0.93)
 
 
-def check(settings: Settings, name: str, as_of: datetime | None = None) -> list[Finding]:
+def check(place: Place, name: str, as_of: datetime | None = None) -> list[Finding]:
     """Try everything that training and scoring will do, on the real source.
 
     Args:
-        settings: where everything is.
+        place: where everything is.
         name: the model.
         as_of: as if it were that time; now by default.
 
@@ -45,8 +44,9 @@ def check(settings: Settings, name: str, as_of: datetime | None = None) -> list[
         InputError: unknown model, a model file that is none (all its problems are told at once), or
             no warehouse.
     """
-    model = load_model(name, settings.models)
-    warehouse = Warehouse.existing(settings.warehouse)
+    deployment = opened(place)
+    model = deployment.model(name)
+    warehouse = deployment.warehouse
     report = Report()
     now = as_of or clock.now()
     _tell_of_the_champion(report, warehouse, model)

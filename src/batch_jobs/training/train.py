@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from batch_jobs import clock
-from batch_jobs.catalog import load_model
 from batch_jobs.database.transactions import stored_time
 from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.errors import (
@@ -26,8 +25,9 @@ from batch_jobs.interval import require_aware
 from batch_jobs.model import BatchModel
 from batch_jobs.redaction import first_line
 from batch_jobs.registry import champions, signing, versions
+from batch_jobs.registry.deployment import Place, opened
 from batch_jobs.registry.loading import as_trained, load_version
-from batch_jobs.registry.store import PAGE, ModelStore, libraries, name_version, serialize
+from batch_jobs.registry.store import PAGE, libraries, name_version, serialize
 from batch_jobs.registry.versions import ModelVersion
 from batch_jobs.settings import HASH_ONLY, Settings
 from batch_jobs.training.dataset import read_split, read_whole, training_intervals
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def train(settings: Settings, name: str, as_of: datetime) -> ModelVersion:
+def train(place: Place, name: str, as_of: datetime) -> ModelVersion:
     """Train a challenger from what was known at `as_of`, evaluate it and register it.
 
     Nothing is registered unless the whole training succeeded; the champion goes on serving.
@@ -52,24 +52,25 @@ def train(settings: Settings, name: str, as_of: datetime) -> ModelVersion:
             fit, too few labelled rows.
         StoreUnavailableError: the model store does not answer.
     """
+    deployment = opened(place)
     from batch_jobs.scoring import golden
     from batch_jobs.training import fit
 
     as_of = require_aware(as_of)
     if as_of > clock.now():
         raise IntervalError(f"cannot train as of {as_of.isoformat()}: that is in the future")
-    model = load_model(name, settings.models)
-    warehouse = Warehouse.existing(settings.warehouse)
-    store = ModelStore(settings.model_store, settings.model_cache)
+    model = deployment.model(name)
+    warehouse = deployment.warehouse
+    store = deployment.store
     store.require_writable()
-    _require_signer(settings)
+    _require_signer(deployment.settings)
     split = read_split(warehouse, model, as_of)
     log.info("fitting on %s rows, holding out %s", f"{len(split.fit):,}", f"{len(split.holdout):,}")
     fitted = fit.fit(model, split.fit)
     fit.require_answers(model, fitted, split.holdout)
     if fitted.positive is not None:
         log.info("the score is the probability of %r", fitted.positive)
-    report = _evaluate_against(warehouse, settings, model, split, fitted)
+    report = _evaluate_against(warehouse, deployment.settings, model, split, fitted)
     metrics = report.metrics["challenger"]
     log.info("hold-out: %s", ", ".join(f"{key} {value:.4f}" for key, value in metrics.items()))
     for reason in report.reasons:
@@ -82,11 +83,11 @@ def train(settings: Settings, name: str, as_of: datetime) -> ModelVersion:
         "classes": fitted.classes,
         "positive": fitted.positive,
         "metrics": metrics,
-        "commit": settings.commit or _commit(model),
+        "commit": deployment.settings.commit or _commit(model),
         "golden": golden.golden(fitted, split.holdout),
     }
-    if settings.signing_key:
-        manifest = signing.sign(manifest, settings.signing_key)
+    if deployment.settings.signing_key:
+        manifest = signing.sign(manifest, deployment.settings.signing_key)
     store.write(model.name, version, artifact, manifest, _drawn(manifest, report))
     if page := store.page(model.name, version):
         log.info("the gate's report is drawn in %s", page)

@@ -1,0 +1,91 @@
+"""One opened deployment: its models, warehouse and model store, each found and checked once."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from batch_jobs.catalog import load_model
+from batch_jobs.database.warehouse import Warehouse
+from batch_jobs.model import BatchModel
+from batch_jobs.registry.loading import as_trained, load_version
+from batch_jobs.registry.store import ModelStore
+from batch_jobs.registry.versions import find_version
+from batch_jobs.settings import Settings
+
+if TYPE_CHECKING:
+    from batch_jobs.scoring.predict import Predictor
+
+
+class Deployment:
+    """What the verbs work on. Whoever calls one verb may give it the settings instead.
+
+    It is for one attempt at one piece of work, however many intervals that has: what it has read of
+    model files and versions stays as it was.
+
+    Args:
+        settings: where everything is.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._models: dict[str, BatchModel] = {}
+        self._trained: dict[tuple[str, str], BatchModel] = {}
+        self._predictors: dict[tuple[str, str], Predictor] = {}
+
+    @cached_property
+    def warehouse(self) -> Warehouse:
+        """The warehouse, known to be there and of this release.
+
+        Raises:
+            ConfigurationError: there is none, or an older release made it.
+            WarehouseUnavailableError: the database does not answer.
+        """
+        return Warehouse.existing(self.settings.warehouse)
+
+    @cached_property
+    def store(self) -> ModelStore:
+        """The model store."""
+        return ModelStore(self.settings.model_store, self.settings.model_cache)
+
+    def model(self, name: str) -> BatchModel:
+        """A model as its file has it.
+
+        Raises:
+            UnknownModelError: there is no such file.
+            ModelFileError: the file is no model's.
+        """
+        if name not in self._models:
+            self._models[name] = load_model(name, self.settings.models)
+        return self._models[name]
+
+    def trained(self, name: str, version: str) -> BatchModel:
+        """A model as it was when a version was trained; see `loading.as_trained`."""
+        key = (name, version)
+        if key not in self._trained:
+            found = find_version(self.warehouse, name, version)
+            self._trained[key] = as_trained(self.settings, self.model(name), found)
+        return self._trained[key]
+
+    def predictor(self, name: str, version: str) -> Predictor:
+        """The predictor of a version, loaded and verified; the one before it is let go.
+
+        Raises:
+            ArtifactError: there is no such version, or it does not load.
+        """
+        from batch_jobs.scoring.predict import Predictor
+
+        key = (name, version)
+        if key not in self._predictors:
+            found = find_version(self.warehouse, name, version)
+            fitted = load_version(self.settings, self.model(name), found)
+            self._predictors = {key: Predictor(fitted)}
+        return self._predictors[key]
+
+
+Place = Settings | Deployment
+
+
+def opened(place: Place) -> Deployment:
+    """The deployment of that place; one that is opened already is taken as it is."""
+    return place if isinstance(place, Deployment) else Deployment(place)
