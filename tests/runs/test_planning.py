@@ -12,7 +12,7 @@ from batch_jobs.database.leases import new_token
 from batch_jobs.database.transactions import stored_time
 from batch_jobs.interval import Interval
 from batch_jobs.registry import promotion
-from batch_jobs.runs import backfills, jobs, planning
+from batch_jobs.runs import backfills, jobs
 from tests.fault_models._rows import START, STEP, expected, number_of, tick
 from tests.support.deployment import shown
 from tests.support.mishaps import change
@@ -79,7 +79,7 @@ def changed(monkeypatch):
 
     def change_model(**fields):
         model = catalog.load_model("ticks", ("tests.fault_models",)).model_copy(update=fields)
-        monkeypatch.setattr(planning, "load_model", lambda *_: model)
+        monkeypatch.setattr("batch_jobs.registry.deployment.load_model", lambda *_: model)
 
     return change_model
 

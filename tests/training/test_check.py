@@ -156,7 +156,7 @@ def test_what_is_wrong_is_found_by_the_proof_that_is_about_it(
     """In words that say what is wrong; proofs that do not hang on it are tried all the same."""
     model = load_model("orders", shop.models)
     changed = model.model_copy(update=change)
-    monkeypatch.setattr(check, "load_model", lambda *_: changed)
+    monkeypatch.setattr("batch_jobs.registry.deployment.load_model", lambda *_: changed)
 
     findings = {finding.proof: finding for finding in check.check(shop, "orders", NOW)}
 

@@ -21,6 +21,7 @@ from batch_jobs.database.connections import text
 from batch_jobs.database.transactions import loaded_time, repeatable, stored_time
 from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.errors import ArtifactError
+from batch_jobs.interval import Interval
 from batch_jobs.model import BatchModel
 
 
@@ -49,6 +50,13 @@ class ModelVersion:
                 f"{self.removed_at:%Y-%m-%d} (see `keep_versions` of the model file); take another "
                 f"version, or train again"
             )
+
+    def has_hindsight_of(self, interval: Interval) -> bool:
+        """Whether it was trained after an interval, and so may have learnt from its rows.
+
+        Whoever asks for the interval, and whichever version served at its time.
+        """
+        return loaded_time(self.as_of) >= interval.end
 
 
 # What a version is asked and by what it answers; the rest of a model file says how it is served.

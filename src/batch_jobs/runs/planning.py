@@ -11,7 +11,7 @@ from typing import Literal
 
 from batch_jobs import clock
 from batch_jobs.database.leases import FORGOTTEN_AFTER, LEASE, at_work
-from batch_jobs.database.transactions import bounds, loaded_time, repeatable
+from batch_jobs.database.transactions import bounds, repeatable
 from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.errors import FencedError
 from batch_jobs.failpoints import failpoint
@@ -94,7 +94,7 @@ class Planner:
             model_version=chosen.version,
             mode=trained.mode,
             key_ranges=key_ranges(self.warehouse, trained, interval, self._parts),
-            hindsight=_is_hindsight(chosen, interval),
+            hindsight=chosen.has_hindsight_of(interval),
             accepted=accept,
         )
         run = claims.claim(self.warehouse, wanted)
@@ -291,14 +291,6 @@ class Planner:
             )
             self._warned = True
         return then or now
-
-
-def _is_hindsight(version: ModelVersion, interval: Interval) -> bool:
-    """Whether a version was trained after an interval, and so may have learnt from its rows.
-
-    Whoever asks for the interval, and whichever version served at its time.
-    """
-    return loaded_time(version.as_of) >= interval.end
 
 
 @repeatable

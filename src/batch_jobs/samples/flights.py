@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from batch_jobs.errors import ConfigurationError
 from batch_jobs.interval import require_aware
-from batch_jobs.samples.iris import _days_out_of_season
+from batch_jobs.samples.iris import days_out_of_season
 from batch_jobs.samples.tables import Progress, insert, iso_text, minute, source_tables
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def best_shift(now: datetime) -> int:
     now = require_aware(now)
     newest = (now - FIRST_DEPARTURE - HISTORY) // timedelta(weeks=1)
     oldest = -((LAST_DEPARTURE - FUTURE - now) // timedelta(weeks=1))
-    return min(range(oldest, newest + 1), key=lambda weeks: _days_out_of_season(now, weeks))
+    return min(range(oldest, newest + 1), key=lambda weeks: days_out_of_season(now, weeks))
 
 
 def _covers(weeks: int, now: datetime) -> bool:

@@ -64,7 +64,8 @@ def fill_iris(connection: Connection, ready: pd.DataFrame) -> int:
     return sum(insert(connection, iris, ready))
 
 
-def _days_out_of_season(now: datetime, weeks: int) -> int:
+def days_out_of_season(now: datetime, weeks: int) -> int:
+    """How far a day of the moved year lies from its own day of the year."""
     day = now.timetuple().tm_yday
     apart = abs(day - (now - timedelta(weeks=weeks)).timetuple().tm_yday)
     return min(apart, 365 - apart)
