@@ -60,7 +60,7 @@ class AlertListener:
         """In the API server: a task was marked failed by hand; its run fails next, and asks why."""
         if previous_state is None and str(error).startswith("TaskInstance's state was manually"):
             ti = _plain(task_instance, _TASK)
-            _tell(lambda alerts: alerts.record_error({"ti": ti, "exception": alerts.MARKED_FAILED}))
+            _tell(lambda alerts, why: alerts.record_error({"ti": ti, "exception": why}))
 
     @hookimpl
     def on_dag_run_failed(self, dag_run: DagRun, msg: str) -> None:
@@ -68,11 +68,7 @@ class AlertListener:
         if msg.startswith("Dag Run's state was manually set"):
             run = _plain(dag_run, _RUN)
             if getattr(dag_run.dag, "has_on_failure_callback", True):  # it asks to hear of failures
-                _tell(
-                    lambda alerts: alerts.record_failure(
-                        {"dag_run": run, "reason": alerts.MARKED_FAILED}
-                    )
-                )
+                _tell(lambda alerts, why: alerts.record_failure({"dag_run": run, "reason": why}))
 
 
 def _this_hour(stacktrace: str) -> tuple[str, str]:
@@ -85,7 +81,7 @@ def _plain(row: object, names: tuple[str, ...]) -> SimpleNamespace:
     return SimpleNamespace(**{name: getattr(row, name, None) for name in names})
 
 
-def _tell(note: Callable[[ModuleType], None]) -> None:
+def _tell(note: Callable[[ModuleType, str], None]) -> None:
     """Note an alert in the outbox, wait for that, and send it afterwards, all in a thread.
 
     Airflow's database sessions are one a thread: here, looking up a connection would end the
@@ -96,8 +92,9 @@ def _tell(note: Callable[[ModuleType], None]) -> None:
     def run() -> None:
         try:
             from batch_jobs_airflow import alerts
+            from batch_jobs_airflow.context import MARKED_FAILED
 
-            note(alerts)
+            note(alerts, MARKED_FAILED)
             noted.set()
             alerts.flush_alerts()
         except Exception:

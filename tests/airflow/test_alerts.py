@@ -67,7 +67,8 @@ def slack(slack_endpoint, monkeypatch):
 def clock(monkeypatch):
     """The time that the alerts are told it is; moves when it is set."""
     clock = SimpleNamespace(now=START + TEN_MINUTES)
-    monkeypatch.setattr(slack_, "utc_now", lambda: clock.now)
+    for module in (alerts, slack_):
+        monkeypatch.setattr(module, "utc_now", lambda: clock.now)
     return clock
 
 
@@ -492,7 +493,7 @@ def test_without_a_usable_connection_one_line_is_logged(monkeypatch, caplog, con
         monkeypatch.setenv("AIRFLOW_CONN_SLACK_WEBHOOK", json.dumps(connection))
     fail_alert(dag_context())
 
-    (record,) = [found for found in caplog.records if found.name == "batch_jobs_airflow.alerts"]
+    (record,) = [found for found in caplog.records if found.name.startswith("batch_jobs_airflow")]
     assert record.getMessage().startswith(told)
 
 
@@ -596,7 +597,7 @@ def test_context_that_lacks_everything_raises_nothing(slack, caplog, callback, c
     Warehouse(os.environ["BATCH_JOBS_WAREHOUSE"]).ensure_schema()
     callback(context)
 
-    assert [found for found in caplog.records if found.name == "batch_jobs_airflow.alerts"] == []
+    assert [found for found in caplog.records if found.name.startswith("batch_jobs_airflow")] == []
 
 
 @pytest.mark.parametrize("context", ODD_CONTEXTS)
@@ -628,7 +629,7 @@ def test_nothing_leaves_a_callback_but_a_line_in_the_log(slack, monkeypatch, cap
         raise RuntimeError("password=s3cr3t")
 
     monkeypatch.setattr(alerts, "_warehouse", broken)
-    monkeypatch.setattr(slack_, "way_to_slack", broken)
+    monkeypatch.setattr(alerts, "way_to_slack", broken)
     fail_alert(dag_context())
 
     assert "record_failure failed: RuntimeError: password=***" in caplog.text

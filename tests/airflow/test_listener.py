@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import runpy
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
@@ -16,7 +17,7 @@ from airflow.listeners.spec import dagrun, importerrors
 from batch_jobs.alerts import outbox, task_errors
 from batch_jobs.alerts.task_errors import TaskTry
 from batch_jobs.database.warehouse import Warehouse
-from batch_jobs_airflow import alerts, context
+from batch_jobs_airflow import alerts, context, listener
 from tests.conftest import ROOT
 from tests.support.slack_endpoint import slack_endpoint
 
@@ -28,22 +29,12 @@ START = datetime(2026, 11, 22, 14, 50, tzinfo=UTC)
 
 
 @pytest.fixture
-def plugin():
-    """The plugin's file, loaded as Airflow loads it."""
-    spec = importlib.util.spec_from_file_location("alert_listener", PLUGIN)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture
-def hook(plugin):
+def hook():
     """The hooks, called as Airflow calls them, by name and against its own specification."""
     manager = ListenerManager()
     for spec in (dagrun, importerrors, taskinstance):
         manager.add_hookspecs(spec)
-    for listener in plugin.AlertListenerPlugin().listeners:
-        manager.add_listener(listener)
+    manager.add_listener(listener.AlertListener())
     manager.pm.check_pending()
     return manager.hook
 
@@ -58,15 +49,15 @@ def slack(slack_endpoint, tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def apart(plugin, monkeypatch):
+def apart(monkeypatch):
     """What would be told in processes of their own."""
     told = []
 
     def start(command, env, **_):
-        told.append(json.loads(env[plugin.IMPORT_ERROR_VARIABLE]))
+        told.append(json.loads(env[listener.IMPORT_ERROR_VARIABLE]))
         return SimpleNamespace(wait=lambda: 0)
 
-    monkeypatch.setattr(plugin.subprocess, "Popen", start)
+    monkeypatch.setattr(listener.subprocess, "Popen", start)
     return told
 
 
@@ -118,23 +109,23 @@ def test_reason_of_a_task_marked_failed_is_noted_for_the_callback(slack, hook):
 
 
 @pytest.mark.parametrize("message", ["task_failure", "timed_out", "all_tasks_deadlocked"])
-def test_scheduler_is_not_kept(hook, plugin, monkeypatch, message):
+def test_scheduler_is_not_kept(hook, monkeypatch, message):
     """A run that Airflow itself ends has its callback; the scheduler's loop does nothing here."""
-    monkeypatch.setattr(plugin, "_tell", pytest.fail)
+    monkeypatch.setattr(listener, "_tell", pytest.fail)
     hook.on_dag_run_failed(dag_run=None, msg=message)
 
 
-def test_task_process_is_not_kept(hook, plugin, monkeypatch):
+def test_task_process_is_not_kept(hook, monkeypatch):
     """A task that fails has its own callback."""
-    monkeypatch.setattr(plugin, "_tell", pytest.fail)
+    monkeypatch.setattr(listener, "_tell", pytest.fail)
     hook.on_task_instance_failed(
         previous_state="running", task_instance=None, error=ValueError(TASK_MANUALLY)
     )
 
 
-def test_dag_that_asks_for_no_alerts_gets_none(hook, plugin, monkeypatch):
+def test_dag_that_asks_for_no_alerts_gets_none(hook, monkeypatch):
     """Other people's DAGs in the same Airflow are their own business."""
-    monkeypatch.setattr(plugin, "_tell", pytest.fail)
+    monkeypatch.setattr(listener, "_tell", pytest.fail)
     other = SimpleNamespace(has_on_failure_callback=False)
     hook.on_dag_run_failed(dag_run=dag_run(dag=other), msg=MANUALLY)
 
@@ -148,7 +139,7 @@ def test_new_import_error_is_told_apart_at_once(hook, apart):
     assert apart == [{"path": "/dags/a.py", "error": "KeyError: 'a'", "is_new": True}]
 
 
-def test_existing_import_error_is_told_once_an_hour(hook, apart, plugin, monkeypatch):
+def test_existing_import_error_is_told_once_an_hour(hook, apart, monkeypatch):
     """A broken file is parsed twice a minute, and its process ids differ each time."""
     hours = iter([14, 14, 14, 15, 15])
 
@@ -157,7 +148,7 @@ def test_existing_import_error_is_told_once_an_hour(hook, apart, plugin, monkeyp
         def now(cls, tz=None):
             return datetime(2026, 11, 22, next(hours), tzinfo=tz)
 
-    monkeypatch.setattr(plugin, "datetime", Clock)
+    monkeypatch.setattr(listener, "datetime", Clock)
     hook.on_new_dag_import_error(filename="/dags/a.py", stacktrace="Timeout, PID: 1")
     for number in range(2, 6):
         hook.on_existing_dag_import_error(
@@ -184,13 +175,13 @@ def test_process_apart_delivers(slack, hook, monkeypatch):
     assert slack.texts[0].startswith(":red_circle: DAG file *a.py* does not load\n")
 
 
-def test_hook_that_cannot_tell_raises_nothing(hook, plugin, monkeypatch, caplog):
+def test_hook_that_cannot_tell_raises_nothing(hook, monkeypatch, caplog):
     """Whatever is broken here, the request and the loop go on."""
 
     def broken(*_, **__):
         raise OSError("no processes left")
 
-    monkeypatch.setattr(plugin.subprocess, "Popen", broken)
+    monkeypatch.setattr(listener.subprocess, "Popen", broken)
     monkeypatch.setattr(alerts, "record_failure", broken)
     hook.on_new_dag_import_error(filename="a", stacktrace="b")
     hook.on_dag_run_failed(dag_run=dag_run(), msg=MANUALLY)
@@ -198,8 +189,15 @@ def test_hook_that_cannot_tell_raises_nothing(hook, plugin, monkeypatch, caplog)
     assert caplog.text.count("an alert could not be given") == 2
 
 
+def test_the_plugins_folder_has_the_listener_of_the_package():
+    """Once, whichever of the two ways Airflow finds it."""
+    found = runpy.run_path(str(PLUGIN))["AlertListenerPlugin"]
+    assert found is listener.AlertListenerPlugin
+    assert [type(one) for one in found.listeners] == [listener.AlertListener]
+
+
 def test_loading_the_plugin_imports_nothing_of_ours():
-    """Every process of Airflow's loads the plugin, each task's too."""
+    """Every process of Airflow's loads the listener, each task's too."""
     script = (
         "import sys, airflow.listeners, airflow.plugins_manager\n"
         "before = set(sys.modules)\n"

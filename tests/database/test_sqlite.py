@@ -1,8 +1,7 @@
-"""What is SQLite's own: one file, in WAL mode, brought up from an older release, never mistaken."""
+"""What is SQLite's own: one file, in WAL mode, never mistaken."""
 
 import sqlite3
 from concurrent.futures import ProcessPoolExecutor
-from importlib.resources import files
 from multiprocessing import get_context
 
 import pytest
@@ -10,7 +9,6 @@ from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
 from batch_jobs.database import sqlite, transactions
-from batch_jobs.database import warehouse as warehouses
 from batch_jobs.database.connections import close_kept
 from batch_jobs.database.transactions import repeatable
 from batch_jobs.database.warehouse import SCHEMA_VERSION, Warehouse
@@ -20,53 +18,7 @@ from batch_jobs.errors import (
     WarehouseUnavailableError,
     WarehouseVersionError,
 )
-from tests.support.attempts import ask, publish, seen, tick
-
-VIEWS = ("current_predictions", "serving_status", "prediction_history")
-# Two ticks of `orders`, the first one scored twice, and two populations of `customers`.
-ROWS = """
-    INSERT INTO schema_version VALUES (1);
-    INSERT INTO model_versions VALUES
-      ('orders', 'v1', :s, :n, :sha, 1, '{}', '{}', '{}'),
-      ('customers', 'v1', :s, :n, :sha, 1, '{}', '{}', '{}');
-    INSERT INTO promotions (model, version, action, actor, reason, metrics, promoted_at) VALUES
-      ('orders', 'v1', 'promote', 'ann', 'first', '{}', :n);
-    INSERT INTO fences VALUES ('orders', :s, :m, '00b', :n),
-      ('orders', :m, :e, '00c', :n), ('customers', :s, :m, '00d', :n),
-      ('customers', :m, :e, '00e', :n);
-    INSERT INTO prediction_runs (run_id, model, interval_start, interval_end, state, model_version,
-      rows_read, rows_scored, rows_rejected, rows_skipped, published_at, superseded_at, mode,
-      token, claimed_at) VALUES
-      (1, 'orders', :s, :m, 'superseded', 'v1', 1, 1, 0, 0, :n, :l, 'merge', '00a', :n),
-      (2, 'orders', :s, :m, 'published', 'v1', 2, 2, 0, 0, :l, NULL, 'merge', '00b', :n),
-      (3, 'orders', :m, :e, 'published', 'v1', 2, 1, 1, 0, :l, NULL, 'merge', '00c', :n),
-      (4, 'customers', :s, :m, 'published', 'v1', 2, 2, 0, 0, :n, :l, 'replace', '00d', :n),
-      (5, 'customers', :m, :e, 'published', 'v1', 1, 1, 0, 0, :l, NULL, 'replace', '00e', :n),
-      (6, 'orders', :m, :e, 'failed', 'v1', NULL, NULL, NULL, NULL, NULL, NULL, 'merge', '00A', :n);
-    INSERT INTO run_parts (run_id, part, token, staged, rows_read, rows_scored, rows_rejected)
-      VALUES
-      (1, 0, '00a', 1, 1, 1, 0), (2, 0, '00b', 1, 2, 2, 0), (3, 0, '00c', 1, 2, 1, 1),
-      (4, 0, '00d', 1, 2, 2, 0), (5, 0, '00e', 1, 1, 1, 0), (6, 0, '00A', 0, 0, 0, 0);
-    INSERT INTO predictions VALUES (1, 'a', 0, 0.1, NULL), (2, 'a', 0, 0.2, '1'),
-      (2, 'b', 0, 0.3, '0'), (3, 'a', 0, 0.4, '1'), (4, 'x', 0, 0.5, NULL), (4, 'y', 0, 0.6, NULL),
-      (5, 'x', 0, 0.7, NULL), (6, 'z', 0, 0.9, NULL);
-    INSERT INTO rejected_rows VALUES (3, 'orders', 'c', 'amount is null', '{"amount": null}', 0);
-    INSERT INTO current_rows VALUES ('orders', 'a', 3), ('orders', 'b', 2);
-    INSERT INTO superseded_rows VALUES (2, 'a', :l);
-    INSERT INTO serving_heads VALUES
-      ('orders', 'merge', 3, :m, :e, :l, :s, :e),
-      ('customers', 'replace', 5, :m, :e, :l, :s, :e);
-    INSERT INTO alerts (key, subject, cause, text, created_at) VALUES
-      ('k', 'predict_orders', 'killed', 'told', :n);
-"""
-TIMES = {
-    "s": tick(0).start.isoformat(),
-    "m": tick(0).end.isoformat(),
-    "e": tick(1).end.isoformat(),
-    "n": "2024-03-02T00:00:00+00:00",
-    "l": "2024-03-02T00:10:00.000001+00:00",
-    "sha": "0" * 64,
-}
+from tests.support.attempts import ask
 
 
 @pytest.fixture
@@ -75,87 +27,6 @@ def warehouse(tmp_path):
     made = Warehouse(f"sqlite:///{tmp_path}/warehouse.db")
     made.ensure_schema()
     return made
-
-
-@pytest.fixture
-def of_version_1(tmp_path):
-    """A warehouse as the release before left it, with runs of both modes."""
-    warehouse = Warehouse(f"sqlite:///{tmp_path}/old.db")
-    scripts = files("batch_jobs.database").joinpath("migrations", "sqlite")
-    with warehouse.write() as connection:
-        warehouse.database.run_script(connection, scripts.joinpath("1.sql").read_text("utf-8"))
-        for statement in ROWS.split(";\n"):
-            connection.execute(text(statement), TIMES)
-    return warehouse
-
-
-def _tables(warehouse):
-    """The rows of every table and view, in the columns that version 1 had."""
-    with warehouse.read() as connection:
-        names = connection.scalars(
-            text("""
-                SELECT name FROM sqlite_master WHERE type IN ('table', 'view')
-                AND name NOT LIKE 'sqlite_%' AND name <> 'schema_version' ORDER BY name""")
-        ).all()
-        found = {
-            name: connection.execute(text(f"SELECT * FROM {name}")).mappings() for name in names
-        }
-        return {name: [dict(row) for row in rows] for name, rows in found.items()}
-
-
-def test_a_warehouse_of_version_1_is_refused_until_it_is_brought_up(of_version_1):
-    """No task changes the schema under others that run; the error says what does."""
-    with pytest.raises(
-        ConfigurationError,
-        match=r"version 1 of an older .*run `batch-jobs init`, .* keeps its rows",
-    ):
-        of_version_1.require_schema()
-    assert of_version_1.ensure_schema() is True
-    of_version_1.require_schema()
-    assert ask(of_version_1, "SELECT version FROM schema_version") == [(SCHEMA_VERSION,)]
-    assert of_version_1.ensure_schema() is False
-
-
-def test_a_warehouse_that_is_brought_up_keeps_its_rows_and_views(of_version_1):
-    """Row by row: readers and history see what they saw."""
-    before = _tables(of_version_1)
-    of_version_1.ensure_schema()
-    after = _tables(of_version_1)
-    assert after.keys() - before.keys() == {
-        *("online_predictions", "read_contract"),
-        *("requests", "request_rows", "request_results", "request_rejects"),
-    }
-    for name, rows in before.items():
-        kept = [{column: row[column] for column in rows[0]} for row in after[name]]
-        assert kept == rows, name
-    assert [len(before[view]) for view in VIEWS] == [3, 2, 7]
-    assert {row["hindsight"] for row in after["prediction_history"]} == {0}
-    assert {row["rows_table"] for row in after["prediction_runs"]} == {"predictions"}
-
-
-def test_a_warehouse_that_was_brought_up_is_published_to(of_version_1):
-    """In both modes, over what the older release published."""
-    of_version_1.ensure_schema()
-    publish(of_version_1, tick(1), {"a": 0.8, "d": 0.8})
-    publish(of_version_1, tick(2), {"x": 0.9}, mode="replace", model="customers")
-    assert seen(of_version_1) == {"a": 0.8, "b": 0.3, "d": 0.8, "x": 0.9}
-    assert ask(
-        of_version_1,
-        "SELECT run_id, score FROM prediction_history WHERE superseded_at IS NULL ORDER BY 1, 2",
-    ) == [(2, 0.3), (7, 0.8), (7, 0.8), (8, 0.9)]
-
-
-def test_a_warehouse_is_brought_up_whole_or_not_at_all(of_version_1, monkeypatch):
-    """A step that fails leaves the version before, to be read and tried again."""
-    before = _tables(of_version_1)
-    monkeypatch.setattr(warehouses, "SCHEMA_VERSION", "not a number")
-    monkeypatch.setattr(Warehouse, "_refuse_newer", lambda *_: None)
-    with pytest.raises(ConfigurationError, match="cannot make or open"):
-        of_version_1.ensure_schema()
-    assert (_tables(of_version_1), ask(of_version_1, "SELECT version FROM schema_version")) == (
-        before,
-        [(1,)],
-    )
 
 
 @pytest.mark.parametrize("use", ["ensure_schema", "require_schema"])

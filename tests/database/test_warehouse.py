@@ -93,6 +93,87 @@ def test_a_schema_that_was_interrupted_is_not_there_at_all(warehouse_url, monkey
     assert warehouse.ensure_schema() is True
 
 
+# --- A release whose schema is newer than that of the warehouse
+
+NEXT = SCHEMA_VERSION + 1
+STEP = "CREATE TABLE news (n INTEGER NOT NULL);\nALTER TABLE run_parts ADD COLUMN news INTEGER;\n"
+VIEWS = ("current_predictions", "serving_status", "prediction_history", "prediction_runs")
+
+
+@pytest.fixture
+def published(warehouse):
+    """A warehouse with runs of both modes, as this release has left it."""
+    publish(warehouse, tick(0), {"a": 0.1, "b": 0.3})
+    publish(warehouse, tick(1), {"a": 0.4})
+    publish(warehouse, tick(0), {"x": 0.5, "y": 0.6}, mode="replace", model="customers")
+    publish(warehouse, tick(1), {"x": 0.7}, mode="replace", model="customers")
+    return warehouse
+
+
+@pytest.fixture
+def next_release(monkeypatch):
+    """Let this be the next release: `next_release(step)`, with a step from one to the other."""
+    scripts = Warehouse._scripts
+
+    def become(step=STEP):
+        monkeypatch.setattr("batch_jobs.database.warehouse.SCHEMA_VERSION", NEXT)
+        monkeypatch.setattr(Warehouse, "_scripts", lambda self: scripts(self) | {NEXT: step})
+
+    return become
+
+
+def _read(warehouse):
+    return {view: ask(warehouse, f"SELECT * FROM {view} ORDER BY 1, 2, 3") for view in VIEWS}
+
+
+def test_a_warehouse_of_an_older_release_is_refused_until_it_is_brought_up(published, next_release):
+    """No task changes the schema under others that run; the error says what does."""
+    next_release()
+    with pytest.raises(
+        ConfigurationError,
+        match=rf"version {SCHEMA_VERSION} of an older .*run `batch-jobs init`, .* keeps its rows",
+    ):
+        published.require_schema()
+    assert published.ensure_schema() is True
+    published.require_schema()
+    assert ask(published, "SELECT version FROM schema_version") == [(NEXT,)]
+    assert published.ensure_schema() is False
+
+
+def test_a_warehouse_that_was_brought_up_keeps_its_rows_and_is_published_to(
+    published, next_release
+):
+    """Row by row, readers and history see what they saw; and what comes then, in both modes."""
+    before = _read(published)
+    next_release()
+    published.ensure_schema()
+    assert _read(published) == before
+    assert ask(published, "SELECT * FROM news") == []
+    publish(published, tick(2), {"a": 0.8, "d": 0.8})
+    publish(published, tick(2), {"x": 0.9}, mode="replace", model="customers")
+    assert seen(published) == {"a": 0.8, "b": 0.3, "d": 0.8, "x": 0.9}
+
+
+def test_a_warehouse_is_brought_up_whole_or_not_at_all(published, next_release):
+    """A step that fails leaves the version before, to be read and tried again."""
+    inventory, rows = _inventory(published), _read(published)
+    next_release(STEP + "CREATE TABLE news (n INTEGER NOT NULL);\n")
+    with pytest.raises(ConfigurationError, match="cannot make or open"):
+        published.ensure_schema()
+    assert (_inventory(published), _read(published)) == (inventory, rows)
+    assert ask(published, "SELECT version FROM schema_version") == [(SCHEMA_VERSION,)]
+
+
+def test_a_warehouse_from_before_the_first_release_is_refused_and_left_as_it_is(published):
+    """There was no release of it; nothing is lost, and the message says what to do."""
+    with published.write() as connection:
+        connection.execute(text("UPDATE schema_version SET version = 2"))
+    inventory, rows = _inventory(published), _read(published)
+    with pytest.raises(ConfigurationError, match="version 2, from before the first release"):
+        published.ensure_schema()
+    assert (_inventory(published), _read(published)) == (inventory, rows)
+
+
 @pytest.mark.parametrize("use", ["ensure_schema", "require_schema"])
 def test_a_warehouse_of_a_newer_release_is_refused_and_left_as_it_is(warehouse, use):
     """The message names both versions and what to do; exit 2."""

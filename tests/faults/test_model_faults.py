@@ -86,7 +86,7 @@ def test_a_model_that_answers_for_other_rows_fails_the_run(deployment, monkeypat
     """Which score belongs to which row is then anybody's guess."""
     stub = loaded(lambda count: np.ones(count - 1))
     with monkeypatch.context() as patched:
-        patched.setattr("batch_jobs.registry.loading.load_version", stub)
+        patched.setattr("batch_jobs.registry.deployment.load_version", stub)
         with pytest.raises(ContractError, match="estimator: answered"):
             deployment.predict("ticks", 1)
     assert is_as_before(deployment)
@@ -103,7 +103,7 @@ def test_a_model_that_answers_no_numbers_fails_the_run(deployment, monkeypatch, 
     """Each row is set aside, and then there are too many of those."""
     with monkeypatch.context() as patched:
         patched.setattr(
-            "batch_jobs.registry.loading.load_version", loaded(lambda n: np.full(n, wild))
+            "batch_jobs.registry.deployment.load_version", loaded(lambda n: np.full(n, wild))
         )
         with pytest.raises(error):
             deployment.predict(model, 1)

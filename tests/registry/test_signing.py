@@ -208,7 +208,7 @@ def test_a_manifest_that_is_no_manifest_is_told(signed, manifest):
     """In one line, by every command."""
     name = _champion(signed).version
     _store(signed, manifest=manifest)
-    with pytest.raises(ArtifactError, match=f"the manifest of orders {name} is no JSON object"):
+    with pytest.raises(ArtifactError, match=f"the manifest of orders {name} is not a JSON object"):
         champions.champion(Warehouse(signed.warehouse), "orders")
 
 

@@ -251,6 +251,7 @@ def test_many_small_runs_are_removed_together(warehouse, monkeypatch):
     for number in range(9):
         publish(warehouse, tick(number), {"a": 0.1, "b": 0.1})
     monkeypatch.setattr(removal, "SMALL", 5)
+    monkeypatch.setattr(retention, "SMALL", 5)
     write, transactions = Warehouse.write, []
     monkeypatch.setattr(Warehouse, "write", lambda self: transactions.append(1) or write(self))
     assert prune(warehouse, before=datetime.now(UTC)) == Pruned("orders", retired=8, rows=16)

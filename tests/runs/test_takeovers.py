@@ -19,7 +19,7 @@ from batch_jobs.errors import StoreUnavailableError, WarehouseUnavailableError
 from batch_jobs.interval import Interval
 from batch_jobs.runs import attempts, backfills, jobs, planning, staging
 from batch_jobs.scoring.predict import predict_chunk
-from batch_jobs_airflow import connections, tasks
+from batch_jobs_airflow import tasks
 from tests.fault_models._rows import tick
 from tests.support.deployment import shown
 from tests.support.faults import Order, until
@@ -73,7 +73,7 @@ class DagRun:
 @pytest.fixture
 def dag_run(deployment, monkeypatch):
     """Begin a run of the DAG: `dag_run(newest tick)`."""
-    monkeypatch.setattr(connections, "airflow_settings", lambda: deployment.settings)
+    monkeypatch.setattr(tasks, "airflow_settings", lambda: deployment.settings)
     monkeypatch.setattr(tasks, "flush_alerts", lambda: None)
     monkeypatch.setattr(tasks, "_die_with_supervisor", lambda: None)
     return lambda number, **options: DagRun(number, **options).plan()
@@ -306,7 +306,7 @@ def test_a_rollback_that_others_overtake_is_no_success(deployment, monkeypatch):
         raise jobs.FencedError("a test")
 
     monkeypatch.setattr(backfills, "rollback", fence)
-    monkeypatch.setattr(connections, "airflow_settings", lambda: deployment.settings)
+    monkeypatch.setattr(tasks, "airflow_settings", lambda: deployment.settings)
     monkeypatch.setattr(tasks, "_die_with_supervisor", lambda: None)
     asked = {"version": "v1", "reason": "worse"}
     with pytest.raises(AirflowException) as caught:

@@ -156,10 +156,12 @@ class Warehouse:
                 self._refuse_newer(found)
                 if found is None:
                     self._refuse_others(connection)
-                newer = {n: script for n, script in self._scripts().items() if n > (found or 0)}
+                scripts = self._scripts()
+                self._refuse_unreleased(found, min(scripts))
+                newer = [script for number, script in scripts.items() if number > (found or 0)]
                 if not newer:
                     return False
-                for script in newer.values():
+                for script in newer:
                     database.run_script(connection, script)
                 known = "UPDATE schema_version SET version = :version"
                 made = "INSERT INTO schema_version VALUES (:version)"
@@ -190,7 +192,11 @@ class Warehouse:
             ) from error
 
     def _scripts(self) -> dict[int, str]:
-        """The scripts that lead to this release, by the version each leads to."""
+        """The scripts that lead to this release, by the version each leads to, in that order.
+
+        The first makes everything in an empty database; each other one starts where the one before
+        it ended.
+        """
         folder = files("batch_jobs.database").joinpath("migrations", self.database.name)
         named = {entry.name.removesuffix(".sql"): entry for entry in folder.iterdir()}
         numbered = {int(name): entry for name, entry in named.items() if name.isdecimal()}
@@ -223,6 +229,14 @@ class Warehouse:
             raise ConfigurationError(
                 f"{self} has tables of another program whose names batch-jobs needs: "
                 f"{', '.join(theirs)}; nothing was changed; {self.database.elsewhere}"
+            )
+
+    def _refuse_unreleased(self, version: int | None, first: int) -> None:
+        if version is not None and version < first:
+            raise ConfigurationError(
+                f"the warehouse {self} has schema version {version}, from before the first release "
+                f"of batch-jobs, and cannot be brought up to version {SCHEMA_VERSION}; nothing was "
+                f"changed; make a new warehouse and `batch-jobs backfill` into it"
             )
 
     def _refuse_newer(self, version: int | None) -> None:

@@ -1,1 +1,0 @@
--- The warehouse on SQLite, from schema version 4 to 5: only PostgreSQL has anything to change.
