@@ -52,8 +52,38 @@ OPENED = datetime(2024, 2, 10, tzinfo=UTC)
 TRAINED = OPENED + timedelta(days=20)
 
 
-def pytest_collection_modifyitems(items):
-    """Begin with the files that take longest."""
+# `./run test --fast` leaves out the rooms that start an Airflow, a server or many processes, the
+# files that live through weeks, and whatever needs PostgreSQL, S3 or a browser.
+FAST = {
+    *("alerts", "api", "cli", "database", "evaluation", "project", "registry", "reports"),
+    *("requests", "runs", "samples", "scoring", "training", "words"),
+}
+SLOW = {"airflow", "backtest", "benchmarks", "demo", "docs", "faults", "packaging", "support"}
+SLOW_FILES = {
+    *("training/test_walk_forward.py", "samples/test_flight_delay.py", "api/test_corpus.py"),
+    *("words/test_interruption.py", "project/test_run_script.py"),
+}
+SERVERS = {"postgres", "_s3", "browser"}
+
+
+def is_fast(item):
+    """Whether a test belongs to the inner loop."""
+    room, name = item.path.parts[-2:]
+    needs_postgres = getattr(item, "callspec", None) and "postgresql" in str(item.callspec.params)
+    return not (
+        room in SLOW
+        or f"{room}/{name}" in SLOW_FILES
+        or SERVERS & set(item.fixturenames)
+        or needs_postgres
+    )
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leave out what is slow if that is asked for, and begin with the files that take longest."""
+    if config.getoption("--fast"):
+        slow = [item for item in items if not is_fast(item)]
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if is_fast(item)]
     places = {name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get("/".join(item.path.parts[-2:]), len(LONGEST)))
 
@@ -245,7 +275,8 @@ def _settings_in(folder, warehouse=None):
 
 
 def pytest_addoption(parser):
-    """Let the soak of tests/faults/test_soak.py run longer, or again as it ran before."""
+    """Let tests be left out, and the soak run longer, or again as it ran before."""
+    parser.addoption("--fast", action="store_true", help="leave out what takes long")
     parser.addoption("--soak-seconds", type=float, help="how long a soak lasts")
     parser.addoption("--soak-seed", type=int, help="of its faults")
 
