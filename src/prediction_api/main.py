@@ -14,21 +14,21 @@ from batch_jobs.catalog import load_model, model_names
 from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.errors import ModelFileError
 from batch_jobs.model import BatchModel
-from prediction_api import export, page, probes, reading
-from prediction_api.answering import Answering
-from prediction_api.api import online_router
-from prediction_api.asking import asking_router
+from prediction_api.champions import Champions
 from prediction_api.config import Config
+from prediction_api.current_predictions import LookUps
 from prediction_api.database import open_database
-from prediction_api.look_ups import LookUps
 from prediction_api.metrics import Metrics
-from prediction_api.model import Champions
 from prediction_api.online import Online
 from prediction_api.problems import add_handlers
 from prediction_api.protection import Limited
 from prediction_api.rendering import STATIC
+from prediction_api.routers import page, predictions, probes, runs
+from prediction_api.routers.predict import online_router
+from prediction_api.routers.requests import asking_router
 from prediction_api.state import State
 from prediction_api.uploads import Most, Reader
+from prediction_api.worker import Answering
 
 log = logging.getLogger(__name__)
 
@@ -52,11 +52,11 @@ def create_app(config: Config | None = None) -> FastAPI:
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(config.hosts), www_redirect=False)
     app.add_middleware(Limited, config=config, metrics=state.metrics)
     for router in (
-        reading.router,
+        predictions.router,
         page.router,
         page.doors,
-        export.router,
-        reading.listing,
+        runs.router,
+        predictions.listing,
         probes.guarded,
         probes.router,
     ):

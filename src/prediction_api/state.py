@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from fastapi import Request
 
 from batch_jobs.model import BatchModel
-from prediction_api.answering import Answering
+from prediction_api.champions import Champions
 from prediction_api.config import Config
+from prediction_api.current_predictions import LookUps
 from prediction_api.database import Database
-from prediction_api.look_ups import LookUps
 from prediction_api.metrics import Metrics
-from prediction_api.model import Champions
 from prediction_api.online import Online
 from prediction_api.uploads import Reader
+from prediction_api.worker import Answering
 
 
 @dataclass(frozen=True)

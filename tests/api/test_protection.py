@@ -97,7 +97,7 @@ def test_a_warehouse_that_is_down_is_told_as_such(tmp_path, database, monkeypatc
                 assert answer.headers["retry-after"] == "2"
             assert client.get("/healthz").status_code == 200
             monkeypatch.setattr("prediction_api.database.CONNECT_SECONDS", 60)
-            monkeypatch.setattr("prediction_api.probes.AT_ONCE_SECONDS", 0.1)
+            monkeypatch.setattr("prediction_api.routers.probes.AT_ONCE_SECONDS", 0.1)
             assert "prediction_api_warehouse_up 0.0" in client.get("/metrics").text
 
 
@@ -120,7 +120,7 @@ def test_an_error_of_ours_tells_nothing_of_itself(settings, monkeypatch, caplog)
     def fail(_):
         raise RuntimeError("a secret")
 
-    monkeypatch.setattr("prediction_api.probes.state_of", fail)
+    monkeypatch.setattr("prediction_api.routers.probes.state_of", fail)
     with serving(settings) as client:
         assert "secret" not in detail(client.get("/readyz"), 500)
     assert "a secret" in caplog.text

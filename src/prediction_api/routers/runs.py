@@ -22,7 +22,7 @@ from batch_jobs.database.transactions import loaded_time
 from batch_jobs.scoring.keys import MAX_KEY_LENGTH
 from prediction_api.database import Row, Statement
 from prediction_api.problems import ProblemError, documented
-from prediction_api.reading import (
+from prediction_api.routers.predictions import (
     HAVE_IT,
     STATUS_OF,
     IfNoneMatch,

@@ -14,13 +14,11 @@ from batch_jobs import clock
 from batch_jobs.database.transactions import loaded_time
 from batch_jobs.model import NAME_PATTERN
 from batch_jobs.scoring.keys import MAX_KEY_LENGTH
-from prediction_api.asking import results, sent, take
+from prediction_api.champions import NEWEST
 from prediction_api.database import Database, Row, Statement
-from prediction_api.model import NEWEST
 from prediction_api.plot import Point, plot
 from prediction_api.problems import ProblemError, UnavailableError
 from prediction_api.protection import known
-from prediction_api.reading import statuses
 from prediction_api.rendering import (
     COOKIE,
     PageRoute,
@@ -29,10 +27,12 @@ from prediction_api.rendering import (
     problem_page,
     told,
 )
-from prediction_api.requested import find, first_of
+from prediction_api.routers.predictions import statuses
+from prediction_api.routers.requests import results, sent, take
 from prediction_api.routing import require_same_site
 from prediction_api.schemas import ModelName, PredictionId, Status
 from prediction_api.state import State, state_of
+from prediction_api.stored_requests import find, first_of
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
 doors = APIRouter(include_in_schema=False)

@@ -14,9 +14,9 @@ from batch_jobs.database.transactions import loaded_time
 from batch_jobs.errors import IntervalError
 from batch_jobs.interval import parse_time
 from batch_jobs.model import BatchModel
+from prediction_api.champions import NEWEST
 from prediction_api.database import Row, Statement
 from prediction_api.freshness import freshness
-from prediction_api.model import NEWEST
 from prediction_api.problems import ProblemError, documented
 from prediction_api.routing import GuardedRoute, QuickRoute
 from prediction_api.schemas import (

@@ -21,14 +21,14 @@ from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.errors import BatchJobsError
 from batch_jobs.requests import submit
 from batch_jobs.requests.submit import Row, Submission, Submitted
-from prediction_api.api import IdempotencyKey
 from prediction_api.database import unavailable
-from prediction_api.export import csv_of
 from prediction_api.problems import ProblemError, documented
-from prediction_api.requested import MOST_ROWS, everything, find, find_row, page_of
+from prediction_api.routers.predict import IdempotencyKey
+from prediction_api.routers.runs import csv_of
 from prediction_api.routing import GuardedRoute, require_same_site
 from prediction_api.schemas import Accepted, ManyRows, PredictionId
 from prediction_api.state import State, state_of
+from prediction_api.stored_requests import MOST_ROWS, everything, find, find_row, page_of
 from prediction_api.uploads import CSV, JSON, PARQUET, Reader
 
 FORM = "multipart/form-data"
