@@ -173,7 +173,7 @@ def test_what_was_asked_of_another_contract_is_not_answered(shop):
     asked = Asked("orders", ("kr", 90.0), dict(reversed(features.items())))
 
     async def ask_late():
-        app = create_app(Config(shop, model="orders"))
+        app = create_app(Config(settings=shop, model="orders"))
         async with app.router.lifespan_context(app):
             await app.state.shared.online.ask(asked)
 
@@ -206,7 +206,7 @@ def test_a_version_that_cannot_be_loaded_leaves_the_one_before(shop, caplog):
     first = champion(warehouse, "orders").version
 
     async def promote_a_damaged_one():
-        app = create_app(Config(shop, model="orders"))
+        app = create_app(Config(settings=shop, model="orders"))
         async with app.router.lifespan_context(app):
             champions = app.state.shared.champions
             later = train.train(shop, "orders", TRAINED + timedelta(hours=6)).version

@@ -32,7 +32,7 @@ def test_who_has_no_key_is_not_let_in(settings, headers):
 @pytest.mark.parametrize("key", [KEY, OTHER_KEY])
 def test_each_key_lets_in(settings, key):
     """From any machine."""
-    config = Config(settings, keys=(KEY, OTHER_KEY))
+    config = Config(settings=settings, keys=(KEY, OTHER_KEY))
     headers = [(b"authorization", f"Bearer {key}".encode())]
     assert ask(config, "/metrics", headers=headers, server=ELSEWHERE) == 200
 
@@ -43,7 +43,7 @@ def test_each_key_lets_in(settings, key):
 )
 def test_without_keys_only_this_machine_is_answered(settings, server, status):
     """Even if somebody starts the app on another address by other means than the command."""
-    assert ask(Config(settings), "/metrics", server=server) == status
+    assert ask(Config(settings=settings), "/metrics", server=server) == status
 
 
 def test_no_web_page_can_make_a_browser_ask(settings):
