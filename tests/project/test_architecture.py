@@ -161,6 +161,23 @@ def test_what_is_private_to_a_module_stays_there(module):
     assert taken == set()
 
 
+@pytest.mark.parametrize("path", API_FILES, ids=lambda path: str(path.relative_to(API)))
+def test_nothing_of_the_api_but_its_app_knows_a_router(path):
+    """What two routers need lies beside them, so that no route leans on another."""
+    if path != API / "main.py":
+        assert [
+            full
+            for full in _imports(ast.walk(_tree(path)))
+            if full.startswith("prediction_api.routers")
+        ] == []
+
+
+@pytest.mark.parametrize("path", API_FILES, ids=lambda path: str(path.relative_to(API)))
+def test_no_module_of_the_api_is_too_long(path):
+    """Without an exception."""
+    assert len(path.read_text().splitlines()) <= LONGEST
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(LIBRARY)))
 def test_no_module_is_too_long(path):
     """To be read in one sitting."""
