@@ -96,6 +96,25 @@ def test_an_installation_is_not_made_anew_with_what_it_removes(clone, programs):
     assert activated.exists()
 
 
+@pytest.mark.skipif(
+    not Path("/etc/ssl/certs/ca-certificates.crt").is_file(), reason="looks at Debian's own store"
+)
+@pytest.mark.parametrize(("set_by_user", "told"), [({}, "true"), ({"UV_SYSTEM_CERTS": "0"}, "0")])
+def test_uv_trusts_whom_the_system_trusts(clone, programs, set_by_user, told):
+    """Behind a company's proxy that signs for every host, as pip does; unless the user says no."""
+    uv = "#!/bin/sh\necho system-certs=$UV_SYSTEM_CERTS >&2; exit 1\n"
+    (clone / "uv").write_text(uv)
+    (clone / "uv").chmod(0o755)
+    venv = 'mkdir -p .venv/bin && cp "$0" .venv/bin/python && cp uv .venv/bin/uv'
+    environ = programs(
+        python3=f'case "$*" in "-m venv"*) {venv};; esac',
+        **{name: f'exec {shutil.which(name)} "$@"' for name in ("cp", "rm")},
+    )
+    answer = run(clone / "run", "demo", env=environ | set_by_user)
+    assert answer.returncode == 1
+    assert f"system-certs={told}\n" in answer.stderr
+
+
 def test_it_finds_its_clone_from_any_folder_through_a_link(clone, programs, tmp_path):
     """The clone is where the script is, not where the link or the caller is."""
     (tmp_path / "link").symlink_to(clone / "run")
