@@ -1,5 +1,7 @@
 """What is copied in binary arrives in PostgreSQL as it was."""
 
+import sys
+
 import psycopg
 import pyarrow as pa
 import pytest
@@ -104,3 +106,9 @@ def test_rows_keep_their_order():
 def test_other_tables_are_left_to_text(rows):
     """None is what says so."""
     assert binary_rows(rows) is None
+
+
+def test_without_the_encoder_rows_are_left_to_text(monkeypatch):
+    """As on Linux on ARM, for which it has no wheel."""
+    monkeypatch.setitem(sys.modules, "pgpq", None)
+    assert binary_rows(_table([(1, "a", 0, 0.5, None)])) is None

@@ -6,9 +6,12 @@ Source: https://www.postgresql.org/docs/current/sql-copy.html#SQL-COPY-FILE-FORM
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
-from pgpq import ArrowToPostgresBinaryEncoder
+
+if TYPE_CHECKING:
+    from pgpq import ArrowToPostgresBinaryEncoder
 
 TYPES = {pa.int32(), pa.int64(), pa.float64(), pa.string()}
 
@@ -20,13 +23,19 @@ def binary_rows(rows: pa.Table) -> Iterator[bytes] | None:
         rows: of integers of the target's very widths, floats of 64 bits, and text.
 
     Returns:
-        None if a column is of another type, whose text PostgreSQL can read into more targets.
+        None if a column is of another type, whose text PostgreSQL can read into more targets; or
+        where pgpq has no wheel.
     """
-    return _encoded(rows) if set(rows.schema.types) <= TYPES else None
+    try:
+        from pgpq import ArrowToPostgresBinaryEncoder
+    except ImportError:
+        return None
+    if not set(rows.schema.types) <= TYPES:
+        return None
+    return _encoded(ArrowToPostgresBinaryEncoder(rows.schema), rows)
 
 
-def _encoded(rows: pa.Table) -> Iterator[bytes]:
-    encoder = ArrowToPostgresBinaryEncoder(rows.schema)
+def _encoded(encoder: ArrowToPostgresBinaryEncoder, rows: pa.Table) -> Iterator[bytes]:
     yield encoder.write_header()
     for batch in rows.to_batches():
         yield encoder.write_batch(batch)
