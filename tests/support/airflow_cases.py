@@ -81,7 +81,7 @@ from airflow.sdk.definitions.timetables.simple import NullTimetable
 
 from batch_jobs import failpoints
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent
 FOLDER = ROOT / "stops"
 
 
