@@ -13,10 +13,11 @@ from typing import Any
 from fastapi import HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 from starlette.staticfiles import StaticFiles
 
 from batch_jobs import clock
+from batch_jobs.reports.templating import environment
 from prediction_api.routing import GuardedRoute, Handler, require_key
 from prediction_api.state import state_of
 
@@ -91,13 +92,7 @@ def key_of(cookie: str) -> str:
 
 @cache
 def _environment() -> Environment:
-    made = Environment(
-        loader=PackageLoader("prediction_api"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    made = environment("prediction_api")
     made.filters |= {"moment": _moment, "ago": _ago, "number": _number, "listed": _listed}
     made.globals["now"] = clock.now
     return made

@@ -67,7 +67,7 @@ def test_a_browser_may_run_nothing_that_is_not_ours(api):  # noqa: F811
     assert "default-src 'none'" in policy
     assert "unsafe" not in policy
     assert headers["cache-control"] == "no-store"
-    for name in ("page.css", "page.js", "icon.svg"):
+    for name in ("style.css", "page.css", "page.js", "icon.svg"):
         assert api.get(f"/static/{name}").status_code == 200
     for name in ("", "../page.py", "%2e%2e/page.py", "x"):
         assert api.get(f"/static/{name}").status_code == 404

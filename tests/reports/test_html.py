@@ -6,8 +6,11 @@ from xml.etree import ElementTree as ET
 
 import matplotlib as mpl
 import pytest
+from jinja2 import UndefinedError
 
-from batch_jobs.reports.html import BLUE, DARK, GRID, INK, MUTED, SURFACE, Section, page, svg
+from batch_jobs.reports.html import Section, page, svg
+from batch_jobs.reports.palette import BLUE, DARK, DRAWN, LIGHT
+from batch_jobs.reports.templating import own, style
 
 
 def _paint(axes):
@@ -116,13 +119,43 @@ def _contrast(one, other):
     return (bright + 0.05) / (dim + 0.05)
 
 
-@pytest.mark.parametrize("dark", [False, True])
-def test_colours_are_seen_on_light_and_on_dark(dark):
+@pytest.mark.parametrize("colours", [LIGHT, DARK], ids=["light", "dark"])
+@pytest.mark.parametrize(
+    ("name", "on", "wanted"),
+    [
+        *(("ink", place, 4.5) for place in ("paper", "card")),
+        *(("quiet", place, 4.5) for place in ("paper", "card")),
+        *(("accent", place, 4.5) for place in ("paper", "card", "on-accent")),
+        *(("good", "good-paper", 4.5), ("late", "late-paper", 4.5)),
+        *((name, "card", 3.0) for name in DRAWN if name not in {"card", "line"}),
+    ],
+)
+def test_colours_are_seen_on_light_and_on_dark(colours, name, on, wanted):
     """Text has the contrast of WCAG's AA, and what is drawn that of graphics; the grid is faint."""
+    assert _contrast(colours[name], colours[on]) >= wanted
 
-    def shown(colour):
-        return DARK[colour] if dark else colour
 
-    for colour in set(DARK) - {SURFACE, GRID}:
-        wanted = 4.5 if colour in {INK, MUTED} else 3.0
-        assert _contrast(shown(colour), shown(SURFACE)) >= wanted, colour
+def test_each_colour_has_one_for_dark_screens():
+    """And what is drawn is found by its colour, which is therefore nobody else's."""
+    assert list(LIGHT) == list(DARK)
+    assert len({LIGHT[name] for name in DRAWN}) == len(DRAWN)
+
+
+def test_a_drawing_has_the_colours_of_its_page():
+    """By their names, so that they change with the screen."""
+    drawn = svg(_paint, "Three points")
+    assert "var(--blue)" in drawn
+    assert [value for value in LIGHT.values() if f": {value}" in drawn] == []
+
+
+def test_a_report_and_the_page_of_the_api_have_one_style():
+    """The colours stand in one place, and the report brings the style along."""
+    assert f"--ink: {LIGHT['ink']};" in style()
+    assert f"--ink: {DARK['ink']};" in style()
+    assert style() in page("Report", [])
+
+
+def test_a_name_that_a_template_is_not_given_is_an_error():
+    """A gap in a report would tell that there is nothing to say."""
+    with pytest.raises(UndefinedError):
+        own().from_string("{{ verdict }}").render()

@@ -306,9 +306,8 @@ class PostgreSQL:
         """
         from batch_jobs.database.copy import binary_rows
 
-        pieces, form = binary_rows(rows), "binary"
-        if pieces is None:
-            pieces, form = _csv(rows), "csv"
+        binary = binary_rows(rows)
+        pieces, form = (_csv(rows), "csv") if binary is None else (binary, "binary")
         statement = f"COPY {table} ({', '.join(rows.column_names)}) FROM STDIN (FORMAT {form})"
         connection.exec_driver_sql(f"SET LOCAL statement_timeout = '{COPY_TIMEOUT}'")
         with _cursor(connection, statement) as cursor, cursor.copy(statement) as copy:
@@ -441,13 +440,13 @@ def _told_of_the_source() -> Iterator[None]:
         raise
 
 
-def _csv(rows: pa.Table) -> list[bytes | memoryview]:
+def _csv(rows: pa.Table) -> Iterator[memoryview]:
     import pyarrow as pa
     from pyarrow import csv
 
     sink = pa.BufferOutputStream()
     csv.write_csv(rows, sink, csv.WriteOptions(include_header=False))
-    return [memoryview(sink.getvalue())]
+    yield memoryview(sink.getvalue())
 
 
 # The first and the last date and microsecond of Python's calendar, counted from 1970; and what the

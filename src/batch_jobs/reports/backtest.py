@@ -6,18 +6,8 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from batch_jobs.reports.html import (
-    BLUE,
-    GREEN,
-    GREY,
-    ORANGE,
-    PURPLE,
-    SURFACE,
-    Section,
-    Svg,
-    page,
-    svg,
-)
+from batch_jobs.reports.html import Section, Svg, page, svg
+from batch_jobs.reports.palette import BLUE, CARD, GREEN, GREY, ORANGE, PURPLE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -117,7 +107,7 @@ def _paint_reigns(axes: Axes, place: int, report: Report) -> None:
         zip(starts, [*starts[1:], _day(report["end"])], strict=False)
     ):
         colour = (BLUE, GREEN)[number % 2]
-        axes.barh(place, end - start, left=start, height=0.5, color=colour, edgecolor=SURFACE)
+        axes.barh(place, end - start, left=start, height=0.5, color=colour, edgecolor=CARD)
     kept = [_day(each["as_of"]) for each in report["history"] if each["outcome"] != "promoted"]
     axes.plot(kept, [place + 0.38] * len(kept), "x", color=ORANGE, clip_on=False)
 

@@ -9,18 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from batch_jobs.reports.html import (
-    BLUE,
-    GREEN,
-    GREY,
-    MUTED,
-    ORANGE,
-    SURFACE,
-    Section,
-    Svg,
-    page,
-    svg,
-)
+from batch_jobs.reports.html import Section, Svg, page, svg
+from batch_jobs.reports.palette import BLUE, CARD, GREEN, GREY, ORANGE, QUIET
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -131,7 +121,7 @@ def _whiskers(
             colour, marker = CONTENDERS[contender]
             mean, low, high = found["mean"], found["low"], found["high"]
             axes.plot([low, high], [place, place], color=colour, solid_capstyle="butt")
-            axes.plot([mean], [place], marker, color=colour, markeredgecolor=SURFACE)
+            axes.plot([mean], [place], marker, color=colour, markeredgecolor=CARD)
         axes.set_yticks(range(len(points)), [_short(name) for name, *_ in points])
         axes.set_ylim(len(points) - 0.4, -0.6)
         axes.tick_params(axis="y", length=0)
@@ -148,7 +138,7 @@ def _paint_bound(axes: Axes) -> None:
     low, high = axes.get_xlim()
     room = 0.08 * (high - low)
     low, high = min(low, -room), max(high, room)
-    axes.axvline(0, color=MUTED, linewidth=1)
+    axes.axvline(0, color=QUIET, linewidth=1)
     axes.axvspan(0, high, color=ORANGE, alpha=0.1, linewidth=0)
     axes.axvspan(low, 0, color=GREEN, alpha=0.1, linewidth=0)
     axes.set_xlim(low, high)
@@ -167,11 +157,11 @@ def _reliability(report: Mapping[str, Any]) -> Section | None:
     def paint(axes: Axes, counts: Axes) -> None:
         if grid := axes.get_gridspec():
             grid.set_height_ratios([3, 1])
-        axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
+        axes.plot([0, 1], [0, 1], color=QUIET, linewidth=1, linestyle=(0, (4, 3)))
         for name in contenders:
             colour, marker = CONTENDERS[name]
             sure, came_true, rows = zip(*curves[name], strict=True)
-            look: dict[str, Any] = {"color": colour, "marker": marker, "markeredgecolor": SURFACE}
+            look: dict[str, Any] = {"color": colour, "marker": marker, "markeredgecolor": CARD}
             axes.plot(sure, came_true, label=name, **look)
             if curves[name] in several:  # a constant has all its rows in one place
                 counts.plot(sure, rows, linestyle="", **look)

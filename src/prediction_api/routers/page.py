@@ -13,9 +13,11 @@ from fastapi.responses import RedirectResponse
 from batch_jobs import clock
 from batch_jobs.database.transactions import loaded_time
 from batch_jobs.model import NAME_PATTERN
+from batch_jobs.reports.templating import style
 from batch_jobs.scoring.keys import MAX_KEY_LENGTH
 from prediction_api.champions import NEWEST
 from prediction_api.database import Database, Row, Statement
+from prediction_api.etags import IfNoneMatch, conditional_headers, matches
 from prediction_api.plot import Point, plot
 from prediction_api.problems import ProblemError, UnavailableError
 from prediction_api.protection import known
@@ -203,6 +205,15 @@ async def uploaded(request: Request, id: PredictionId) -> Response:  # noqa: A00
 async def results(request: Request, id: PredictionId) -> Response:  # noqa: A002 # as in the URL
     """All rows of a request that is done, as CSV."""
     return await results_csv(request, id)
+
+
+@doors.get("/static/style.css")
+async def style_sheet(if_none_match: IfNoneMatch = None) -> Response:
+    """The style that the page shares with reports."""
+    headers = conditional_headers(style())
+    if matches(if_none_match, headers["ETag"]):
+        return Response(None, 304, headers)
+    return Response(style(), 200, headers, "text/css")
 
 
 @doors.post("/sign-in")
