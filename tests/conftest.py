@@ -47,6 +47,9 @@ LONGEST = (
     "runs/test_jobs.py",
 )
 
+# What shares the Airflow of tests/airflow/conftest.py.
+SHARING = ("airflow/test_end_to_end.py", "airflow/test_approval_and_drift.py")
+
 # The shop of the example models: three weeks of orders, all in the past, with a leap day.
 OPENED = datetime(2024, 2, 10, tzinfo=UTC)
 TRAINED = OPENED + timedelta(days=20)
@@ -66,16 +69,34 @@ SLOW_FILES = {
 SERVERS = {"postgres", "_s3", "browser"}
 
 
+def is_slow_file(path):
+    """Whether a file of tests has no part in the inner loop, so that it need not be imported."""
+    room, name = path.parts[-2:]
+    return name.startswith("test_") and (room in SLOW or f"{room}/{name}" in SLOW_FILES)
+
+
 def is_fast(item):
     """Whether a test belongs to the inner loop."""
-    room, name = item.path.parts[-2:]
     needs_postgres = getattr(item, "callspec", None) and "postgresql" in str(item.callspec.params)
-    return not (
-        room in SLOW
-        or f"{room}/{name}" in SLOW_FILES
-        or SERVERS & set(item.fixturenames)
-        or needs_postgres
-    )
+    return not (is_slow_file(item.path) or SERVERS & set(item.fixturenames) or needs_postgres)
+
+
+def pytest_ignore_collect(collection_path, config):
+    """Leave out whole files if what is fast is asked for."""
+    return True if config.getoption("--fast") and is_slow_file(collection_path) else None
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """One process of the test run for all the files that share an Airflow."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class OneAirflow(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            file = super()._split_scope(nodeid)
+            return "the Airflow" if file.endswith(SHARING) else file
+
+    return OneAirflow(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 def pytest_collection_modifyitems(config, items):
