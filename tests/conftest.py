@@ -1,5 +1,6 @@
 """Fixtures that the tests share; Airflow gets a folder of its own before it is imported."""
 
+import gc
 import os
 import shutil
 import signal
@@ -56,7 +57,7 @@ TRAINED = OPENED + timedelta(days=20)
 
 
 # `./run test --fast` leaves out the rooms that start an Airflow, a server or many processes, the
-# files that live through weeks, and whatever needs PostgreSQL, S3 or a browser.
+# files that live through weeks, compile or measure, and whatever needs PostgreSQL, S3 or a browser.
 FAST = {
     *("alerts", "api", "cli", "database", "evaluation", "project", "registry", "reports"),
     *("requests", "runs", "samples", "scoring", "training", "words"),
@@ -64,7 +65,8 @@ FAST = {
 SLOW = {"airflow", "backtest", "benchmarks", "demo", "docs", "faults", "packaging", "support"}
 SLOW_FILES = {
     *("training/test_walk_forward.py", "samples/test_flight_delay.py", "api/test_corpus.py"),
-    *("words/test_interruption.py", "project/test_run_script.py"),
+    *("words/test_interruption.py", "project/test_run_script.py", "project/test_benchmarks.py"),
+    *("scoring/test_compiled_trees.py", "api/test_schema.py"),
 }
 SERVERS = {"postgres", "_s3", "browser"}
 
@@ -97,6 +99,12 @@ def pytest_xdist_make_scheduler(config, log):
             return "the Airflow" if file.endswith(SHARING) else file
 
     return OneAirflow(config, log) if config.getvalue("dist") == "loadfile" else None
+
+
+def pytest_collection_finish():
+    """All that was imported and collected stays: let no collection of garbage look at it again."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(config, items):

@@ -48,6 +48,7 @@ def test_what_reads_and_then_writes_in_a_savepoint_is_not_refused(engine, tmp_pa
 @pytest.mark.parametrize(("process", "patience"), [("scheduler", 60_000), ("api-server", 5_000)])
 def test_a_busy_machine_is_waited_for(engine, monkeypatch, process, patience):
     """By all but the API server, which could wait for itself."""
+    engine.dispose()
     monkeypatch.setattr("sys.argv", ["airflow", process])
     with engine.connect() as connection:
         assert connection.scalar(text("PRAGMA busy_timeout")) == patience
