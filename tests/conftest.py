@@ -117,6 +117,26 @@ def pytest_collection_modifyitems(config, items):
     items.sort(key=lambda item: places.get("/".join(item.path.parts[-2:]), len(LONGEST)))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _undrawn():
+    """Evaluations are drawn as empty frames in this process: drawings are half of a training."""
+    from batch_jobs.reports import gate
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gate, "svg", lambda _, label, **__: f'<svg aria-label="{label}"></svg>')
+        yield
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    """Draw the evaluations of trainings after all."""
+    from batch_jobs.reports import gate, html
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gate, "svg", html.svg)
+        yield
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 def warehouse_url(request, tmp_path):
     """The URL of a database with nothing in it, of either kind."""
