@@ -80,7 +80,12 @@ def is_slow_file(path):
 def is_fast(item):
     """Whether a test belongs to the inner loop."""
     needs_postgres = getattr(item, "callspec", None) and "postgresql" in str(item.callspec.params)
-    return not (is_slow_file(item.path) or SERVERS & set(item.fixturenames) or needs_postgres)
+    return not (
+        is_slow_file(item.path)
+        or SERVERS & set(item.fixturenames)
+        or needs_postgres
+        or item.get_closest_marker("slow")
+    )
 
 
 def pytest_ignore_collect(collection_path, config):
