@@ -39,7 +39,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_PORT = 8080
 ADMIN = "admin"
 MARKER = "BATCH_JOBS_LOCAL_AIRFLOW"
-BUSY_SECONDS = 60
+BUSY_SECONDS = 300
 ROOM = 64 * 1024  # what a disk that is not full has
 COMPONENTS = {
     "api-server": ("api-server",),
@@ -297,7 +297,9 @@ class LocalAirflow:
     def health(self) -> dict[str, bool]:
         """Which processes work; those of an Airflow that is no more are not counted."""
         try:
-            answer = self._client.get("/api/v2/monitor/health").raise_for_status().json()
+            answer = (
+                self._client.get("/api/v2/monitor/health", timeout=30).raise_for_status().json()
+            )
             if not self._warm:
                 # The first call of a task would build this part of the server, and time out.
                 self._client.get("/execution/health", timeout=60)
@@ -350,7 +352,7 @@ class LocalAirflow:
                 return answer.json() if answer.content else None
 
     def _new_client(self) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=30, trust_env=False)
+        return httpx.Client(base_url=self.url, timeout=300, trust_env=False)
 
     def stop(self, patience: float = 6) -> None:
         """End every process that was started and whatever those started.

@@ -1,5 +1,6 @@
 """Fixtures that the tests share; Airflow gets a folder of its own before it is imported."""
 
+import gc
 import os
 import shutil
 import signal
@@ -47,13 +48,16 @@ LONGEST = (
     "runs/test_jobs.py",
 )
 
+# What shares the Airflow of tests/airflow/conftest.py.
+SHARING = ("airflow/test_end_to_end.py", "airflow/test_approval_and_drift.py")
+
 # The shop of the example models: three weeks of orders, all in the past, with a leap day.
 OPENED = datetime(2024, 2, 10, tzinfo=UTC)
 TRAINED = OPENED + timedelta(days=20)
 
 
 # `./run test --fast` leaves out the rooms that start an Airflow, a server or many processes, the
-# files that live through weeks, and whatever needs PostgreSQL, S3 or a browser.
+# files that live through weeks, compile or measure, and whatever needs PostgreSQL, S3 or a browser.
 FAST = {
     *("alerts", "api", "cli", "database", "evaluation", "project", "registry", "reports"),
     *("requests", "runs", "samples", "scoring", "training", "words"),
@@ -61,21 +65,51 @@ FAST = {
 SLOW = {"airflow", "backtest", "benchmarks", "demo", "docs", "faults", "packaging", "support"}
 SLOW_FILES = {
     *("training/test_walk_forward.py", "samples/test_flight_delay.py", "api/test_corpus.py"),
-    *("words/test_interruption.py", "project/test_run_script.py"),
+    *("words/test_interruption.py", "project/test_run_script.py", "project/test_benchmarks.py"),
+    *("scoring/test_compiled_trees.py", "api/test_schema.py"),
 }
 SERVERS = {"postgres", "_s3", "browser"}
 
 
+def is_slow_file(path):
+    """Whether a file of tests has no part in the inner loop, so that it need not be imported."""
+    room, name = path.parts[-2:]
+    return name.startswith("test_") and (room in SLOW or f"{room}/{name}" in SLOW_FILES)
+
+
 def is_fast(item):
     """Whether a test belongs to the inner loop."""
-    room, name = item.path.parts[-2:]
     needs_postgres = getattr(item, "callspec", None) and "postgresql" in str(item.callspec.params)
     return not (
-        room in SLOW
-        or f"{room}/{name}" in SLOW_FILES
+        is_slow_file(item.path)
         or SERVERS & set(item.fixturenames)
         or needs_postgres
+        or item.get_closest_marker("slow")
     )
+
+
+def pytest_ignore_collect(collection_path, config):
+    """Leave out whole files if what is fast is asked for."""
+    return True if config.getoption("--fast") and is_slow_file(collection_path) else None
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """One process of the test run for all the files that share an Airflow."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class OneAirflow(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            file = super()._split_scope(nodeid)
+            return "the Airflow" if file.endswith(SHARING) else file
+
+    return OneAirflow(config, log) if config.getvalue("dist") == "loadfile" else None
+
+
+def pytest_collection_finish():
+    """All that was imported and collected stays: let no collection of garbage look at it again."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(config, items):
@@ -86,6 +120,26 @@ def pytest_collection_modifyitems(config, items):
         items[:] = [item for item in items if is_fast(item)]
     places = {name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get("/".join(item.path.parts[-2:]), len(LONGEST)))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _undrawn():
+    """Evaluations are drawn as empty frames in this process: drawings are half of a training."""
+    from batch_jobs.reports import gate
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gate, "svg", lambda _, label, **__: f'<svg aria-label="{label}"></svg>')
+        yield
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    """Draw the evaluations of trainings after all."""
+    from batch_jobs.reports import gate, html
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gate, "svg", html.svg)
+        yield
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

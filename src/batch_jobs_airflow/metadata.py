@@ -11,6 +11,7 @@ https://docs.sqlalchemy.org/en/20/dialects/sqlite.html#pysqlite-serializable
 from __future__ import annotations
 
 import sqlite3
+import sys
 from typing import Any, Self
 
 
@@ -25,12 +26,19 @@ class Cursor(sqlite3.Cursor):
 
 
 class Connection(sqlite3.Connection):
-    """A connection whose savepoints are parts of a transaction."""
+    """A connection whose savepoints are parts of a transaction, and which waits for its turn.
+
+    A scheduler that is refused ends, so all wait a minute on a busy machine. The API server could
+    wait for itself, for a request of a task that holds the lock in the event loop: 5 seconds.
+    """
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        patience = 5.0 if "api-server" in sys.argv else 60.0
+        super().__init__(*arguments, **{"timeout": patience, **keywords})
 
     def cursor(self, factory: Any = Cursor) -> Any:
         """A cursor."""
         return super().cursor(factory)
 
 
-# With a longer time-out than the default of 5 s the API server would wait for itself that long.
 CONNECT_ARGS: dict[str, Any] = {"factory": Connection}

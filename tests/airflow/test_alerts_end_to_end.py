@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import text
@@ -18,9 +16,16 @@ from batch_jobs.alerts import outbox
 from batch_jobs.database.warehouse import Warehouse
 from demo.local import LocalAirflow
 from tests.conftest import ROOT
+from tests.support.airflow_cases import (
+    PATIENCE,
+    free_port,
+    gone,
+    miss_the_heartbeat,
+    patient,
+    until,
+)
 from tests.support.slack_endpoint import CANARY, SlackEndpoint, listening
 
-SECONDS = 150
 COMMON = """
 import os
 import signal
@@ -57,7 +62,7 @@ def kill(victim):
 
 
 def wait():
-    time.sleep(120)
+    time.sleep(600)
 """
 WAYS_TO_FAIL = """
 with dag("exception"):
@@ -135,23 +140,23 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     for name, dags in files.items():
         (root / "dags" / f"{name}.py").write_text(COMMON + dags)
     url = f"sqlite:///{folder}/warehouse.db"
-    environment = {
-        "PYTHONPATH": f"{root}{os.pathsep}{ROOT / 'src'}",
+    environment = patient(folder / "patient")
+    environment |= {
+        "PYTHONPATH": os.pathsep.join([environment["PYTHONPATH"], str(root)]),
         "BATCH_JOBS_WAREHOUSE": url,
         "BATCH_JOBS_MODEL_STORE": str(folder / "models"),
         # Minutes of Airflow's patience, as seconds.
         "AIRFLOW__CORE__PARALLELISM": "8",
         "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "2",
-        "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "15",
         "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "3",
         "AIRFLOW__WORKERS__MISSING_DAG_RETRIES": "1",
         "AIRFLOW__WORKERS__MISSING_DAG_RETRY_DELAY": "1",
         "AIRFLOW__LOGGING__LOGGING_LEVEL": "DEBUG",
     }
     with listening() as slack:
-        airflow = LocalAirflow(root, folder / "airflow", _free_port(), environment)
+        airflow = LocalAirflow(root, folder / "airflow", free_port(), environment)
         with airflow:
-            airflow.wait_healthy()
+            airflow.wait_healthy(PATIENCE)
             _fail_in_every_way(airflow, slack, Warehouse(url), root / "dags" / "breaks.py")
         texts = list(slack.texts)
     files = [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
@@ -171,10 +176,13 @@ def _fail_in_every_way(
     }
     airflow.api("POST", "/connections", connection)
     dags = {f"predict_{name}" for name in [*TOLD, "file_breaks"]}
-    _until(lambda: {dag["dag_id"] for dag in airflow.api("GET", "/dags")["dags"]} == dags)
+    until(
+        lambda: {dag["dag_id"] for dag in airflow.api("GET", "/dags")["dags"]} == dags,
+        "the DAG files",
+    )
     slack.mode = "close"
     runs = {"exception": _trigger(airflow, "exception")}
-    _until(lambda: len(slack.requests) == 2)
+    until(lambda: len(slack.requests) == 2, "two tries of a message")
     slack.mode = "ok"
 
     waiting = ("dagrun_timeout", "task_marked", "run_marked")
@@ -185,20 +193,25 @@ def _fail_in_every_way(
         ("task_marked", "/taskInstances/act", {"new_state": "failed"}),
         ("run_marked", "", {"state": "failed"}),
     ):
-        task = f"{runs[name]}/taskInstances/act"
-        _until(lambda task=task: airflow.api("GET", task)["state"] == "running")
+        until(lambda name=name: _task(airflow, runs[name])["state"] == "running", name)
         airflow.api("PATCH", runs[name] + what, body)
+    killed = runs["supervisor_killed"]
+    until(
+        lambda: (pid := _task(airflow, killed)["pid"]) is not None and gone(pid), "the task to die"
+    )
+    miss_the_heartbeat(airflow, "supervisor_killed")
 
-    _until(lambda: _count(warehouse, "subject IS NOT NULL") >= len(TOLD) + 1)
+    until(lambda: _count(warehouse, "subject IS NOT NULL") >= len(TOLD) + 1, "all alerts")
     # After a refusal nobody asks Slack for 30 seconds; then any run sends what waits.
-    _until(
+    until(
         lambda: (
             outbox.waiting(warehouse, datetime.now(UTC)) > 0
             or _count(warehouse, "sent_at IS NULL") == 0
-        )
+        ),
+        "the alerts to be due",
     )
     _trigger(airflow, "exception", {"mended": True})
-    _until(lambda: any("works again" in text for text in slack.texts))
+    until(lambda: any("works again" in text for text in slack.texts), "the recovery")
 
 
 def _trigger(airflow: LocalAirflow, name: str, conf: dict[str, bool] | None = None) -> str:
@@ -208,24 +221,14 @@ def _trigger(airflow: LocalAirflow, name: str, conf: dict[str, bool] | None = No
     return f"{path}/{run['dag_run_id']}"
 
 
+def _task(airflow: LocalAirflow, run: str) -> Any:
+    """The only task of a run, as the REST API tells of it."""
+    return airflow.api("GET", f"{run}/taskInstances/act")
+
+
 def _count(warehouse: Warehouse, condition: str) -> int:
     with warehouse.read() as connection:
         return connection.scalar(text(f"SELECT count(*) FROM alerts WHERE {condition}"))
-
-
-def _until(is_so: Callable[[], bool]) -> None:
-    """Ask until it is so."""
-    deadline = time.monotonic() + SECONDS
-    while not is_so():
-        assert time.monotonic() < deadline, "it did not come to that in time"
-        time.sleep(0.3)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @pytest.mark.parametrize("name", TOLD)

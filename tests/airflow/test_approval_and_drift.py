@@ -1,73 +1,14 @@
 """Under a real Airflow, a person approves a promotion, and drift starts a training."""
 
-from datetime import UTC, datetime, timedelta
-from types import SimpleNamespace
+from datetime import datetime
 
 import pytest
 from sqlalchemy import text
 
-from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.registry import champions, versions
-from demo.local import LocalAirflow
-from tests.conftest import ROOT
-from tests.example_models._tables import make_tables
-from tests.support.airflow_cases import free_port, until
-from tests.support.slack_endpoint import listening
+from tests.support.airflow_cases import until
 
 DAG = "train_careful"
-# Yesterday is the newest day at which the training was due, whenever this runs.
-MODEL = """
-from datetime import timedelta
-
-from tests.example_models.orders import model as orders
-
-model = orders.model_copy(
-    update={{
-        "train_schedule": "{schedule}",
-        "gate": orders.gate.model_copy(
-            update={{
-                "approval": timedelta(seconds={patience}),
-                "rule": "always",  # the orders are of another day each day, and so is a verdict
-                "calibration": None,
-            }}
-        ),
-        "retrain_on_drift": timedelta(hours=2),
-    }}
-)
-"""
-
-pytestmark = pytest.mark.timeout(600)
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    """A running Airflow with a model that waits an hour for approval, and one that hardly waits."""
-    home = tmp_path_factory.mktemp("approval")
-    warehouse = Warehouse(f"sqlite:///{home}/warehouse.db")
-    warehouse.ensure_schema()
-    now = datetime.now(UTC)
-    with warehouse.write() as connection:
-        make_tables(connection, now - timedelta(days=31), now + timedelta(hours=1))
-    yesterday = (now - timedelta(days=1)).replace(hour=3, minute=0, second=0, microsecond=0)
-    (home / "asking").mkdir()
-    (home / "asking" / "__init__.py").touch()
-    for name, patience in (("careful", 3600), ("hasty", 10)):
-        schedule = f"0 3 {yesterday.day} * *"
-        code = MODEL.format(schedule=schedule, patience=patience)
-        (home / "asking" / f"{name}.py").write_text(code)
-    with listening() as slack:
-        environ = {
-            "BATCH_JOBS_WAREHOUSE": str(warehouse),
-            "BATCH_JOBS_MODEL_STORE": str(home / "models"),
-            "BATCH_JOBS_MODELS": "asking",
-            "PYTHONPATH": f"{ROOT}:{home}",
-            "AIRFLOW_CONN_SLACK_WEBHOOK": slack.connection(),
-        }
-        with LocalAirflow(ROOT, home / "airflow", free_port(), environ) as airflow:
-            airflow.wait_healthy(300)
-            yield SimpleNamespace(
-                home=home, warehouse=warehouse, airflow=airflow, slack=slack, due=yesterday
-            )
 
 
 @pytest.fixture(scope="module")
@@ -186,6 +127,11 @@ def promotions(site, model="careful"):
         return connection.execute(text(asked), {"model": model}).all()
 
 
+def asked_of(site, model):
+    """What Slack has been told about a model."""
+    return [said for said in site.slack.texts if model in said]
+
+
 def log(site, run, task="*"):
     """What the tasks of a run said."""
     found = (site.home / "airflow" / "logs").glob(
@@ -212,8 +158,8 @@ def test_a_person_sees_what_the_gate_says(site, asked):
     told = ("May serve", "there is no champion", f"| log loss | {version.metrics['log_loss']:.4f}")
     for part in told:
         assert part in found["body"]
-    assert site.slack.wait_for(1, 60)
-    [message] = site.slack.texts
+    until(lambda: asked_of(site, "careful"), "the question in Slack")
+    [message] = asked_of(site, "careful")
     assert f"may `{version.version}` serve?" in message
     assert f"/dags/{DAG}/runs/" in message
     assert "/required_actions" in message

@@ -2,64 +2,31 @@
 
 import contextlib
 import os
-import socket
 import time
 from datetime import UTC, datetime, timedelta
-from types import SimpleNamespace
 
 import psutil
 import pytest
 from sqlalchemy import text
 
 from batch_jobs.database.transactions import bounds
-from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.interval import Interval, due_between
 from batch_jobs.registry import champions
 from batch_jobs.registry.store import ARTIFACT
-from batch_jobs.samples.flights import load_flights
-from demo.local import LocalAirflow
-from tests.conftest import ROOT
-from tests.support.slack_endpoint import CANARY, listening
+from tests.support.airflow_cases import PATIENCE
+from tests.support.slack_endpoint import CANARY
 
 TRAIN, PREDICT = "train_flight_delay", "predict_flight_delay"
 STEP = timedelta(minutes=10)
 
-pytestmark = pytest.mark.timeout(600)
-
 
 @pytest.fixture(scope="module")
-def deployment(tmp_path_factory):
-    """A running Airflow, a warehouse with a year of flights, and somebody who listens as Slack."""
-    home = tmp_path_factory.mktemp("end-to-end")
-    (home / "user").mkdir()
-    warehouse = Warehouse(f"sqlite:///{home}/warehouse.db")
-    warehouse.ensure_schema()
-    with listening() as slack:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        environ = {
-            "BATCH_JOBS_WAREHOUSE": str(warehouse),
-            "BATCH_JOBS_MODEL_STORE": str(home / "models"),
-            "AIRFLOW_CONN_SLACK_WEBHOOK": slack.connection(),
-            "HOME": str(home / "user"),
-        }
-        with LocalAirflow(ROOT, home / "airflow", port, environ) as airflow:
-            with warehouse.write_source() as connection:
-                load_flights(connection, datetime.now(UTC))
-            airflow.wait_healthy(300)
-            yield SimpleNamespace(
-                home=home, warehouse=warehouse, airflow=airflow, slack=slack, port=port
-            )
-
-
-@pytest.fixture(scope="module")
-def trained(deployment):
+def trained(site):
     """The deployment after its first training, by Airflow's own scheduler."""
-    unpause(deployment, TRAIN)
-    run = wait_for(deployment, "a training", lambda: finished(deployment, TRAIN))
-    assert run["state"] == "success", task_logs(deployment)
-    return deployment
+    unpause(site, TRAIN)
+    run = wait_for(site, "a training", lambda: finished(site, TRAIN))
+    assert run["state"] == "success", task_logs(site)
+    return site
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +39,7 @@ def published(trained):
     return trained
 
 
-def wait_for(deployment, what, condition, seconds=300):
+def wait_for(deployment, what, condition, seconds=PATIENCE):
     """Wait until a condition holds; its answer."""
     deadline = time.monotonic() + seconds
     while not (answer := condition()):
@@ -139,7 +106,8 @@ def test_airflow_trains_and_promotes_on_real_flights(trained):
     champion = champions.champion(trained.warehouse, "flight_delay")
     assert champion.manifest["rows_fit"] > 10_000
     assert champion.metrics["roc_auc"] > 0.6
-    [event] = trained.airflow.api("GET", "/assets/events")["asset_events"]
+    events = trained.airflow.api("GET", "/assets/events")["asset_events"]
+    [event] = [event for event in events if event["source_dag_id"] == TRAIN]
     assert event["extra"]["version"] == champion.version
 
 
@@ -205,7 +173,7 @@ def test_a_provoked_failure_is_told_once_and_readers_keep_what_they_had(publishe
     run = trigger(published, interval, force=True)
 
     assert run["state"] == "failed"
-    assert published.slack.wait_for(heard + 1, 60), task_logs(published)
+    assert published.slack.wait_for(heard + 1, PATIENCE), task_logs(published)
     message = published.slack.texts[heard]
     for part in ("flight_delay", PREDICT, "score", "has changed", champion.version, "http://"):
         assert part in message, f"{message}\n{task_logs(published)}"
@@ -213,7 +181,7 @@ def test_a_provoked_failure_is_told_once_and_readers_keep_what_they_had(publishe
 
     artifact.write_bytes(whole)
     assert trigger(published, interval, force=True)["state"] == "success"
-    assert published.slack.wait_for(heard + 2, 60)
+    assert published.slack.wait_for(heard + 2, PATIENCE)
     assert len(published.slack.payloads) == heard + 2
 
 
@@ -236,7 +204,7 @@ def test_nothing_listens_beyond_this_machine(published):
             if process.environ().get("AIRFLOW_HOME") == str(published.home / "airflow"):
                 found |= {c.laddr for c in process.net_connections("inet") if c.status == "LISTEN"}
     assert {address.ip for address in found} == {"127.0.0.1"}
-    assert published.port in {address.port for address in found}
+    assert published.airflow.port in {address.port for address in found}
 
 
 def test_nothing_was_written_outside(published):

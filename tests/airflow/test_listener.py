@@ -21,6 +21,7 @@ from batch_jobs.alerts.task_errors import TaskTry
 from batch_jobs.database.warehouse import Warehouse
 from batch_jobs_airflow import alerts, context, listener
 from tests.conftest import ROOT
+from tests.support.faults import PATIENCE
 from tests.support.slack_endpoint import slack_endpoint
 
 __all__ = ["slack_endpoint"]
@@ -81,7 +82,7 @@ def test_run_marked_failed_by_hand_is_told(slack, hook):
     """The API server is the only one that knows, and tells."""
     hook.on_dag_run_failed(dag_run=dag_run(), msg=MANUALLY)
 
-    assert slack.wait_for(1, 20)
+    assert slack.wait_for(1, PATIENCE)
     assert slack.texts[0].split("\n")[:4] == [
         ":red_circle: *predict_iris* failed",
         "model *iris*",
@@ -173,7 +174,7 @@ def test_process_apart_delivers(slack, hook, monkeypatch):
     monkeypatch.chdir(ROOT)
     hook.on_new_dag_import_error(filename="/dags/a.py", stacktrace="ImportError: no flights")
 
-    assert slack.wait_for(1, 60)
+    assert slack.wait_for(1, PATIENCE)
     assert slack.texts[0].startswith(":red_circle: DAG file *a.py* does not load\n")
 
 

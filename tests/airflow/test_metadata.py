@@ -45,6 +45,15 @@ def test_what_reads_and_then_writes_in_a_savepoint_is_not_refused(engine, tmp_pa
     assert names(engine) == ["first", "second"]
 
 
+@pytest.mark.parametrize(("process", "patience"), [("scheduler", 60_000), ("api-server", 5_000)])
+def test_a_busy_machine_is_waited_for(engine, monkeypatch, process, patience):
+    """By all but the API server, which could wait for itself."""
+    engine.dispose()
+    monkeypatch.setattr("sys.argv", ["airflow", process])
+    with engine.connect() as connection:
+        assert connection.scalar(text("PRAGMA busy_timeout")) == patience
+
+
 def test_a_savepoint_is_rolled_back_alone(engine):
     """And the whole of a transaction with it or without it."""
     with engine.connect() as connection:

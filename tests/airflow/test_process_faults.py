@@ -16,6 +16,8 @@ from batch_jobs.settings import Settings
 from tests.conftest import ROOT
 from tests.support.airflow_cases import (
     ON_SQLITE,
+    PATIENCE,
+    PATIENT,
     VIEWS,
     Cases,
     LastingAirflow,
@@ -23,6 +25,8 @@ from tests.support.airflow_cases import (
     gone,
     kill,
     make_root,
+    miss_the_heartbeat,
+    pass_an_hour,
     publish_the_interval_before,
     sqlite_url,
     until,
@@ -51,8 +55,6 @@ STOPS = {
     "committed_on_sqlite": "publish.committed",
 }
 
-pytestmark = pytest.mark.timeout(600)
-
 
 @pytest.fixture(scope="module")
 def cases(tmp_path_factory: pytest.TempPathFactory, postgres: PostgresServer) -> Iterator[Cases]:
@@ -66,15 +68,13 @@ def cases(tmp_path_factory: pytest.TempPathFactory, postgres: PostgresServer) ->
     make_root(root, list(STOPS))
     settings = Settings(postgres_url, str(folder / "models"), ("faulty",))
     with listening() as slack:
-        environ = {
+        environ = PATIENT | {
             "PYTHONPATH": f"{root}{os.pathsep}{ROOT / 'src'}",
             "BATCH_JOBS_WAREHOUSE": postgres_url,
             "BATCH_JOBS_MODEL_STORE": settings.model_store,
             "BATCH_JOBS_MODELS": "faulty",
             "AIRFLOW_CONN_SLACK_WEBHOOK": slack.connection(),
             "AIRFLOW__CORE__PARALLELISM": str(len(STOPS) + 2),
-            # SQLite may refuse the last word of a supervisor; its task is then missed this soon.
-            "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "60",
             "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "2",
             "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "3",
             "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "3",
@@ -85,7 +85,7 @@ def cases(tmp_path_factory: pytest.TempPathFactory, postgres: PostgresServer) ->
                 for on_sqlite, at in ((False, postgres_url), (True, sqlite_url(root))):
                     names = [name for name in STOPS if name.endswith(ON_SQLITE) == on_sqlite]
                     publish_the_interval_before(replace(settings, warehouse=at), names)
-            airflow.wait_healthy()
+            airflow.wait_healthy(PATIENCE)
             made = Cases(root, airflow, postgres_url, slack)
             until(lambda: len(made.api("GET", "/dags")["dags"]) >= 2 * len(STOPS), "the DAG files")
             for name, place in STOPS.items():
@@ -107,7 +107,7 @@ def orphans(cases: Cases) -> dict[str, int]:
     assert cases.states("orphan")["score"] == "running"
     assert cases.seen("orphan") == LAST_GOOD
     for name in names:
-        cases.miss_the_heartbeat(name)
+        miss_the_heartbeat(cases.airflow, name)
     return found
 
 
@@ -282,7 +282,7 @@ def test_a_run_that_takes_too_long_fails_and_the_next_one_publishes(cases):
     """Its dagrun_timeout strikes in the middle of staging; readers keep the last good rows."""
     process = cases.stopped("overdue")
 
-    assert cases.pass_an_hour("dag_run", "start_date", "dag_id = 'predict_overdue'") == 1
+    assert pass_an_hour(cases.airflow, "dag_run", "start_date", "dag_id = 'predict_overdue'") == 1
 
     assert cases.ended("overdue") == "failed"
     until(lambda: gone(process), "the task to end")
@@ -330,7 +330,7 @@ def test_a_killed_scheduler_takes_up_its_runs_again(cases):
     """A task that ended meanwhile is not repeated, and one that goes on gives way to a new try."""
     ending, hanging = cases.stopped("unattended"), cases.stopped("abandoned")
     cases.airflow.kill_scheduler()
-    assert cases.pass_an_hour("job", "latest_heartbeat", "job_type = 'SchedulerJob'") == 1
+    assert pass_an_hour(cases.airflow, "job", "latest_heartbeat", "job_type = 'SchedulerJob'") == 1
     cases.let_go(ending)
     until(lambda: cases.states("unattended")["score"] == "success", "the task to end")
     assert cases.seen("unattended") == LAST_GOOD

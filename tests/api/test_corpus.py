@@ -206,7 +206,7 @@ def test_a_body_that_never_ends_is_given_up(settings):
 
 def test_who_goes_away_does_no_harm(client):
     """A client that hangs up in the middle of its request leaves the others their answers."""
-    connection = http.client.HTTPConnection(client.base_url.host, client.base_url.port, timeout=30)
+    connection = http.client.HTTPConnection(client.base_url.host, client.base_url.port, timeout=300)
     connection.putrequest("POST", "/predict")
     connection.putheader("Content-Type", "application/json")
     connection.putheader("Content-Length", "1000")
@@ -221,7 +221,7 @@ def test_who_has_begun_to_ask_is_answered_before_the_end(settings):
     with serving(settings, model="orders") as client:
         server = client.server
         connection = http.client.HTTPConnection(
-            client.base_url.host, client.base_url.port, timeout=30
+            client.base_url.host, client.base_url.port, timeout=300
         )
         connection.putrequest("POST", "/predict")
         connection.putheader("Content-Type", "application/json")

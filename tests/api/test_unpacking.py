@@ -44,6 +44,7 @@ def test_rows_come_as_they_were():
     assert repr(rows.to_pylist()) == repr(table.to_pylist())
 
 
+@pytest.mark.slow
 def test_a_page_that_holds_far_more_than_it_takes_is_not_unpacked():
     """Whatever the file says of itself; the memory of the process stays within its bound."""
     _, idle = _peak(_packed(country=["kr"]), MOST)

@@ -143,6 +143,7 @@ def test_a_parquet_file_that_does_not_fit_says_what_is_wrong(client, file, told)
     assert told in detail(answer, answer.status_code)
 
 
+@pytest.mark.slow
 def test_a_damaged_parquet_file_is_refused_wherever_it_is_damaged(client):
     """Or its rows are taken in as they then read; never 5xx."""
     whole = as_parquet(amount=NUMBERS * 20, country=TEXTS * 20)

@@ -79,6 +79,7 @@ def test_init_makes_the_warehouse_and_may_be_repeated(run, tmp_path, monkeypatch
     assert (again.exit_code, again.out) == (0, f"found the warehouse sqlite:///{tmp_path}/w.db\n")
 
 
+@pytest.mark.slow
 def test_init_loads_the_samples_of_their_own_year(run, tmp_path, monkeypatch):
     """A replay of 2013 needs them there; without the option they are moved to our time."""
     monkeypatch.setenv("BATCH_JOBS_WAREHOUSE", f"sqlite:///{tmp_path}/w.db")
@@ -239,6 +240,7 @@ def test_answer_tells_what_became_of_requests(on_shop, shop):
     assert "it has fewer rows than the 1 it announced" in done.out
 
 
+@pytest.mark.slow
 @on_sqlite
 def test_answer_follows_until_it_is_told_to_stop(on_shop, shop):
     """A line for each request, and a clean end at SIGTERM."""

@@ -58,6 +58,7 @@ def scoring(deployment, attempt):
     return run, attempt(*working, run.token, order=Order(place, "wait", 2)).wait_at(place)
 
 
+@pytest.mark.slow
 @pytest.mark.failure_mode("leases")
 def test_an_attempt_that_takes_hours_keeps_its_interval(deployment, scoring):
     """Nobody else claims it, fails it or removes its rows while its process works."""

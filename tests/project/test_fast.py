@@ -17,3 +17,4 @@ def test_the_fast_ones_need_no_server(request):
     assert request.node in fast
     assert [item.nodeid for item in fast if "postgresql" in item.nodeid] == []
     assert [item.nodeid for item in fast if "/airflow/" in item.nodeid] == []
+    assert [item.nodeid for item in fast if item.get_closest_marker("slow")] == []

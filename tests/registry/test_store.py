@@ -6,6 +6,8 @@ import os
 import pickle
 import random
 import stat
+import subprocess
+import sys
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +15,14 @@ from pathlib import Path
 import pytest
 
 from batch_jobs.errors import ArtifactError, ConfigurationError
-from batch_jobs.registry.store import PAGE, ModelStore, deserialize, libraries, name_version
+from batch_jobs.registry.store import (
+    PAGE,
+    ModelStore,
+    deserialize,
+    libraries,
+    name_version,
+    serialize,
+)
 from tests.support.artifacts import GOOD, Hostile, version_of
 
 
@@ -310,6 +319,20 @@ def test_a_manifest_that_is_none_is_written_again(store, tmp_path, manifest):
     path.write_bytes(manifest)
     store.write("orders", "v1", GOOD, {"sha256": version_of().sha256})
     assert json.loads(path.read_text()) == {"sha256": version_of().sha256}
+
+
+def test_what_is_stored_does_not_hang_on_what_is_imported():
+    """Such as dill, which Airflow imports: it would store a function by value."""
+    code = (
+        "import dill, joblib, hashlib\n"
+        "from batch_jobs.registry.store import serialize\n"
+        "print(hashlib.sha256(serialize({'by': len, 'of': [1.0]})).hexdigest(), flush=True)\n"
+        "serialize(lambda rows: rows)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    here = hashlib.sha256(serialize({"by": len, "of": [1.0]})).hexdigest()
+    assert done.stdout.strip() == here, done.stderr
+    assert "PicklingError: Can't pickle <function <lambda>" in done.stderr
 
 
 def test_a_version_is_named_by_its_moment_its_bytes_and_what_it_is_asked():

@@ -30,6 +30,9 @@ def _evaluated(weight):
     return measure(TRUTH, np.column_stack([1 - sure, sure]), ("0", "1"))
 
 
+pytestmark = pytest.mark.usefixtures("drawn")
+
+
 @pytest.fixture(scope="module")
 def report():
     """A challenger that is better than the champion `v1`, in both countries."""

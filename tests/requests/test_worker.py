@@ -26,6 +26,7 @@ from tests.conftest import TRAINED
 from tests.example_models._tables import STEP
 from tests.support.asking import rejects, results, state, submit
 from tests.support.attempts import ask, forget_promotions
+from tests.support.faults import PATIENCE
 
 # What no database has a say in is tried with one.
 on_sqlite = pytest.mark.parametrize("shop", ["sqlite"], indirect=True)
@@ -297,7 +298,7 @@ def test_requests_are_answered_as_they_come(shop):
         for model, features in (("orders", GOOD[1]), ("customers", {"visits": 1, "spent": 2})):
             asked = submit(shop, model, [("a", features)])
             wake.set()
-            assert told.get(timeout=30).request_id == asked
+            assert told.get(timeout=PATIENCE).request_id == asked
 
 
 @on_sqlite
@@ -311,10 +312,10 @@ def test_what_fails_is_told_once_and_tried_again(shop, caplog):
         for _ in range(2):
             other = submit(shop, "customers", [("c", {"visits": 1, "spent": 2})])
             wake.set()
-            assert told.get(timeout=30).request_id == other
+            assert told.get(timeout=PATIENCE).request_id == other
         _change_sha256(shop, known)
         wake.set()
-        assert told.get(timeout=30).request_id == asked
+        assert told.get(timeout=PATIENCE).request_id == asked
     [told] = [record.message for record in caplog.records]
     assert told.startswith("requests of orders are not answered: ArtifactError")
 

@@ -98,6 +98,7 @@ def _gaps(warehouse, model):
     return coverage.gaps(warehouse, model, GRID, tick(9).end)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["merge", "replace"])
 def test_the_history_tells_what_an_app_saw_at_any_moment(warehouse, mode):
     """Over any order of publications, reruns, backfills and prunes, back to what is kept."""

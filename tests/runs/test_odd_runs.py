@@ -213,6 +213,7 @@ def test_hours_that_nobody_published_are_no_silence(known):
         jobs.predict(known, "orders", day(11))
 
 
+@pytest.mark.slow
 @pytest.mark.failure_mode(50)
 def test_a_day_by_hand_is_measured_as_a_day_and_a_tick_as_a_tick(shop):
     """Whichever came first: what counts is how many rows come in a time."""

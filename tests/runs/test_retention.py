@@ -313,6 +313,7 @@ def _on_sqlite(tmp_path):
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("large_runs")
 def test_on_sqlite_other_writers_have_their_turn(tmp_path):
     """Between one small transaction and the next, although SQLite has no queue."""

@@ -31,7 +31,20 @@ from demo.local import LocalAirflow
 from tests.conftest import ROOT
 from tests.support.slack_endpoint import SlackEndpoint
 
-PATIENCE = 240  # seconds after which a condition that does not come true is a failure
+PATIENCE = 1500  # seconds after which a condition that does not come true is a failure
+# Airflow's own time-outs, so long that a machine with other work to do does not come upon them.
+PATIENT = {
+    "AIRFLOW__CORE__DAGBAG_IMPORT_TIMEOUT": "600",
+    "AIRFLOW__CORE__TASK_SUCCESS_OVERTIME": "600",
+    "AIRFLOW__DAG_PROCESSOR__DAG_FILE_PROCESSOR_TIMEOUT": "900",
+    "AIRFLOW__DAG_PROCESSOR__HEALTH_CHECK_THRESHOLD": "600",
+    "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "600",
+    "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "300",
+    "AIRFLOW__SCHEDULER__TASK_QUEUED_TIMEOUT": "3600",
+    "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "600",
+    "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": "60",
+    "AIRFLOW__WORKERS__MAX_FAILED_HEARTBEATS": "100",
+}
 MIDNIGHT = datetime(2024, 3, 1, tzinfo=UTC)
 BEFORE = Interval(MIDNIGHT - timedelta(minutes=10), MIDNIGHT)
 WANTED = Interval(MIDNIGHT, MIDNIGHT + timedelta(minutes=10))
@@ -65,7 +78,14 @@ model = BatchModel(
     gate=Gate(min_rows=10),
 )
 '''
-# Airflow reads this file in every process of its own; in tasks it also stops what it is told to.
+# Airflow reads a file `airflow_local_settings` in every process of its own. So do our alerts wait.
+PATIENT_ALERTS = """
+from batch_jobs_airflow import alerts, listener
+
+alerts.COMPOSING_SECONDS = alerts.LOOKING_SECONDS = alerts.SENDING_SECONDS = 300
+alerts.NOTING_SECONDS = listener.NOTING_SECONDS = 300
+"""
+# In tasks this one also stops what it is told to.
 LOCAL_SETTINGS = '''
 import ctypes
 import logging
@@ -301,22 +321,24 @@ class Cases:
         said = (text.partition("*predict_")[2].partition("*")[0] for text in self.slack.texts)
         return Counter(said)
 
-    def pass_an_hour(self, table: str, column: str, where: str) -> int:
-        """Let what goes on have happened an hour earlier, in Airflow's database: how many rows."""
-        database = sqlite3.connect(self.airflow.home / "airflow.db", timeout=60)
-        with closing(database), database:
-            return database.execute(
-                f"UPDATE {table} SET {column} = datetime({column}, '-1 hour') "
-                f"WHERE {where} AND state = 'running'"
-            ).rowcount
 
-    def miss_the_heartbeat(self, name: str) -> None:
-        """Let Airflow see that a supervisor is no more; its last heartbeat may be on its way."""
-        first = f"dag_id = 'predict_{name}' AND try_number = 1"
-        until(
-            lambda: not self.pass_an_hour("task_instance", "last_heartbeat_at", first),
-            f"Airflow to miss the heartbeat of {name}",
-        )
+def pass_an_hour(airflow: LocalAirflow, table: str, column: str, where: str) -> int:
+    """Let what goes on have happened an hour earlier, in Airflow's database: how many rows."""
+    database = sqlite3.connect(airflow.home / "airflow.db", timeout=PATIENCE)
+    with closing(database), database:
+        return database.execute(
+            f"UPDATE {table} SET {column} = datetime({column}, '-1 hour') "
+            f"WHERE {where} AND state = 'running'"
+        ).rowcount
+
+
+def miss_the_heartbeat(airflow: LocalAirflow, name: str) -> None:
+    """Let Airflow see that a supervisor is no more; its last heartbeat may be on its way."""
+    first = f"dag_id = 'predict_{name}' AND try_number = 1"
+    until(
+        lambda: not pass_an_hour(airflow, "task_instance", "last_heartbeat_at", first),
+        f"Airflow to miss the heartbeat of {name}",
+    )
 
 
 def until(condition: Callable[[], Any], what: str, seconds: float = PATIENCE) -> Any:
@@ -341,6 +363,13 @@ def kill(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
 
 
+def patient(folder: Path) -> dict[str, str]:
+    """Variables with which Airflow and our alerts take their time, with a folder for a file."""
+    folder.mkdir()
+    (folder / "airflow_local_settings.py").write_text(PATIENT_ALERTS)
+    return {**PATIENT, "PYTHONPATH": f"{folder}{os.pathsep}{ROOT}"}
+
+
 def make_root(root: Path, names: Sequence[str]) -> None:
     """Lay out a clone whose DAGs stop where they are told to, with as many models as names."""
     for name in ("faulty", "stops"):
@@ -348,7 +377,7 @@ def make_root(root: Path, names: Sequence[str]) -> None:
     for name in ("dags", "plugins", "utils"):
         (root / name).symlink_to(ROOT / name)
     shutil.copy(ROOT / "airflow.cfg.template", root)
-    (root / "airflow_local_settings.py").write_text(LOCAL_SETTINGS)
+    (root / "airflow_local_settings.py").write_text(PATIENT_ALERTS + LOCAL_SETTINGS)
     (root / "faulty" / "__init__.py").touch()
     for name in names:
         (root / "faulty" / f"{name}.py").write_text(MODEL)

@@ -47,7 +47,7 @@ def listening(app):
     server = Server(app)
     server.thread.start()
     try:
-        assert server.listens.wait(60), "the server did not start"
+        assert server.listens.wait(600), "the server did not start"
         yield server
     finally:
         server.should_exit = True
@@ -59,7 +59,7 @@ def serving(settings, **config):
     """A client of a server, from its start to its end."""
     with (
         listening(create_app(Config(settings=settings, **config))) as server,
-        httpx.Client(base_url=server.url, timeout=60) as client,
+        httpx.Client(base_url=server.url, timeout=600) as client,
     ):
         client.server = server
         yield client

@@ -14,7 +14,7 @@ def chromium():
     """A browser without a window; `./run test` installs one as root on Debian."""
     found = next(filter(None, map(shutil.which, NAMES)), None)
     assert found, "the page is tested in a browser: install chromium (apt-get install chromium)"
-    expect.set_options(timeout=30_000)
+    expect.set_options(timeout=300_000)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=found)
         yield browser

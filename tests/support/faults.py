@@ -19,7 +19,7 @@ import psutil
 from batch_jobs import failpoints
 from batch_jobs.errors import BatchJobsError
 
-PATIENCE = 60  # seconds after which a condition that does not come true is a failure
+PATIENCE = 600  # seconds after which a condition that does not come true is a failure
 server = multiprocessing.get_context("forkserver")
 server.set_forkserver_preload(["__main__", "tests.support.warm"])
 

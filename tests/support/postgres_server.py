@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
-SECONDS = 60.0  # for what takes less than two
+SECONDS = 600.0  # for what takes less than two
 STOPS = {"smart": signal.SIGTERM, "fast": signal.SIGINT, "immediate": signal.SIGQUIT}
 # What the guard is told; any other byte is the number of a signal for the server.
 START, END, ASK = b"\xff", b"\xfe", b"\x00"

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from tests.support.postgres_server import free_port
 
-SECONDS = 30.0
+SECONDS = 300.0
 CHUNK = 65536
 # The untyped messages that a client may send before its first, each answered by one byte.
 NEGOTIATIONS = {80877103, 80877104}

@@ -166,6 +166,7 @@ def test_what_is_wrong_is_found_by_the_proof_that_is_about_it(
     assert sum(finding.holds for finding in findings.values()) >= 2
 
 
+@pytest.mark.slow
 def test_a_new_model_file_passes_as_it_stands(tmp_path):
     """And its test runs, from another folder, without ours."""
     package = tmp_path / "team"

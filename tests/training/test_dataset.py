@@ -279,6 +279,7 @@ def test_calibration_of_many_classes_is_that_of_the_predicted_one():
     assert evaluated.metrics["calibration_error"] == pytest.approx(np.sqrt(0.09 - 0.024))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [100, 168, 300, 5000])
 def test_calibration_is_evaluated_by_more_than_chance_on_few_rows(rows):
     """Few sound probabilities are refused, and most of those that are off by 0.2."""

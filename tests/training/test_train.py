@@ -113,9 +113,11 @@ def test_a_model_is_fresh_by_what_its_newest_version_knew(shop):
 
 
 @on_sqlite
-def test_the_gates_report_is_drawn_beside_the_artifact(shop, challenger):
+def test_the_gates_report_is_drawn_beside_the_artifact(drawn, shop, challenger):
     """Judging the same bytes again draws the new evaluation."""
     page = _artifact(shop, challenger).with_name("gate.html")
+    assert page.read_text("utf-8").count("<svg") == 3
+    assert "<path" in page.read_text("utf-8")
     assert f"May replace {challenger.gate['champion']}." in page.read_text("utf-8")
     forget_promotions(Warehouse(shop.warehouse))
     assert train.train(shop, "orders", LATER).version == challenger.version

@@ -14,9 +14,11 @@ import logging
 import re
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
 from importlib.metadata import version as library_version
+from types import FunctionType
 from typing import Any
 
 from batch_jobs.errors import ArtifactError, StoreUnavailableError
@@ -178,12 +180,38 @@ def _out_of_reach(error: Exception, subject: str) -> StoreUnavailableError:
 
 
 def serialize(estimator: Any) -> bytes:
-    """The bytes of a fitted estimator."""
+    """The bytes of a fitted estimator, whatever else this process has imported."""
     import joblib
 
     buffer = io.BytesIO()
-    joblib.dump(estimator, buffer, compress=3)
+    with _without_dill():
+        joblib.dump(estimator, buffer, compress=3)
     return buffer.getvalue()
+
+
+@contextmanager
+def _without_dill() -> Iterator[None]:
+    """Let joblib store what pickle stores, as pickle does.
+
+    Airflow imports dill, which tells pickle to store functions and classes by value; joblib
+    remembers that if it is imported later. Loading would then need dill, or storing not end.
+    """
+    import pickle
+
+    from joblib.numpy_pickle import NumpyPickler
+
+    plain: Any = vars(pickle)["_Pickler"]
+    before = NumpyPickler.dispatch
+    NumpyPickler.dispatch = {
+        **{kind: save for kind, save in before.items() if save.__module__ == pickle.__name__},
+        dict: plain.save_dict,
+        FunctionType: plain.save_global,
+        type: plain.save_type,
+    }
+    try:
+        yield
+    finally:
+        NumpyPickler.dispatch = before
 
 
 def deserialize_bytes(content: bytes) -> Any:
