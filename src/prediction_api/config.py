@@ -17,6 +17,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.errors import ConfigurationError
 from batch_jobs.settings import Settings
 
@@ -127,6 +128,7 @@ class Config(BaseSettings):
         settings: Settings | None = None
         try:
             settings = Settings.from_environ(environ)
+            Warehouse(settings.warehouse)  # opens nothing, and tells of a URL that is none
         except ConfigurationError as error:
             problems.append(str(error))
         if "keys" in values:

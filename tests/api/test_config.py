@@ -139,3 +139,16 @@ def test_wrong_settings_end_the_command_with_one_line():
     )
     assert ended.returncode == 2
     assert ended.stderr == "error: PREDICTION_API_PORT is 'x'; write a port, such as 8000\n"
+
+
+def test_a_warehouse_that_is_none_is_told_with_the_rest():
+    """It hides no other mistake; no password is told."""
+    wrong = {
+        "BATCH_JOBS_WAREHOUSE": "mysql://reader:secret@db/serving",
+        "PREDICTION_API_PORT": "x",
+    }
+    with pytest.raises(ConfigurationError) as caught:
+        Config.from_environ(PLACES | wrong)
+    for part in ("SQLite or PostgreSQL", "PREDICTION_API_PORT"):
+        assert part in str(caught.value)
+    assert "secret" not in str(caught.value)
