@@ -2,6 +2,7 @@
 
 import ast
 import re
+import tomllib
 from textwrap import dedent
 
 import pytest
@@ -19,7 +20,7 @@ NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 # Of other programs than ours, or of the doors ./run and its demo, bench and docs.
 OTHERS = {
     *("--all-extras", "--all-groups", "--output", "--build", "--detach", "--pyargs"),
-    *("--once", "--port", "--api-port", "--serve", "--quiet", "--data-binary"),
+    *("--once", "--port", "--api-port", "--serve", "--quiet", "--data-binary", "--no-deps"),
     *("--soak-seconds", "--soak-seed"),
 }
 
@@ -52,6 +53,16 @@ def test_every_variable_on_a_page_exists(name, text):
     read |= {f"PREDICTION_API_{name.upper()}" for name in Config.model_fields}
     told = re.findall(r"\b((?:BATCH_JOBS|PREDICTION_API)_[A-Z_]+)\b", text)
     assert set(told) - read == set()
+
+
+def test_every_extra_is_told():
+    """And each one that is told exists, on the page of extras and wherever one is installed."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    page = (ROOT / "docs" / "reference" / "extras.md").read_text()
+    extras = set(project["optional-dependencies"])
+    assert set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)) == extras
+    taken = re.findall(r"batch-jobs\[([\w,]+)\]", "".join(text for _, text in texts()))
+    assert set(",".join(taken).split(",")) - extras == set()
 
 
 def test_every_dag_of_the_bundled_models_is_told():
