@@ -1,37 +1,6 @@
-"""Make an earlier version of a model the champion again; started by hand only.
+"""The DAG `rollback_<model>` of each model; what it does is told in batch_jobs_airflow."""
 
-**What it does.** `rollback` proves that the earlier version loads, verifies and answers its golden
-rows, makes it the champion, and scores again, interval by interval, what readers still see of the
-version that is left. Who asked for it and why is recorded in `promotions`.
+from batch_jobs_airflow import rollback_dag
+from batch_jobs_airflow.dags import make_dags
 
-**If it fails.** If the champion had not moved yet, nothing has changed; the log says what is wrong
-with the version. If it had, readers see some intervals of either version: mend the cause and clear
-`rollback`, which goes on where it stopped.
-
-**By hand.** *Trigger*, with a *version* of the table `model_versions` and a *reason*.
-"""
-
-from airflow.providers.standard.operators.python import PythonOperator
-from airflow.sdk import DAG
-
-from batch_jobs_airflow import dags, forms, tasks
-
-for model in dags.models():
-    with (
-        dags.on_its_own(model),
-        DAG(
-            dag_id=f"rollback_{model.name}",
-            description=f"Make an earlier version of {model.name} the champion again",
-            schedule=None,
-            is_paused_upon_creation=False,  # nothing starts it but a person
-            dagrun_timeout=model.train_timeout,
-            params=forms.ROLLBACK_PARAMS,
-            **dags.dag_settings(model, __doc__),
-        ),
-    ):
-        PythonOperator(
-            task_id="rollback",
-            python_callable=tasks.rollback,
-            op_kwargs={"model": model.name},
-            outlets=[dags.champion_asset(model)],
-        )
+make_dags(rollback_dag.make_dag)

@@ -59,7 +59,7 @@ def _generic(path: str, operation: Mapping[str, Any]) -> tuple[str, str]:
 
 def _model_in(path: str) -> str:
     pieces = path.split("/")
-    return pieces[2] if len(pieces) > 3 else Config.model
+    return pieces[2] if len(pieces) > 3 else str(Config.model_fields["model"].default)
 
 
 def _parameters(operation: Mapping[str, Any]) -> str:

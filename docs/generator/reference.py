@@ -149,7 +149,8 @@ def errors() -> str:
 def dags(root: Path) -> str:
     """What each DAG does, and what to do when it fails: its own words."""
     parts = []
-    for path in sorted((root / "dags").glob("*.py")):
+    for path in sorted((root / "src" / "batch_jobs_airflow").glob("*_dag.py")):
+        verb = path.stem.removesuffix("_dag")
         said = ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""
-        parts += [f"### {path.stem}_&lt;model&gt; {{ #{path.stem} }}", said]
+        parts += [f"### {verb}_&lt;model&gt; {{ #{verb} }}", said]
     return "\n\n".join(parts)

@@ -20,12 +20,11 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from datetime import datetime
-from functools import wraps
+from functools import partial, wraps
 from threading import Thread
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
@@ -51,7 +50,7 @@ from batch_jobs_airflow.context import (
     task_try_of,
     was_away,
 )
-from batch_jobs_airflow.slack import SENDING_SECONDS, post_to, send_waiting, utc_now, way_to_slack
+from batch_jobs_airflow.slack import SENDING_SECONDS, post_to, utc_now, way_to_slack
 
 if TYPE_CHECKING:
     from batch_jobs.alerts.messages import Incident
@@ -140,13 +139,17 @@ def send_message(text: str, *, key: str | None = None) -> None:
 @_never_raises
 def flush_alerts() -> None:
     """Send the messages that wait, the oldest first, for at most seven seconds."""
-    from batch_jobs.alerts import outbox
+    from batch_jobs.alerts import delivery, outbox
 
     warehouse = _warehouse()
     if _within(LOOKING_SECONDS, lambda: outbox.waiting(warehouse, utc_now())):
         slack = way_to_slack()
         if slack is not None:
-            _within(SENDING_SECONDS + 1, lambda: send_waiting(warehouse, slack))
+            post = partial(post_to, slack)
+            _within(
+                SENDING_SECONDS + 1,
+                lambda: delivery.send_waiting(warehouse, post, SENDING_SECONDS, utc_now),
+            )
 
 
 @_never_raises
@@ -196,24 +199,17 @@ def import_error_alert(path: str, error: str, *, is_new: bool) -> None:
         error: the last line of its stack trace.
         is_new: whether the file loaded until now.
     """
-    from batch_jobs.alerts import messages, outbox
+    from batch_jobs.alerts import delivery, messages
 
     error = redacted_line(error or "no reason given")
-    # Process ids and addresses differ from one parse to the next; the error is the same.
-    cause = re.sub(r"0x[0-9a-f]+|\d+", "#", error)
-    # A file is parsed every 30 seconds; once an hour is enough to count.
-    occurrence = utc_now().isoformat() if is_new else f"{utc_now():%Y-%m-%dT%H}"
-
-    def compose(incident: Incident) -> str:
-        return messages.file_failed(path, error, incident)
 
     def put(warehouse: Warehouse, now: datetime) -> None:
-        if is_new:
-            outbox.close_incidents(warehouse, [path], now)
-        failure = outbox.Failure(f"import {path} {cause} {occurrence}", path, cause)
-        outbox.record_failure(warehouse, failure, compose, now)
+        delivery.record_broken_file(warehouse, path, error, now, is_new=is_new)
 
-    _put(put, (lambda now: compose(messages.Incident(1, now))) if is_new else None)
+    def alone(now: datetime) -> str:
+        return messages.file_failed(path, error, messages.Incident(1, now))
+
+    _put(put, alone if is_new else None)
     flush_alerts()
 
 
@@ -318,9 +314,6 @@ def _within(seconds: float, work: Callable[[], T]) -> T:
     return future.result(timeout=seconds)
 
 
-# --- What Airflow's context tells; any of its keys and attributes may be missing
-
-
 def _of_the_first(context: Context, warehouse: Warehouse) -> Context:
     """A DAG's context about the task that failed first; the last one often only echoes it."""
     from batch_jobs.alerts import task_errors
@@ -356,9 +349,6 @@ def _readers(warehouse: Warehouse, model: str | None, now: datetime) -> str | No
     with suppress(Exception):  # the alert is worth more than this line of it
         return messages.readers_see(outbox.served(warehouse, model), now)
     return None
-
-
-# --- Sending
 
 
 if __name__ == "__main__":  # the listener starts this, away from the DAG processor

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -35,45 +34,43 @@ class StandIn(BatchModel):
     reason: ModelFileError
 
 
-# Why Airflow refused the DAG of the model that `models` gave last, if it did.
-_refused: list[ModelFileError] = []
+def make_dags(*makers: Callable[[BatchModel], None]) -> None:
+    """Make the DAGs of every model there is a file for, each on its own.
 
+    A model that cannot be read, or one of whose DAGs Airflow refuses, gets a stand-in with the
+    default schedules: its tasks fail with the reason, loudly, and the other models go on. The DAGs
+    belong to the file that Airflow reads at that time, as all do that are made in a `with`.
 
-def models() -> Iterator[BatchModel]:
-    """Every model there is a file for, found without a heavy import.
-
-    One that cannot be read, or whose DAG Airflow refuses `on_its_own`, gets a stand-in with the
-    default schedules: its tasks fail with the reason, loudly, and the other models go on.
+    Args:
+        makers: each makes one DAG of a model, in a `with DAG(...)`.
     """
+    for model in _models():
+        for make in makers:
+            registered = DagContext.autoregistered_dags.copy()
+            try:
+                make(model)
+            except Exception as error:
+                if isinstance(model, StandIn):
+                    raise
+                DagContext.autoregistered_dags.intersection_update(registered)
+                reason = f"Airflow refuses its DAG: {error}"
+                make(_stand_in(model.name, ModelFileError(f"model file {model.name}.py", [reason])))
+
+
+def _models() -> Iterator[BatchModel]:
+    """Every model, found without a heavy import; a stand-in for one that cannot be read."""
     packages = model_packages()
     for hidden, first in hidden_files(packages):
         log.info("%s hides %s, which is not served", first, hidden)
     for name in model_names(packages):
-        _refused.clear()
         try:
             yield load_model(name, packages)
         except ModelFileError as error:
-            _refused.append(error)
-        for reason in _refused[:]:
-            log.warning("%s", reason)
-            yield _stand_in(name, reason)
-
-
-@contextmanager
-def on_its_own(model: BatchModel) -> Iterator[None]:
-    """Let Airflow refuse what is made of one model without losing the others of the file."""
-    registered = DagContext.autoregistered_dags.copy()
-    try:
-        yield
-    except Exception as error:
-        if isinstance(model, StandIn):
-            raise
-        DagContext.autoregistered_dags.intersection_update(registered)
-        reason = f"Airflow refuses its DAG: {error}"
-        _refused.append(ModelFileError(f"model file {model.name}.py", [reason]))
+            yield _stand_in(name, error)
 
 
 def _stand_in(name: str, reason: ModelFileError) -> StandIn:
+    log.warning("%s", reason)
     blank: dict[str, Any] = {"name": name, "description": f"**Broken**: {reason}", "reason": reason}
     return StandIn.model_construct(**blank)
 
@@ -87,7 +84,7 @@ def dag_settings(model: BatchModel, doc: str | None) -> dict[str, Any]:
 
     Args:
         model: the model served.
-        doc: the DAG file's docstring, which says what to do at three in the morning.
+        doc: its module's docstring, which says what to do at three in the morning.
     """
     broken = (
         {"pre_execute": partial(_fail_because, model.reason)} if isinstance(model, StandIn) else {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote, urlsplit
@@ -13,7 +12,6 @@ from batch_jobs.redaction import redact
 if TYPE_CHECKING:
     from slack_sdk import WebhookClient
 
-    from batch_jobs.database.warehouse import Warehouse
 
 log = logging.getLogger(__name__)
 
@@ -82,20 +80,3 @@ def post_to(slack: Slack, text: str, seconds: float) -> str | None:
     from batch_jobs.alerts.slack import post
 
     return post(slack.client, redact(text, slack.secrets), seconds, slack.secrets)
-
-
-def send_waiting(warehouse: Warehouse, slack: Slack) -> None:
-    """Send what waits in the outbox, oldest first, while there is time."""
-    from batch_jobs.alerts import messages, outbox
-
-    deadline = time.monotonic() + SENDING_SECONDS
-    while (left := deadline - time.monotonic()) > 1 and (
-        waiting := outbox.claim(warehouse, utc_now())
-    ):
-        text = messages.delayed(waiting.text, waiting.created_at, utc_now())
-        problem = post_to(slack, text, left)
-        if problem is not None:
-            outbox.mark_failed(warehouse, waiting, problem)
-            log.warning("an alert waits for the next run, Slack did not take it: %s", problem)
-            return
-        outbox.mark_sent(warehouse, waiting, utc_now())

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
-from batch_jobs.errors import BatchJobsError
+from batch_jobs.errors import BatchJobsError, ConfigurationError
 from batch_jobs.settings import let_threads_sleep
-from prediction_api.config import Config
+
+if TYPE_CHECKING:
+    from prediction_api.config import Config
 
 CONNECTIONS = 1000
 GRACE_SECONDS = 10
@@ -16,11 +19,25 @@ def main() -> None:
     """Serve on the host and port of the environment; wrong settings are one line and exit 2."""
     let_threads_sleep()
     try:
-        config = Config.from_environ()
+        config = _config()
     except BatchJobsError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(error.exit_code)
     serve(config)
+
+
+def _config() -> Config:
+    """The environment's, where the extra of the server is installed."""
+    try:
+        import uvicorn  # noqa: F401
+
+        import prediction_api.main  # noqa: F401
+        from prediction_api.config import Config
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            f"prediction-api needs the package {error.name}; run `pip install 'batch-jobs[api]'`"
+        ) from error
+    return Config.from_environ()
 
 
 def serve(config: Config) -> None:

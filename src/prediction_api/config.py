@@ -3,22 +3,54 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from ipaddress import ip_address
+from typing import Annotated, Any
 
 from limits import RateLimitItem, parse
+from pydantic import BeforeValidator, Field, InstanceOf, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from batch_jobs.errors import ConfigurationError
 from batch_jobs.settings import Settings
 
 LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]", "0.0.0.0")  # noqa: S104 # as curl may call it
 SHORTEST_KEY = 16
+PREFIX = "PREDICTION_API_"
 
 
-@dataclass(frozen=True)
-class Config:
-    """The settings of one server.
+def _parts(given: object) -> object:
+    """The parts of a text between commas."""
+    if not isinstance(given, str):
+        return given
+    return tuple(filter(None, (part.strip() for part in given.split(","))))
+
+
+def _rate(given: object) -> object:
+    return parse(given) if isinstance(given, str) else given
+
+
+def _yes_or_no(given: object) -> object:
+    return {"yes": True, "no": False}.get(given, given) if isinstance(given, str) else given
+
+
+Key = Annotated[str, Field(min_length=SHORTEST_KEY, pattern=r"^[\x00-\x7f]*$")]
+Texts = BeforeValidator(_parts)
+Bytes = Annotated[int, Field(gt=0, description="a number of bytes, such as 1000000")]
+Rows = Annotated[int, Field(gt=0, description="a number of rows, such as 100000")]
+Seconds = Annotated[
+    float, Field(gt=0, le=600, description="a number of seconds up to 600, such as 5")
+]
+
+
+class Config(BaseSettings):
+    """The settings of one server; the description of a field says what may be written for it.
 
     Attributes:
         settings: the warehouse, the model store and the model files.
@@ -38,19 +70,50 @@ class Config:
             or the model's DAG.
     """
 
-    settings: Settings
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_ignore_empty=True, frozen=True, hide_input_in_errors=True
+    )
+
+    settings: Annotated[InstanceOf[Settings], NoDecode]
     host: str = "127.0.0.1"
-    port: int = 8000
-    keys: tuple[str, ...] = field(default=(), repr=False)
-    hosts: tuple[str, ...] = LOOPBACK_NAMES
+    port: Annotated[int, Field(ge=0, lt=65536, description="a port, such as 8000")] = 8000
+    keys: Annotated[
+        tuple[Key, ...],
+        NoDecode,
+        Texts,
+        Field(
+            repr=False,
+            description=f"keys of {SHORTEST_KEY} or more ASCII characters, separated by commas",
+        ),
+    ] = ()
+    hosts: Annotated[tuple[str, ...], NoDecode, Texts] = LOOPBACK_NAMES
     model: str = "iris"
-    rate: RateLimitItem = field(default_factory=lambda: parse("6000/minute"))
-    body_bytes: int = 1_000_000
-    seconds: float = 5.0
-    upload_bytes: int = 10_000_000
-    upload_rows: int = 100_000
-    upload_seconds: float = 60.0
-    answer: bool = False
+    rate: Annotated[
+        InstanceOf[RateLimitItem],
+        NoDecode,
+        BeforeValidator(_rate),
+        Field(description="a rate, such as 6000/minute"),
+    ] = parse("6000/minute")
+    body_bytes: Bytes = 1_000_000
+    seconds: Seconds = 5.0
+    upload_bytes: Bytes = 10_000_000
+    upload_rows: Rows = 100_000
+    upload_seconds: Seconds = 60.0
+    answer: Annotated[
+        bool, Field(strict=True, description="yes or no"), BeforeValidator(_yes_or_no)
+    ] = False
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 # pydantic's signature
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Take what is given and nothing else: only `from_environ` reads the environment."""
+        return (init_settings,)
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str] = os.environ) -> Config:
@@ -60,82 +123,50 @@ class Config:
             ConfigurationError: a variable has a value that it cannot have, all of them named at
                 once; or the server is to listen to other machines without a key.
         """
-        problems: list[str] = []
-
-        def read(name: str, default: str, make: Callable[[str], object], right: str) -> object:
-            given = environ.get(f"PREDICTION_API_{name}") or default
-            try:
-                return make(given)
-            except (KeyError, ValueError):
-                shown = f" is {given!r}" if name != "KEYS" else " has a key that is too short"
-                problems.append(f"PREDICTION_API_{name}{shown}; write {right}")
-                return make(default)
-
-        keys = read("KEYS", "", _keys, f"keys of {SHORTEST_KEY} characters or more, with commas")
-        values = {
-            "host": environ.get("PREDICTION_API_HOST") or "127.0.0.1",
-            "port": read("PORT", "8000", _port, "a port, such as 8000"),
-            "keys": keys,
-            "hosts": _names(environ.get("PREDICTION_API_HOSTS", ""))
-            or (("*",) if keys else LOOPBACK_NAMES),
-            "model": environ.get("PREDICTION_API_MODEL") or "iris",
-            "rate": read("RATE", "6000/minute", parse, "a rate, such as 6000/minute"),
-            "body_bytes": read("BODY_BYTES", "1000000", _positive, "a number of bytes"),
-            "seconds": read("SECONDS", "5", _seconds, "a number of seconds, such as 5"),
-            "upload_bytes": read("UPLOAD_BYTES", "10000000", _positive, "a number of bytes"),
-            "upload_rows": read("UPLOAD_ROWS", "100000", _positive, "a number of rows"),
-            "upload_seconds": read(
-                "UPLOAD_SECONDS", "60", _seconds, "a number of seconds, such as 60"
-            ),
-            "answer": read("ANSWER", "auto", _answer, "yes or no"),
-        }
-        if not keys and not _is_loopback(str(values["host"])):
+        values, problems = _given(cls, environ), []
+        settings: Settings | None = None
+        try:
+            settings = Settings.from_environ(environ)
+        except ConfigurationError as error:
+            problems.append(str(error))
+        if "keys" in values:
+            values.setdefault("hosts", "*")
+        elif not _is_loopback(host := str(values.get("host", "127.0.0.1"))):
             problems.append(
-                f"PREDICTION_API_KEYS is not set, and PREDICTION_API_HOST {values['host']} lets "
-                f"other machines ask; set keys, or listen on 127.0.0.1"
+                f"{PREFIX}KEYS is not set, and {PREFIX}HOST {host} lets other machines ask; set "
+                f"keys, or listen on 127.0.0.1"
             )
+        if settings and values.get("answer", "auto") == "auto":
+            # On SQLite whoever can ask can write.
+            values["answer"] = settings.warehouse.startswith("sqlite")
+        try:
+            made = cls.model_validate({**values, "settings": settings})
+        except ValidationError as error:
+            problems = [*_wrong(error, values), *problems]
         if problems:
             raise ConfigurationError("; ".join(problems))
-        settings = Settings.from_environ(environ)
-        if values["answer"] is None:  # on SQLite whoever can ask can write
-            values["answer"] = settings.warehouse.startswith("sqlite")
-        return cls(settings=settings, **values)  # type: ignore[arg-type]
+        return made
 
 
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(filter(None, (part.strip() for part in text.split(","))))
+def _given(kind: type[Config], environ: Mapping[str, str]) -> dict[str, Any]:
+    """What an environment has for each field, as text; what is empty counts as missing."""
+    source = EnvSettingsSource(kind)
+    source.env_vars = {name.lower(): value for name, value in environ.items() if value.strip(" ,")}
+    return source()
 
 
-def _keys(text: str) -> tuple[str, ...]:
-    keys = _names(text)
-    if any(len(key) < SHORTEST_KEY or not key.isascii() for key in keys):
-        raise ValueError
-    return keys
-
-
-def _port(text: str) -> int:
-    port = int(text)
-    if not 0 <= port < 65536:
-        raise ValueError
-    return port
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number <= 0:
-        raise ValueError
-    return number
-
-
-def _answer(text: str) -> bool | None:
-    return {"yes": True, "no": False, "auto": None}[text]
-
-
-def _seconds(text: str) -> float:
-    number = float(text)
-    if not 0 < number <= 600:
-        raise ValueError
-    return number
+def _wrong(error: ValidationError, values: Mapping[str, Any]) -> list[str]:
+    """What is wrong with each field, once, and what would be right; never what a key is."""
+    names = dict.fromkeys(str(found["loc"][0]) for found in error.errors(include_input=False))
+    told = []
+    for name in names:
+        if name == "settings":
+            continue
+        short = "has a key that is too short or not ASCII"
+        shown = short if name == "keys" else f"is {values[name]!r}"
+        right = Config.model_fields[name].description
+        told.append(f"{PREFIX}{name.upper()} {shown}; write {right}")
+    return told
 
 
 def _is_loopback(host: str) -> bool:

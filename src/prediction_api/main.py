@@ -14,21 +14,19 @@ from batch_jobs.catalog import load_model, model_names
 from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.errors import ModelFileError
 from batch_jobs.model import BatchModel
-from prediction_api import export, page, probes, reading
-from prediction_api.answering import Answering
-from prediction_api.api import online_router
-from prediction_api.asking import asking_router
+from prediction_api.champions import Champions
 from prediction_api.config import Config
+from prediction_api.current_predictions import CurrentPredictions
 from prediction_api.database import open_database
-from prediction_api.look_ups import LookUps
 from prediction_api.metrics import Metrics
-from prediction_api.model import Champions
 from prediction_api.online import Online
 from prediction_api.problems import add_handlers
 from prediction_api.protection import Limited
 from prediction_api.rendering import STATIC
+from prediction_api.routers import models, page, predict, predictions, probes, requests, runs
 from prediction_api.state import State
 from prediction_api.uploads import Most, Reader
+from prediction_api.worker import RequestWorker
 
 log = logging.getLogger(__name__)
 
@@ -52,17 +50,18 @@ def create_app(config: Config | None = None) -> FastAPI:
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(config.hosts), www_redirect=False)
     app.add_middleware(Limited, config=config, metrics=state.metrics)
     for router in (
-        reading.router,
+        predictions.router,
+        models.router,
         page.router,
         page.doors,
-        export.router,
-        reading.listing,
+        runs.router,
+        models.listing,
         probes.guarded,
         probes.router,
     ):
         app.include_router(router)
     app.mount("/static", STATIC)
-    _let_ask(app)
+    _add_typed_routes(app)
     return app
 
 
@@ -71,15 +70,15 @@ def _renew(app: FastAPI, model: BatchModel) -> None:
     state: State = app.state.shared
     state.models[model.name] = model
     state.readers[model.name] = _reader(model, state.config)
-    _let_ask(app)
+    _add_typed_routes(app)
 
 
-def _let_ask(app: FastAPI) -> None:
+def _add_typed_routes(app: FastAPI) -> None:
     """Add the routes that are typed by the features of the models, in the place of earlier ones."""
     state: State = app.state.shared
     kept = [route for route in app.router.routes if route not in getattr(app.state, "typed", ())]
     app.router.routes = list(kept)
-    for router in (online_router(state), asking_router(state)):
+    for router in (predict.router_for(state), requests.router_for(state)):
         app.include_router(router)
     app.state.typed = app.router.routes[len(kept) :]
     app.openapi_schema = None
@@ -90,12 +89,12 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     state: State = app.state.shared
     await state.champions.refresh()
     following = asyncio.create_task(state.champions.follow())
-    state.answering.start()
+    state.worker.start()
     try:
         yield
     finally:
         following.cancel()
-        await asyncio.to_thread(state.answering.stop)
+        await asyncio.to_thread(state.worker.stop)
         state.champions.close()
         state.online.close()
         await state.database.close()
@@ -104,19 +103,19 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 def _state(config: Config, renew: Callable[[BatchModel], None]) -> State:
     settings = config.settings
     warehouse = Warehouse(settings.warehouse)  # a wrong URL is told now, not with each request
-    models, metrics = _models(config), Metrics()
+    known, metrics = _models(config), Metrics()
     database = open_database(settings.warehouse)
-    champions = Champions(settings, models, database, metrics, renew)
+    champions = Champions(settings, known, database, metrics, renew)
     return State(
         config=config,
-        models=models,
+        models=known,
         database=database,
-        look_ups=LookUps(database),
+        current=CurrentPredictions(database),
         metrics=metrics,
         champions=champions,
         online=Online(champions, warehouse),
-        readers={name: _reader(model, config) for name, model in models.items()},
-        answering=Answering(settings, list(models) if config.answer else []),
+        readers={name: _reader(model, config) for name, model in known.items()},
+        worker=RequestWorker(settings, list(known) if config.answer else []),
     )
 
 

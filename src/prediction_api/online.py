@@ -26,8 +26,8 @@ from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.errors import BatchJobsError
 from batch_jobs.model import Feature
 from batch_jobs.requests.submit import new_id
+from prediction_api.champions import Champion, Champions, Scored, Values, same_features
 from prediction_api.database import Row, Statement, unavailable
-from prediction_api.model import Champion, Champions, Scored, Values, same_features
 from prediction_api.problems import ProblemError, UnavailableError
 
 MOST_WAITING = 1000

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal, NotRequired
 
-from fastapi import Path, Query
+from fastapi import Header, Path, Query
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -51,6 +51,14 @@ AsOf = Annotated[
         description="A moment, ISO 8601 with an offset: what the app saw then.",
         examples=["2026-11-22T15:00:00Z"],
         json_schema_extra={"format": "date-time"},
+    ),
+]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        min_length=1,
+        max_length=200,
+        description="A request that is sent again with the same key gets the first answer again.",
     ),
 ]
 

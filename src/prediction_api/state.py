@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from fastapi import Request
 
 from batch_jobs.model import BatchModel
-from prediction_api.answering import Answering
+from prediction_api.champions import Champions
 from prediction_api.config import Config
+from prediction_api.current_predictions import CurrentPredictions
 from prediction_api.database import Database
-from prediction_api.look_ups import LookUps
 from prediction_api.metrics import Metrics
-from prediction_api.model import Champions
 from prediction_api.online import Online
 from prediction_api.uploads import Reader
+from prediction_api.worker import RequestWorker
 
 
 @dataclass(frozen=True)
@@ -26,23 +26,23 @@ class State:
         config: how the server is set up.
         models: what each is asked, by name: as its champion was trained, or as its file says.
         database: the warehouse, to read.
-        look_ups: of what readers see now.
+        current: looks up what readers see now.
         metrics: the numbers of this server.
         champions: the versions that compute predictions on request.
         online: computes them.
         readers: read requests of many rows, by the name of the model.
-        answering: answers them in this process, if it is to.
+        worker: scores requests of many rows in this process, if it is to.
     """
 
     config: Config
     models: dict[str, BatchModel]
     database: Database
-    look_ups: LookUps
+    current: CurrentPredictions
     metrics: Metrics
     champions: Champions
     online: Online
     readers: dict[str, Reader]
-    answering: Answering
+    worker: RequestWorker
 
     def paths(self, end: str) -> Iterator[tuple[str, str]]:
         """Where each model is asked for something, and where the configured one is: path, name."""

@@ -7,9 +7,11 @@ import runpy
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
+from importlib.metadata import EntryPoints, PackageNotFoundError
 from types import SimpleNamespace
 
 import pytest
+from airflow import plugins_manager, settings
 from airflow._shared.listeners.spec import taskinstance
 from airflow.listeners.listener import ListenerManager
 from airflow.listeners.spec import dagrun, importerrors
@@ -190,11 +192,29 @@ def test_hook_that_cannot_tell_raises_nothing(hook, monkeypatch, caplog):
     assert caplog.text.count("an alert could not be given") == 2
 
 
-def test_the_plugins_folder_has_the_listener_of_the_package():
-    """Once, whichever of the two ways Airflow finds it."""
+def test_airflow_registers_the_listener_once_and_complains_of_no_second(monkeypatch):
+    """The package's entry point gives it; the file in plugins/ then keeps silent."""
+    monkeypatch.setattr(settings, "PLUGINS_FOLDER", str(PLUGIN.parent))
+    monkeypatch.setitem(sys.modules, PLUGIN.stem, None)  # to which Airflow sets it
+    plugins, errors = plugins_manager._get_plugins.__wrapped__()
+    ours = [plugin for plugin in plugins if plugin.name == listener.AlertListenerPlugin.name]
+    assert [type(plugin) for plugin in ours] == [listener.AlertListenerPlugin]
+    assert [type(one) for one in ours[0].listeners] == [listener.AlertListener]
+    assert errors == {}
+
+
+@pytest.mark.parametrize("installed", [None, ()])
+def test_the_plugins_folder_gives_the_listener_where_no_package_does(monkeypatch, installed):
+    """The code may lie on the PYTHONPATH only, or its installed release be older than that."""
+
+    def distribution(name):
+        if installed is None:
+            raise PackageNotFoundError(name)
+        return SimpleNamespace(entry_points=EntryPoints(installed))
+
+    monkeypatch.setattr("importlib.metadata.distribution", distribution)
     found = runpy.run_path(str(PLUGIN))["AlertListenerPlugin"]
     assert found is listener.AlertListenerPlugin
-    assert [type(one) for one in found.listeners] == [listener.AlertListener]
 
 
 def test_loading_the_plugin_imports_nothing_of_ours():
@@ -203,6 +223,7 @@ def test_loading_the_plugin_imports_nothing_of_ours():
         "import sys, airflow.listeners, airflow.plugins_manager\n"
         "before = set(sys.modules)\n"
         f"import runpy; runpy.run_path({str(PLUGIN)!r})\n"
+        "import batch_jobs_airflow.listener\n"
         "heavy = {'batch_jobs', 'batch_jobs_airflow.alerts', 'slack_sdk', 'pandas'}\n"
         "print(*((set(sys.modules) - before) & heavy))"
     )

@@ -195,7 +195,7 @@ def test_many_at_once_do_no_harm(client):
 
 def test_a_body_that_never_ends_is_given_up(settings):
     """408, and the client's connection is not waited for any longer."""
-    config = Config(settings, model="orders", seconds=0.1)
+    config = Config(settings=settings, model="orders", seconds=0.1)
 
     async def receive():
         await asyncio.Event().wait()

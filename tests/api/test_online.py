@@ -126,7 +126,7 @@ def test_who_has_another_key_has_other_requests(shop):
 
 def test_a_promotion_is_followed_without_a_restart(shop, monkeypatch):
     """The next answers are the new version's, and the metrics say so."""
-    monkeypatch.setattr("prediction_api.model.FOLLOW_SECONDS", 0.01)
+    monkeypatch.setattr("prediction_api.champions.FOLLOW_SECONDS", 0.01)
     followed = Event()
     with api.serving(shop, model="orders") as client:
         first = client.post("/predict", json={"features": ORDER}).json()["model_version"]
@@ -173,7 +173,7 @@ def test_what_was_asked_of_another_contract_is_not_answered(shop):
     asked = Asked("orders", ("kr", 90.0), dict(reversed(features.items())))
 
     async def ask_late():
-        app = create_app(Config(shop, model="orders"))
+        app = create_app(Config(settings=shop, model="orders"))
         async with app.router.lifespan_context(app):
             await app.state.shared.online.ask(asked)
 
@@ -183,7 +183,7 @@ def test_what_was_asked_of_another_contract_is_not_answered(shop):
 
 def test_a_promotion_to_other_features_is_followed(shop, monkeypatch):
     """Without a restart: what is asked, and the schema, are those of the champion."""
-    monkeypatch.setattr("prediction_api.model.FOLLOW_SECONDS", 0.01)
+    monkeypatch.setattr("prediction_api.champions.FOLLOW_SECONDS", 0.01)
     original = load_model("orders", shop.models)
     turned = original.model_copy(update={"features": dict(reversed(original.features.items()))})
     settings = replace(shop, models=(turned, *shop.models))
@@ -206,7 +206,7 @@ def test_a_version_that_cannot_be_loaded_leaves_the_one_before(shop, caplog):
     first = champion(warehouse, "orders").version
 
     async def promote_a_damaged_one():
-        app = create_app(Config(shop, model="orders"))
+        app = create_app(Config(settings=shop, model="orders"))
         async with app.router.lifespan_context(app):
             champions = app.state.shared.champions
             later = train.train(shop, "orders", TRAINED + timedelta(hours=6)).version

@@ -32,7 +32,7 @@ def test_who_has_no_key_is_not_let_in(settings, headers):
 @pytest.mark.parametrize("key", [KEY, OTHER_KEY])
 def test_each_key_lets_in(settings, key):
     """From any machine."""
-    config = Config(settings, keys=(KEY, OTHER_KEY))
+    config = Config(settings=settings, keys=(KEY, OTHER_KEY))
     headers = [(b"authorization", f"Bearer {key}".encode())]
     assert ask(config, "/metrics", headers=headers, server=ELSEWHERE) == 200
 
@@ -43,7 +43,7 @@ def test_each_key_lets_in(settings, key):
 )
 def test_without_keys_only_this_machine_is_answered(settings, server, status):
     """Even if somebody starts the app on another address by other means than the command."""
-    assert ask(Config(settings), "/metrics", server=server) == status
+    assert ask(Config(settings=settings), "/metrics", server=server) == status
 
 
 def test_no_web_page_can_make_a_browser_ask(settings):
@@ -97,7 +97,7 @@ def test_a_warehouse_that_is_down_is_told_as_such(tmp_path, database, monkeypatc
                 assert answer.headers["retry-after"] == "2"
             assert client.get("/healthz").status_code == 200
             monkeypatch.setattr("prediction_api.database.CONNECT_SECONDS", 60)
-            monkeypatch.setattr("prediction_api.probes.AT_ONCE_SECONDS", 0.1)
+            monkeypatch.setattr("prediction_api.routers.probes.AT_ONCE_SECONDS", 0.1)
             assert "prediction_api_warehouse_up 0.0" in client.get("/metrics").text
 
 
@@ -120,7 +120,7 @@ def test_an_error_of_ours_tells_nothing_of_itself(settings, monkeypatch, caplog)
     def fail(_):
         raise RuntimeError("a secret")
 
-    monkeypatch.setattr("prediction_api.probes.state_of", fail)
+    monkeypatch.setattr("prediction_api.routers.probes.state_of", fail)
     with serving(settings) as client:
         assert "secret" not in detail(client.get("/readyz"), 500)
     assert "a secret" in caplog.text

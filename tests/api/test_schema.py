@@ -20,7 +20,7 @@ schemathesis.openapi.media_type(
 )
 EXAMPLES = 25  # of each route, beside what covers its bounds
 SCHEMA = schemathesis.openapi.from_dict(
-    create_app(Config(settings_of("sqlite:////nowhere.db"), model="orders")).openapi()
+    create_app(Config(settings=settings_of("sqlite:////nowhere.db"), model="orders")).openapi()
 )
 
 

@@ -17,7 +17,7 @@ from tests.support.api import listening
 @contextmanager
 def in_thread(settings, module):
     """A server in this process, where the benchmark starts one in a process of its own."""
-    config = Config(settings, rate=parse("1000000/second"))
+    config = Config(settings=settings, rate=parse("1000000/second"))
     app = create_app(config) if module == "prediction_api" else bare_api.app(settings)
     with listening(app) as server:
         yield server.servers[0].sockets[0].getsockname()[1]

@@ -21,8 +21,6 @@ OTHERS = {
     *("--once", "--port", "--api-port", "--serve", "--quiet", "--data-binary"),
     *("--soak-seconds", "--soak-seed"),
 }
-# To come with the wheel for an existing Airflow, and with monitoring.
-TO_COME = {"dags"}
 
 
 def texts():
@@ -34,7 +32,7 @@ def texts():
 def test_every_command_on_a_page_exists(name, text):
     """One that is renamed is renamed here, too."""
     told = set(re.findall(r"batch-jobs (?:--quiet )?([a-z]+)", "\n".join(snippets(text))))
-    assert told - set(COMMANDS) - TO_COME == set()
+    assert told - set(COMMANDS) == set()
 
 
 @pytest.mark.parametrize(("name", "text"), texts(), ids=NAMES)
@@ -64,10 +62,10 @@ def test_every_dag_of_the_bundled_models_is_told():
     assert set(re.findall(r"`((?:train|predict|rollback)_[a-z_]+)`", text)) == dags
 
 
-def test_the_dag_files_tell_what_to_do_at_night():
+def test_the_dags_tell_what_to_do_at_night():
     """The guide for the night and the DAGs' own docs agree that a task is cleared."""
     assert "clear `plan`" in (ROOT / "docs" / "how-to" / "night-on-call.md").read_text()
-    for path in (ROOT / "dags").glob("*.py"):
+    for path in (ROOT / "src" / "batch_jobs_airflow").glob("*_dag.py"):
         assert "clear" in ast.get_docstring(ast.parse(path.read_text()))
 
 

@@ -132,9 +132,16 @@ def test_the_table_promises_no_more_than_is_used(room):
     assert BELOW[room] - used == set()
 
 
-def test_no_two_modules_import_each_other():
+@pytest.mark.parametrize("package", ["batch_jobs", "batch_jobs_airflow", "prediction_api"])
+def test_no_two_modules_import_each_other(package):
     """Not even within a room, nor in a circle of three; and so neither do rooms."""
-    below = {module: _known(path) - {module} for module, path in MODULES.items()}
+    paths = {
+        ".".join(path.relative_to(LIBRARY.parent).with_suffix("").parts): path
+        for path in (LIBRARY.parent / package).rglob("*.py")
+        if path.name != "__init__.py"
+    }
+    imported = {module: set(_imports(ast.walk(_tree(path)))) for module, path in paths.items()}
+    below = {module: (known & set(paths)) - {module} for module, known in imported.items()}
     while free := [name for name, needs in below.items() if not needs & set(below)]:
         for name in free:
             del below[name]
@@ -152,6 +159,23 @@ def test_what_is_private_to_a_module_stays_there(module):
         if alias.name.startswith("_")
     }
     assert taken == set()
+
+
+@pytest.mark.parametrize("path", API_FILES, ids=lambda path: str(path.relative_to(API)))
+def test_nothing_of_the_api_but_its_app_knows_a_router(path):
+    """What two routers need lies beside them, so that no route leans on another."""
+    if path != API / "main.py":
+        assert [
+            full
+            for full in _imports(ast.walk(_tree(path)))
+            if full.startswith("prediction_api.routers")
+        ] == []
+
+
+@pytest.mark.parametrize("path", API_FILES, ids=lambda path: str(path.relative_to(API)))
+def test_no_module_of_the_api_is_too_long(path):
+    """Without an exception."""
+    assert len(path.read_text().splitlines()) <= LONGEST
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(LIBRARY)))

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from sqlalchemy import Engine, event, text
+from sqlalchemy.exc import IntegrityError
 
 from batch_jobs.catalog import load_model
 from batch_jobs.database.leases import new_token
@@ -246,6 +247,32 @@ def test_a_key_that_comes_twice_stops_the_run_wherever_it_comes(shop, parts, dis
     with pytest.raises(ContractError, match=f"is duplicated in 2 .*rows .e.g. '{_order(2)}'"):
         jobs.predict(shop, "orders", HOURS, parts=parts)
     assert (_seen(shop), _states(shop)) == (before, {"published": 1, "failed": 1})
+
+
+REFUSE = {
+    "sqlite": """
+        CREATE TRIGGER refuse BEFORE INSERT ON predictions
+        BEGIN SELECT RAISE(ABORT, 'no room for it'); END""",
+    "postgresql": """
+        CREATE FUNCTION serving.refuse() RETURNS trigger LANGUAGE plpgsql AS
+          $$BEGIN RAISE EXCEPTION 'no room for it' USING ERRCODE = '23514'; END$$;
+        CREATE TRIGGER refuse BEFORE INSERT ON serving.shared_predictions
+          FOR EACH ROW EXECUTE FUNCTION serving.refuse()""",
+}
+
+
+def test_what_else_a_database_refuses_is_told_as_what_it_is(shop):
+    """Not as a key that comes twice, which nobody would find."""
+    warehouse = Warehouse(shop.warehouse)
+    with warehouse.write() as connection:
+        connection.exec_driver_sql(REFUSE[warehouse.database.name])
+    with pytest.raises(IntegrityError, match="no room for it"):
+        jobs.predict(shop, "orders", HOURS)
+    assert _states(shop) == {"failed": 1}
+    with warehouse.read() as connection:
+        (error,) = connection.scalars(text("SELECT error FROM prediction_runs"))
+    assert "no room for it" in error
+    assert "duplicated" not in error
 
 
 @pytest.mark.parametrize("parts", [1, 3])

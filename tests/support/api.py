@@ -58,7 +58,7 @@ def listening(app):
 def serving(settings, **config):
     """A client of a server, from its start to its end."""
     with (
-        listening(create_app(Config(settings, **config))) as server,
+        listening(create_app(Config(settings=settings, **config))) as server,
         httpx.Client(base_url=server.url, timeout=600) as client,
     ):
         client.server = server

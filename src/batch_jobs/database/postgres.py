@@ -56,6 +56,7 @@ KEPT = 2  # connections of a process
 # text, char(n) and varchar: https://www.postgresql.org/docs/current/catalog-pg-type.html
 TEXT_TYPES = (25, 1042, 1043)
 NAIVE_TYPES = (1082, 1114)  # date, timestamp
+TABLES_OF_RUNS = r"(shared_predictions|predictions_r[0-9]+)$"
 EPOCH = "1970-01-01T00:00:00+00:00"
 SORTING = r"^[0-9]{{4}}-[0-9][0-9]-[0-9][0-9]T[0-9][0-9]:[0-9][0-9]:[0-9.]+"
 # Tables by which a warehouse is known.
@@ -326,6 +327,11 @@ class PostgreSQL:
         """Whether the error will come again until somebody changes the database or its rights."""
         state = _sqlstate(error)
         return state is not None and (state.startswith(("28", "3D", "42")) or state == "25006")
+
+    def is_doubled_key(self, error: BaseException) -> bool:
+        """Whether the error says that a key is in a table of predictions already."""
+        table = getattr(getattr(getattr(error, "orig", error), "diag", None), "table_name", None)
+        return _sqlstate(error) == "23505" and re.match(TABLES_OF_RUNS, table or "") is not None
 
     def give_way(self, *, briefly: bool = False) -> None:
         """Let writers that wait have their turn: in PostgreSQL they queue."""

@@ -281,6 +281,14 @@ class SQLite:
         lasting = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, *DAMAGED)
         return code is not None and (code & 0xFF) in lasting
 
+    def is_doubled_key(self, error: BaseException) -> bool:
+        """Whether the error says that a key is in a table of predictions already."""
+        cause = getattr(error, "orig", error)
+        doubled = (sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY, sqlite3.SQLITE_CONSTRAINT_UNIQUE)
+        return getattr(cause, "sqlite_errorcode", None) in doubled and str(cause).startswith(
+            f"UNIQUE constraint failed: {self.rows.shared}."
+        )
+
     def give_way(self, *, briefly: bool = False) -> None:
         """Let writers that wait have their turn: SQLite has no queue, they ask now and then."""
         time.sleep(SHORT_NAP if briefly else LONGEST_NAP)

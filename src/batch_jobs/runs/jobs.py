@@ -150,6 +150,8 @@ def _score_part(
             return taken, (found.counts, found.scores)
         counts, scores = score_part(warehouse, trained, load, run, taken, token, progress)
     except IntegrityError as error:
+        if not warehouse.database.is_doubled_key(error):
+            raise
         raise duplicates(warehouse, trained, run.interval) from error
     if counts.rejected and staging.has_doubled_reject(warehouse, run):
         raise duplicates(warehouse, trained, run.interval)
@@ -186,6 +188,8 @@ def publish(place: Place, run_id: int) -> Run:
     except IntegrityError as error:
         from batch_jobs.runs.scoring import duplicates
 
+        if not warehouse.database.is_doubled_key(error):
+            raise
         run = ledger.find_run(warehouse, run_id)
         problem = duplicates(warehouse, trained(run), run.interval)
         staging.fail(warehouse, run_id, str(problem), _asked(deployment, run_id))

@@ -7,11 +7,7 @@ next page says so with 410, and not with an end that looks like the last row.
 from __future__ import annotations
 
 import asyncio
-import csv
-import io
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
@@ -20,27 +16,18 @@ from fastapi.responses import RedirectResponse
 
 from batch_jobs.database.transactions import loaded_time
 from batch_jobs.scoring.keys import MAX_KEY_LENGTH
-from prediction_api.database import Row, Statement
+from prediction_api.database import Statement
+from prediction_api.etags import HAVE_IT, IfNoneMatch, conditional_headers, matches
+from prediction_api.formats import FORMATS, text_of
 from prediction_api.problems import ProblemError, documented
-from prediction_api.reading import (
-    HAVE_IT,
-    STATUS_OF,
-    IfNoneMatch,
-    conditional_headers,
-    matches,
-    unpublished,
-)
 from prediction_api.routing import GuardedRoute
 from prediction_api.schemas import ModelName, RunId
 from prediction_api.state import State, state_of
+from prediction_api.status import STATUS_OF, unpublished
 
 router = APIRouter(tags=["export"], route_class=GuardedRoute)
 
 MOST_ROWS = 10_000
-COLUMNS = (
-    *("model", "entity_id", "score", "label", "model_version", "run_id"),
-    *("interval_start", "interval_end", "published_at"),
-)
 RUN = Statement(
     """
     SELECT state, model_version, interval_start, interval_end, published_at
@@ -53,8 +40,6 @@ PAGE = Statement(
     WHERE run_id = :run_id AND entity_id > :after ORDER BY entity_id LIMIT :limit"""
 )
 SHOWN, GONE = ("published", "superseded"), "retired"
-# A cell that begins so is a formula to a spreadsheet (OWASP, "CSV Injection").
-FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 Format = Annotated[Literal["ndjson", "csv", "arrow"], Query(description="Form of the page.")]
 Limit = Annotated[int, Query(ge=1, le=MOST_ROWS, description="Most rows of the page.")]
@@ -143,65 +128,4 @@ async def _run(state: State, model: str, run_id: int) -> Mapping[str, Any]:
 
 def _told(run: Mapping[str, Any]) -> dict[str, str]:
     """Version, interval and publication, for those who only look at the headers."""
-    return {f"X-{name.replace('_', '-').title()}": _text(value) for name, value in run.items()}
-
-
-def _ndjson(rows: Sequence[Row], whole: Mapping[str, Any]) -> bytes:
-    lines = [json.dumps({**whole, **dict(row)}, ensure_ascii=False, default=_text) for row in rows]
-    return "".join(f"{line}\n" for line in lines).encode()
-
-
-def _csv(rows: Sequence[Row], whole: Mapping[str, Any]) -> bytes:
-    shared = {name: _text(value) for name, value in whole.items()}
-    return csv_of(COLUMNS, ({**shared, **dict(row)} for row in rows))
-
-
-def csv_of(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> bytes:
-    """Rows as CSV, without cells that a spreadsheet would compute."""
-    out = io.StringIO()
-    writer = csv.writer(out)
-    writer.writerow(columns)
-    for row in rows:
-        writer.writerow([_cell(row[name]) for name in columns])
-    return out.getvalue().encode()
-
-
-def _arrow(rows: Sequence[Row], whole: Mapping[str, Any]) -> bytes:
-    import pyarrow as pa
-
-    time = pa.timestamp("us", "UTC")
-    types = {"score": pa.float64(), "run_id": pa.int64()} | dict.fromkeys(COLUMNS[6:], time)
-    columns = {
-        name: pa.array(
-            [row[name] for row in rows] if name not in whole else [whole[name]] * len(rows),
-            types.get(name, pa.string()),
-        )
-        for name in COLUMNS
-    }
-    table, sink = pa.table(columns), pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    content: bytes = sink.getvalue().to_pybytes()
-    return content
-
-
-FORMATS: Mapping[str, tuple[Callable[[Sequence[Row], Mapping[str, Any]], bytes], str]] = {
-    "ndjson": (_ndjson, "application/x-ndjson"),
-    "csv": (_csv, "text/csv; charset=utf-8; header=present"),
-    "arrow": (_arrow, "application/vnd.apache.arrow.stream"),
-}
-
-
-def _text(value: Any) -> str:
-    return value.isoformat() if isinstance(value, datetime) else str(value)
-
-
-def _cell(value: Any) -> Any:
-    """A cell that no spreadsheet takes for a formula; what is a number stays one."""
-    if not isinstance(value, str) or not value.startswith(FORMULA):
-        return value
-    try:
-        float(value)
-    except ValueError:
-        return f"'{value}"
-    return value
+    return {f"X-{name.replace('_', '-').title()}": text_of(value) for name, value in run.items()}

@@ -9,10 +9,10 @@ from fastapi import APIRouter, Request, Response
 
 from prediction_api.metrics import CONTENT_TYPE_LATEST
 from prediction_api.problems import UnavailableError, documented
-from prediction_api.reading import statuses
 from prediction_api.routing import GuardedRoute
 from prediction_api.schemas import Health, Readiness
 from prediction_api.state import state_of
+from prediction_api.status import statuses
 
 AT_ONCE_SECONDS = 1.0
 OPEN: dict[str, Any] = {"security": []}  # who probes has no key

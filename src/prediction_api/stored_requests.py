@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from fastapi import Request
+from fastapi import Request, Response
 
 from batch_jobs.database.transactions import loaded_time
 from prediction_api.database import Database, Row, Statement
+from prediction_api.formats import csv_of
 from prediction_api.problems import ProblemError
 from prediction_api.schemas import RowCounts, RowReject, RowResult
 from prediction_api.state import state_of
 
 MOST_ROWS = 10_000
+COLUMNS = ("row", "entity_id", "score", "label", "rejected_because")
 REQUEST = Statement(
     """
     SELECT request_id, model, state, client, created_at, rows_read, rows_scored, rows_rejected,
@@ -32,7 +35,7 @@ REJECTS = Statement(_PAGE.format("reason", "request_rejects"))
 
 
 @dataclass(frozen=True)
-class Requested:
+class StoredRequest:
     """A request of many rows.
 
     Attributes:
@@ -76,7 +79,7 @@ async def find_row(database: Database, request_id: int) -> Row | None:
     return rows[0] if rows else None
 
 
-async def find(request: Request, request_id: int) -> Requested:
+async def find(request: Request, request_id: int) -> StoredRequest:
     """A request of who asks now.
 
     Raises:
@@ -90,7 +93,7 @@ async def find(request: Request, request_id: int) -> Requested:
         raise ProblemError(410, "this request is older than its model keeps what was answered")
     counts = {name: row[f"rows_{name}"] for name in ("read", "scored", "rejected", "skipped")}
     ended = row["finished_at"]
-    return Requested(
+    return StoredRequest(
         id=request_id,
         model=row["model"],
         state=row["state"],
@@ -103,21 +106,21 @@ async def find(request: Request, request_id: int) -> Requested:
 
 
 async def page_of(
-    database: Database, found: Requested, after: int, limit: int
+    database: Database, found: StoredRequest, after: int, limit: int
 ) -> tuple[list[RowResult], list[RowReject]]:
     """Results and rejected rows among some rows of a request; none before it is done."""
     return await _among(database, found, after, after + limit, limit)
 
 
 async def first_of(
-    database: Database, found: Requested, limit: int
+    database: Database, found: StoredRequest, limit: int
 ) -> tuple[list[RowResult], list[RowReject]]:
     """The first results and the first rejected rows, wherever they stand."""
     return await _among(database, found, 0, found.rows.read, limit)
 
 
 async def _among(
-    database: Database, found: Requested, after: int, until: int, limit: int
+    database: Database, found: StoredRequest, after: int, until: int, limit: int
 ) -> tuple[list[RowResult], list[RowReject]]:
     if found.state != "done":
         return [], []
@@ -127,7 +130,7 @@ async def _among(
     return [RowResult(**row) for row in results], [RowReject(**row) for row in rejects]
 
 
-async def everything(request: Request, request_id: int) -> list[Mapping[str, Any]]:
+async def _everything(request: Request, request_id: int) -> list[Mapping[str, Any]]:
     """All rows of a request that is done, in order, with score or reason.
 
     Raises:
@@ -143,3 +146,22 @@ async def everything(request: Request, request_id: int) -> list[Mapping[str, Any
             rows += map(dict, await database.fetch(statement, **page, limit=MOST_ROWS))
     await find(request, request_id)  # else it was retired meanwhile, and rows are missing
     return sorted(rows, key=lambda row: row["row"])
+
+
+async def results_csv(request: Request, request_id: int) -> Response:
+    """All rows of a request that is done, in the order in which they were sent, as CSV.
+
+    Raises:
+        ProblemError: it is not done, or its rows went while they were read.
+    """
+    rows = await _everything(request, request_id)
+    content = await asyncio.to_thread(csv_of, COLUMNS, map(_cells, rows))
+    headers = {
+        "Content-Disposition": f'attachment; filename="request-{request_id}.csv"',
+        "Cache-Control": "no-store",
+    }
+    return Response(content, 200, headers, "text/csv; charset=utf-8; header=present")
+
+
+def _cells(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {**dict.fromkeys(COLUMNS), **row, "rejected_because": row.get("reason")}

@@ -4,15 +4,14 @@ Each model has a route of its own, whose body is typed by the model's contract.
 """
 
 # Not `from __future__ import annotations`: FastAPI could not find the types made here.
-from typing import Annotated
-
-from fastapi import APIRouter, Header, Request, Response
+from fastapi import APIRouter, Request, Response
 
 from batch_jobs.model import BatchModel
 from prediction_api.online import BY_ID, BY_KEY, Answered, Asked, same
 from prediction_api.problems import ProblemError, documented
 from prediction_api.routing import StrictRoute
 from prediction_api.schemas import (
+    IdempotencyKey,
     OnlinePrediction,
     PredictionId,
     PredictionRequest,
@@ -21,17 +20,8 @@ from prediction_api.schemas import (
 )
 from prediction_api.state import State, state_of
 
-IdempotencyKey = Annotated[
-    str | None,
-    Header(
-        min_length=1,
-        max_length=200,
-        description="A request that is sent again with the same key gets the first answer again.",
-    ),
-]
 
-
-def online_router(state: State) -> APIRouter:
+def router_for(state: State) -> APIRouter:
     """The routes of each model there is a file for, and `POST /predict` of the configured one."""
     router = APIRouter(tags=["online"], route_class=StrictRoute)
     for path, name in state.paths("predict"):

@@ -14,13 +14,11 @@ from batch_jobs import clock
 from batch_jobs.database.transactions import loaded_time
 from batch_jobs.model import NAME_PATTERN
 from batch_jobs.scoring.keys import MAX_KEY_LENGTH
-from prediction_api.asking import results, sent, take
+from prediction_api.champions import NEWEST
 from prediction_api.database import Database, Row, Statement
-from prediction_api.model import NEWEST
 from prediction_api.plot import Point, plot
 from prediction_api.problems import ProblemError, UnavailableError
 from prediction_api.protection import known
-from prediction_api.reading import statuses
 from prediction_api.rendering import (
     COOKIE,
     PageRoute,
@@ -29,10 +27,12 @@ from prediction_api.rendering import (
     problem_page,
     told,
 )
-from prediction_api.requested import find, first_of
 from prediction_api.routing import require_same_site
 from prediction_api.schemas import ModelName, PredictionId, Status
 from prediction_api.state import State, state_of
+from prediction_api.status import statuses
+from prediction_api.stored_requests import find, first_of, results_csv
+from prediction_api.submission import sent_in, submit
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
 doors = APIRouter(include_in_schema=False)
@@ -107,7 +107,7 @@ async def _looked_up(state: State, name: str, entity: str, status: Status) -> Ma
     """The prediction of an entity and its history; nothing if there is none."""
     if "\0" in entity:
         return {}
-    row = await state.look_ups.get(name, entity)
+    row = await state.current.get(name, entity)
     if row is None or row["entity_id"] is None:
         return {}
     drawn = await _history(state.database, name, entity, row)
@@ -174,7 +174,7 @@ async def upload(request: Request, model: ModelName) -> Response:
     if reader is None:
         raise ProblemError(404, f"there is no file of the model {model} here")
     try:
-        accepted = await take(request, reader, await sent(request))
+        accepted = await submit(request, reader, await sent_in(request))
     except (ProblemError, RequestValidationError) as error:
         status, detail = told(error)
         if isinstance(error, UnavailableError):
@@ -199,7 +199,10 @@ async def uploaded(request: Request, id: PredictionId) -> Response:  # noqa: A00
     )
 
 
-router.add_api_route("/uploads/{id}/results.csv", results)
+@router.get("/uploads/{id}/results.csv")
+async def results(request: Request, id: PredictionId) -> Response:  # noqa: A002 # as in the URL
+    """All rows of a request that is done, as CSV."""
+    return await results_csv(request, id)
 
 
 @doors.post("/sign-in")

@@ -36,7 +36,7 @@ _NONE: Row = {"entity_id": None}
 Waiting = tuple[str, asyncio.Future[Row | None]]
 
 
-class LookUps:
+class CurrentPredictions:
     """What readers see now of entities.
 
     Args:

@@ -1,4 +1,4 @@
-"""Answer requests of many rows in a thread of the server, where nobody else does."""
+"""Score requests of many rows in a thread of the server, where no other process does."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from batch_jobs.requests import worker
 from batch_jobs.settings import Settings
 
 
-class Answering:
-    """A thread that answers what waits, from `start` to `stop`.
+class RequestWorker:
+    """A thread that scores requests that wait, from `start` to `stop`.
 
     Args:
         settings: where everything is; it needs the rights of a writer.
