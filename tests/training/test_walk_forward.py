@@ -50,7 +50,6 @@ def _trained_weekly(features, labels):
     return Parallel(n_jobs=2)(delayed(fit)(MODEL, split.fit) for split in splits)
 
 
-@pytest.mark.timeout(900)
 def test_weekly_retrained_model_ranks_and_calibrates_the_delays_of_a_year(year, capsys):
     """Trained each Monday of March to December 2013, it predicts the week that follows."""
     features, labels = year
