@@ -8,10 +8,9 @@ import psycopg
 import pytest
 from sqlalchemy import text
 
-from batch_jobs.database.warehouse import SCHEMA_VERSION, Warehouse
+from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.runs import publication, removal, staging
 from tests.support.attempts import app_connections, ask, claim, publish, score, seen, tick
-from tests.support.history import now
 from tests.support.mishaps import once
 
 LOOK_UP = "SELECT score FROM current_predictions WHERE model = 'orders' AND entity_id = 'a'"
@@ -58,15 +57,6 @@ def _publish(populations, number, answer=None, model="orders"):
     answer = number / 10 if answer is None else answer
     rows = {"a": answer, "b": answer}
     return publish(populations, tick(number), rows, mode="replace", model=model)
-
-
-def _alter(populations, verb):
-    """Add the columns that came later, or drop them again."""
-    with populations.write() as connection:
-        for table, columns in LATER.items():
-            for name, kind in columns.items():
-                form = f"{name} {kind}" if verb == "ADD" else name
-                connection.execute(text(f"ALTER TABLE {table} {verb} COLUMN {form}"))
 
 
 def _opened(connection):
@@ -263,38 +253,6 @@ def test_a_move_that_is_refused_fails_no_publication(populations, caplog):
     assert publication.publish(populations, run.run_id).state == "published"
     assert seen(populations) == {"a": 0.5}
     assert 'relation "run_predictions" does not exist' in caplog.text
-
-
-@pytest.mark.failure_mode(73)
-def test_a_warehouse_of_version_4_keeps_its_rows(postgres_url, monkeypatch):
-    """What is served comes to the served tables, what was superseded stays in the history."""
-    made = Warehouse(postgres_url)
-    scripts = made._scripts()
-    with monkeypatch.context() as patch:
-        patch.setattr("batch_jobs.database.warehouse.SCHEMA_VERSION", 4)
-        patch.setattr(made, "_scripts", lambda: {n: scripts[n] for n in scripts if n <= 4})
-        made.ensure_schema()
-        _alter(made, "ADD")
-        patch.setattr("batch_jobs.database.partitions.SERVED", "run_predictions")
-        patch.setattr(publication, "_set_aside", lambda _: None)
-        for number in range(3):
-            _publish(made, number)
-        publish(made, tick(0), {"x": 0.9}, model="visits")
-        _alter(made, "DROP")
-    before = now(made)
-    history = sorted(ask(made, "SELECT run_id, entity_id, score FROM prediction_history"))
-    assert made.ensure_schema() is True
-    assert ask(made, "SELECT version FROM schema_version") == [(SCHEMA_VERSION,)]
-    assert ask(made, TABLES) == [
-        (PAST, "predictions_r1"),
-        (PAST, "predictions_r2"),
-        (SERVED, "predictions_r3"),
-    ]
-    assert now(made) == before
-    assert now(made, "visits") == [("x", 0.9, 4)]
-    assert sorted(ask(made, "SELECT run_id, entity_id, score FROM prediction_history")) == history
-    _publish(made, 3)
-    assert ask(made, TABLES)[-1] == (SERVED, "predictions_r5")
 
 
 @pytest.mark.failure_mode(73)

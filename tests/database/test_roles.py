@@ -194,7 +194,9 @@ def test_a_newer_schema_is_not_the_writers_to_make(owned, login, monkeypatch):
     url = login("batch_jobs_writer")
     monkeypatch.setattr("batch_jobs.database.warehouse.SCHEMA_VERSION", SCHEMA_VERSION + 1)
     monkeypatch.setattr(
-        Warehouse, "_scripts", lambda _: {SCHEMA_VERSION + 1: "ALTER TABLE fences ADD x text"}
+        Warehouse,
+        "_scripts",
+        lambda _: {SCHEMA_VERSION: "", SCHEMA_VERSION + 1: "ALTER TABLE fences ADD x text"},
     )
     with pytest.raises(ConfigurationError, match="must be owner of table fences"):
         Warehouse(url).ensure_schema()
