@@ -10,15 +10,16 @@ from pathlib import Path
 
 import pytest
 
+import batch_jobs
 from batch_jobs.runs import jobs
 from tests.fault_models._rows import tick
 from tests.support.deployment import shown
 from tests.support.faults import Order
 
-LIBRARY = Path(jobs.__file__).parent
+LIBRARY = Path(batch_jobs.__file__).parent
 EVERYWHERE = {
     place
-    for path in LIBRARY.glob("*.py")
+    for path in LIBRARY.rglob("*.py")
     for place in re.findall(r'failpoint\("([a-z_.]+)"\)', path.read_text())
 }
 # Those of a prediction run; test_request_faults.py has the others.
@@ -33,6 +34,14 @@ CASES = [
     *((place, "population") for place in PLACES if place.split(".")[0] == "publish"),
     ("score.chunk_staged", "population"),
 ]
+
+
+@pytest.mark.failure_mode("harness")
+def test_every_verb_has_places_to_fail_at():
+    """Wherever its modules lie: without any, the tests below would try nothing."""
+    verbs = {place.split(".")[0] for place in EVERYWHERE}
+    assert verbs == {"plan", "score", "publish", "answer"}
+    assert set(SECOND) | set(LOCKED) <= set(PLACES)
 
 
 def _order(place, action):
