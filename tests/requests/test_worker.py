@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import text
 
 from batch_jobs.database.leases import new_token
-from batch_jobs.database.warehouse import Warehouse
+from batch_jobs.database.warehouse import SCHEMA_VERSION, Warehouse
 from batch_jobs.errors import ArtifactError
 from batch_jobs.interval import Interval
 from batch_jobs.registry import promotion
@@ -26,7 +26,7 @@ from tests.conftest import TRAINED
 from tests.example_models._tables import STEP
 from tests.support.asking import rejects, results, state, submit
 from tests.support.attempts import ask, forget_promotions
-from tests.support.faults import PATIENCE
+from tests.support.faults import PATIENCE, until
 
 # What no database has a say in is tried with one.
 on_sqlite = pytest.mark.parametrize("shop", ["sqlite"], indirect=True)
@@ -318,6 +318,31 @@ def test_what_fails_is_told_once_and_tried_again(shop, caplog):
         assert told.get(timeout=PATIENCE).request_id == asked
     [told] = [record.message for record in caplog.records]
     assert told.startswith("requests of orders are not answered: ArtifactError")
+
+
+def test_a_worker_touches_nothing_once_a_newer_release_has_changed_the_schema(shop, caplog):
+    """It has answered before, and would go on for days; it goes on when it is of that release."""
+    warehouse = Warehouse(shop.warehouse)
+    with caplog.at_level(logging.ERROR), _following(shop, ["orders"]) as (told, wake):
+        first = submit(shop, "orders", [GOOD])
+        wake.set()
+        assert told.get(timeout=PATIENCE).request_id == first
+        _change_version(warehouse, SCHEMA_VERSION + 1)
+        later = submit(shop, "orders", [GOOD])
+        wake.set()
+        until(lambda: "WarehouseVersionError" in caplog.text, "the worker to refuse")
+        assert ask(warehouse, "SELECT request_id, state FROM requests ORDER BY created_at") == [
+            (first, "done"),
+            (later, "waiting"),
+        ]
+        _change_version(warehouse, SCHEMA_VERSION)
+        wake.set()
+        assert told.get(timeout=PATIENCE).request_id == later
+
+
+def _change_version(warehouse, version):
+    with warehouse.write() as connection:
+        connection.execute(text("UPDATE schema_version SET version = :v"), {"v": version})
 
 
 def test_an_answer_can_be_told_as_json(shop):

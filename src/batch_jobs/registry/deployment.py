@@ -10,7 +10,7 @@ from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.model import BatchModel
 from batch_jobs.registry.loading import as_trained, load_version
 from batch_jobs.registry.store import ModelStore
-from batch_jobs.registry.versions import find_version
+from batch_jobs.registry.versions import ModelVersion, find_version
 from batch_jobs.settings import Settings
 
 if TYPE_CHECKING:
@@ -25,13 +25,17 @@ class Deployment:
 
     Args:
         settings: where everything is.
+        predictors: that an earlier deployment of these settings has loaded, by model and version.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(
+        self, settings: Settings, predictors: dict[tuple[str, str], Predictor] | None = None
+    ) -> None:
         self.settings = settings
         self._models: dict[str, BatchModel] = {}
+        self._versions: dict[tuple[str, str], ModelVersion] = {}
         self._trained: dict[tuple[str, str], BatchModel] = {}
-        self._predictors: dict[tuple[str, str], Predictor] = {}
+        self._predictors = {} if predictors is None else predictors
 
     @cached_property
     def warehouse(self) -> Warehouse:
@@ -63,7 +67,7 @@ class Deployment:
         """A model as it was when a version was trained; see `loading.as_trained`."""
         key = (name, version)
         if key not in self._trained:
-            found = find_version(self.warehouse, name, version)
+            found = self._version(name, version)
             self._trained[key] = as_trained(self.settings, self.model(name), found)
         return self._trained[key]
 
@@ -77,10 +81,17 @@ class Deployment:
 
         key = (name, version)
         if key not in self._predictors:
-            found = find_version(self.warehouse, name, version)
+            found = self._version(name, version)
             fitted = load_version(self.settings, self.model(name), found)
-            self._predictors = {key: Predictor(fitted)}
+            self._predictors.clear()
+            self._predictors[key] = Predictor(fitted)
         return self._predictors[key]
+
+    def _version(self, name: str, version: str) -> ModelVersion:
+        key = (name, version)
+        if key not in self._versions:
+            self._versions[key] = find_version(self.warehouse, name, version)
+        return self._versions[key]
 
 
 Place = Settings | Deployment

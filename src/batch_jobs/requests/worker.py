@@ -36,6 +36,8 @@ from batch_jobs.settings import Settings
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from batch_jobs.scoring.predict import Predictor
+
 log = logging.getLogger(__name__)
 
 
@@ -102,7 +104,7 @@ def answer_each(
     names: Sequence[str] | None = None,
     *,
     told: Callable[[str, Exception], None],
-    kept: dict[str, Deployment] | None = None,
+    kept: dict[str, dict[tuple[str, str], Predictor]] | None = None,
     **options: Any,
 ) -> list[Answered]:
     """Answer the requests of several models; one that cannot be asked keeps no other one waiting.
@@ -111,13 +113,14 @@ def answer_each(
         settings: where everything is.
         names: which models; None for all there are files for.
         told: called with a model's name and its error.
-        kept: deployments by the name of the model, from one call to the next.
+        kept: predictors by the name of the model, from one call to the next. All else is looked at
+            anew: another release may have changed the schema meanwhile.
         options: of `answer`.
     """
     answered = []
     kept = {} if kept is None else kept
     for name in model_names(settings.models) if names is None else names:
-        deployment = kept.setdefault(name, Deployment(settings))
+        deployment = Deployment(settings, kept.setdefault(name, {}))
         try:
             answered += answer(deployment, name, new_token(), **options)
         except Exception as error:  # noqa: BLE001 - it is told, and the others have their turn
@@ -147,7 +150,7 @@ def follow(
         every: how often it looks if nobody wakes it.
         told: called with each request that is done or has failed.
     """
-    kept: dict[str, Deployment] = {}
+    kept: dict[str, dict[tuple[str, str], Predictor]] = {}
     failed: dict[str, str] = {}
 
     def note(name: str, error: Exception) -> None:
