@@ -9,7 +9,6 @@ from urllib.parse import quote
 MASK = "***"
 LINE_LENGTH = 200
 _READ_AT_MOST = 4_000
-
 _SENSITIVE = (
     r"[\w.-]*(?:password|passwd|passphrase|pwd|secret|token|credential|authorization"
     r"|api[_-]?key|access[_-]?key|private[_-]?key)[\w.-]*"

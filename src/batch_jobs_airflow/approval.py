@@ -52,11 +52,12 @@ class ApprovalOperator(HITLOperator):
     def execute(self, context: Context) -> dict[str, Any]:
         """Ask, and end here; the answer or the end of patience goes on with `execute_complete`."""
         from batch_jobs.registry import promotion
+        from batch_jobs.registry.deployment import Deployment
 
         with translated():
-            settings = airflow_settings()
-            trained = trained_as_of(settings, self.model, context["dag_run"])
-            version, may_serve = promotion.candidate(settings, self.model, trained)
+            deployment = Deployment(airflow_settings())
+            trained = trained_as_of(deployment, self.model, context["dag_run"])
+            version, may_serve = promotion.candidate(deployment, self.model, trained)
         if not may_serve:
             log.info("nobody is asked about %s: `promote` tells why", version.version)
             return _answer(version.version)

@@ -15,13 +15,12 @@ from batch_jobs.settings import Settings, let_threads_sleep
 
 WAREHOUSE_CONNECTION_ID = "warehouse"
 
-# How Airflow's connection types are spelled in a SQLAlchemy URL.
 # Extras of a connection to PostgreSQL that are Airflow's own.
 NOT_FOR_LIBPQ = {
     *("cursor", "iam", "redshift", "cluster-identifier", "workgroup-name", "aws_conn_id"),
     *("azure_conn_id", "sqlalchemy_scheme", "sqlalchemy_query", "enable_log_db_messages"),
 }
-
+# How Airflow's connection types are spelled in a SQLAlchemy URL.
 DRIVERS = {"postgres": "postgresql+psycopg", "postgresql": "postgresql+psycopg"}
 
 

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 
 MARKED_FAILED = "marked failed by hand"
-
 UNKNOWN = "unknown"
 
 _REASONS = {

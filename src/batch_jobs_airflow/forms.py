@@ -10,16 +10,17 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import Param
 from croniter import croniter
 
 from batch_jobs import clock
-from batch_jobs.catalog import load_model
 from batch_jobs.errors import BatchJobsError, FormError, IntervalError
 from batch_jobs.interval import Interval, due_between, floor_to_grid, newest_due
-from batch_jobs.settings import Settings
+
+if TYPE_CHECKING:
+    from batch_jobs.registry.deployment import Deployment
 
 # A day of ten minutes, a week of hours; more than that is a backfill.
 MOST_INTERVALS = 200
@@ -204,6 +205,6 @@ def _next(schedule: str, time: datetime) -> datetime:
     return tick
 
 
-def trained_as_of(settings: Settings, model: str, dag_run: Any) -> datetime:
+def trained_as_of(deployment: Deployment, model: str, dag_run: Any) -> datetime:
     """The moment as of which a run has trained, by which its own version is known."""
-    return as_of(load_model(model, settings.models).train_schedule, dag_run)
+    return as_of(deployment.model(model).train_schedule, dag_run)

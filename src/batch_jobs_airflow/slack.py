@@ -15,9 +15,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-
 SLACK_CONNECTION_ID = "slack_webhook"
-
 SENDING_SECONDS = 7.0
 
 

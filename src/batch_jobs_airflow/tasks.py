@@ -21,7 +21,6 @@ from airflow.sdk.exceptions import (
     AirflowSkipException,
 )
 
-from batch_jobs.catalog import load_model
 from batch_jobs.errors import (
     ArtifactError,
     FencedError,
@@ -51,6 +50,7 @@ def evidence(model: str, dag_run: Any, triggering_asset_events: Any, **_: Any) -
     """Tell what started the training; skipped if it was drift and the model is fresh enough."""
     from batch_jobs.alerts.messages import length
     from batch_jobs.registry import promotion
+    from batch_jobs.registry.deployment import Deployment
 
     events = [event for found in triggering_asset_events.values() for event in found]
     if not events:
@@ -59,9 +59,9 @@ def evidence(model: str, dag_run: Any, triggering_asset_events: Any, **_: Any) -
     for event in events:
         log.info("%s at %s: %s", event.asset.name, event.timestamp, event.extra)
     with translated():
-        settings = airflow_settings()
-        span = load_model(model, settings.models).retrain_on_drift or timedelta()
-        fresh = promotion.trained_since(settings, model, dag_run.run_after - span)
+        deployment = Deployment(airflow_settings())
+        span = deployment.model(model).retrain_on_drift or timedelta()
+        fresh = promotion.trained_since(deployment, model, dag_run.run_after - span)
     if fresh is not None:
         raise AirflowSkipException(
             f"{model} is not trained again: {fresh.version} was trained as of {fresh.as_of}, and "
@@ -72,6 +72,7 @@ def evidence(model: str, dag_run: Any, triggering_asset_events: Any, **_: Any) -
 def promote(model: str, ti: Any, outlet_events: Any, dag_run: Any, **_: Any) -> dict[str, Any]:
     """Let the gate, and a person if one is asked, decide; skipped if the champion stays."""
     from batch_jobs.registry import promotion
+    from batch_jobs.registry.deployment import Deployment
 
     version, by, actor = None, None, f"airflow {dag_run.run_id}"
     if "approve" in ti.task.upstream_task_ids:
@@ -82,13 +83,13 @@ def promote(model: str, ti: Any, outlet_events: Any, dag_run: Any, **_: Any) -> 
         if by:
             actor = f"{by} ({actor})"
     with translated():
-        settings = airflow_settings()
+        deployment = Deployment(airflow_settings())
         answer = promotion.promote(
-            settings,
+            deployment,
             model,
             version,
             actor=actor,
-            as_of=trained_as_of(settings, model, dag_run),
+            as_of=trained_as_of(deployment, model, dag_run),
             approved_by=by,
         )
     if answer.outcome == "kept":
@@ -229,15 +230,16 @@ def answer(model: str, ti: Any, **_: Any) -> dict[str, int]:
     could not answer fails the task once all have had their turn.
     """
     from batch_jobs import clock
+    from batch_jobs.registry.deployment import Deployment
     from batch_jobs.requests import worker
 
     _die_with_supervisor()
     with translated():
-        settings = airflow_settings()
-        declared, now = load_model(model, settings.models), clock.now()
+        deployment, now = Deployment(airflow_settings()), clock.now()
+        declared = deployment.model(model)
         due = newest_due(declared.schedule, now)
         until = now + min(due.end - due.start, declared.timeout) / 2
-        answered = worker.answer(settings, model, str(ti.id), stop=lambda: clock.now() > until)
+        answered = worker.answer(deployment, model, str(ti.id), stop=lambda: clock.now() > until)
     if failed := [str(one) for one in answered if one.error]:
         raise AirflowFailException("; ".join(failed))
     return {"requests": len(answered), "rows": sum(one.counts.read for one in answered)}

@@ -96,12 +96,24 @@ def test_an_installation_is_not_made_anew_with_what_it_removes(clone, programs):
     assert activated.exists()
 
 
-@pytest.mark.skipif(
-    not Path("/etc/ssl/certs/ca-certificates.crt").is_file(), reason="looks at Debian's own store"
-)
-@pytest.mark.parametrize(("set_by_user", "told"), [({}, "true"), ({"UV_SYSTEM_CERTS": "0"}, "0")])
-def test_uv_trusts_whom_the_system_trusts(clone, programs, set_by_user, told):
+@pytest.mark.parametrize("has_store", [True, False])
+@pytest.mark.parametrize("set_by_user", [{}, {"UV_SYSTEM_CERTS": "0"}])
+def test_uv_trusts_whom_the_system_trusts(clone, programs, set_by_user, has_store):
     """Behind a company's proxy that signs for every host, as pip does; unless the user says no."""
+    script, store = (clone / "run").read_text(), clone / "authorities"
+    assert script.count(" /etc/ssl/certs/ca-certificates.crt ") == 1
+    only = script.replace(" /etc/ssl/certs/ca-certificates.crt ", f" '{store}' ")
+    for other in (
+        "/etc/pki/tls/certs/ca-bundle.crt",
+        "/etc/ssl/ca-bundle.pem",
+        "/etc/ssl/cert.pem",
+    ):
+        assert only.count(other) == 1
+        only = only.replace(other, "/no/such/file")
+    (clone / "run").write_text(only)
+    if has_store:
+        store.write_text("of this machine")
+    told = set_by_user.get("UV_SYSTEM_CERTS", "true" if has_store else "")
     uv = "#!/bin/sh\necho system-certs=$UV_SYSTEM_CERTS >&2; exit 1\n"
     (clone / "uv").write_text(uv)
     (clone / "uv").chmod(0o755)

@@ -18,7 +18,6 @@ from batch_jobs.settings import let_threads_sleep
 
 log = logging.getLogger(__name__)
 
-
 LEAVING_SECONDS = 1  # of the other process, when it is interrupted
 
 leaving = Event()

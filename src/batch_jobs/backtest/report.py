@@ -81,7 +81,7 @@ def report(replay: Replay) -> dict[str, Any]:
 
 
 def predictions(replay: Replay) -> pd.DataFrame:
-    """Every published prediction with its outcome; see `outcomes.with_ground_truth`."""
+    """Every published prediction with its outcome; see `ground_truth.with_ground_truth`."""
     import pandas as pd
 
     from batch_jobs.evaluation import ground_truth

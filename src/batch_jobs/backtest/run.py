@@ -147,12 +147,11 @@ class _Life:
     """What happens to a model, tick by tick, as far as it has not happened yet."""
 
     def __init__(self, replay: Replay, progress: Progress) -> None:
-        self._settings = replay.settings
         self._model = replay.model
-        self._warehouse = Warehouse(self._settings.warehouse)
+        self._deployment = Prescorer(replay.settings)
+        self._warehouse = self._deployment.warehouse
         self._progress = progress
         self._token = leases.new_token()
-        self._deployment = Prescorer(self._settings)
         self._planner = Planner(self._deployment, replay.name, self._token)
         self._reached = coverage.fresh_until(self._warehouse, replay.name)
         self._trained = {training.as_of for training in read_trainings(self._warehouse)}

@@ -18,7 +18,7 @@ from tenacity import Retrying, retry_if_exception, retry_if_result, stop_after_d
 from tenacity.wait import wait_exponential
 
 from batch_jobs.database.connections import text
-from batch_jobs.database.shared_rows import SharedRows, own_table
+from batch_jobs.database.shared_rows import OWN_TABLE, SharedRows, own_table
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ SUPERSEDED = f"""
           AND age(a.backend_xmin) >= age(r.xmin)) AS in_use
     FROM pg_inherits AS i
     JOIN pg_class AS c ON c.oid = i.inhrelid
-    JOIN prediction_runs AS r ON c.relname = 'predictions_r' || r.run_id
+    JOIN prediction_runs AS r ON c.relname = '{OWN_TABLE}' || r.run_id
     WHERE i.inhparent = to_regclass('{SERVED}') AND NOT i.inhdetachpending
       AND (r.rows_table <> c.relname
            OR (r.superseded_at IS NOT NULL
@@ -102,6 +102,10 @@ class Partitions(SharedRows):
         if owner is not None:  # see roles.sql
             connection.exec_driver_sql(f"ALTER TABLE {self._schema}.{table} OWNER TO {owner}")
         return table
+
+    def holds(self, table: str) -> bool:
+        """Whether a table is one of those with the rows of runs."""
+        return super().holds(table) or table.startswith(OWN_TABLE)
 
     def spare_others(self, connection: Connection, table: str) -> None:
         """Let one process read a run's own table in this transaction, if others are connected.

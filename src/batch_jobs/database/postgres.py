@@ -56,11 +56,9 @@ KEPT = 2  # connections of a process
 # text, char(n) and varchar: https://www.postgresql.org/docs/current/catalog-pg-type.html
 TEXT_TYPES = (25, 1042, 1043)
 NAIVE_TYPES = (1082, 1114)  # date, timestamp
-TABLES_OF_RUNS = r"(shared_predictions|predictions_r[0-9]+)$"
 EPOCH = "1970-01-01T00:00:00+00:00"
 SORTING = r"^[0-9]{{4}}-[0-9][0-9]-[0-9][0-9]T[0-9][0-9]:[0-9][0-9]:[0-9.]+"
 # Tables by which a warehouse is known.
-OURS = ("prediction_runs", "serving_heads", "fences")
 # Serialisation, deadlock, lock not available, shutting down, starting up, too many connections,
 # ended as idle, cancelled by a timeout.
 PASSING = ("40001", "40P01", "55P03", "57P01", "57P02", "57P03", "53300", "25P03", "57014")
@@ -158,14 +156,6 @@ class PostgreSQL:
     def own(self, table: str) -> str:
         """How a query of the source names one of our tables."""
         return f"{self.schema}.{table}"
-
-    def schema_version(self, connection: Connection) -> int | None:
-        """The version of the schema; None if there is none yet, or it is another program's."""
-        ours = any(self.has_table(connection, table) for table in OURS)
-        if not ours or not self.has_table(connection, "schema_version"):
-            return None
-        version: int | None = connection.scalar(text("SELECT version FROM schema_version"))
-        return version
 
     def names(self, connection: Connection) -> set[str]:
         """The tables and views that the schema has."""
@@ -330,7 +320,7 @@ class PostgreSQL:
     def is_doubled_key(self, error: BaseException) -> bool:
         """Whether the error says that a key is in a table of predictions already."""
         table = getattr(getattr(getattr(error, "orig", error), "diag", None), "table_name", None)
-        return _sqlstate(error) == "23505" and re.match(TABLES_OF_RUNS, table or "") is not None
+        return _sqlstate(error) == "23505" and self.rows.holds(table or "")
 
     def give_way(self, *, briefly: bool = False) -> None:
         """Let writers that wait have their turn: in PostgreSQL they queue."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from sqlalchemy import Connection
 
+OWN_TABLE = "predictions_r"
+
 
 def own_table(run_id: int) -> str:
     """The table that a run of many rows has for itself."""
-    return f"predictions_r{run_id:d}"
+    return f"{OWN_TABLE}{run_id:d}"
 
 
 class SharedRows:
@@ -30,6 +32,10 @@ class SharedRows:
             large: whether to expect many rows.
         """
         return self.shared
+
+    def holds(self, table: str) -> bool:
+        """Whether a table is one of those with the rows of runs."""
+        return table == self.shared
 
     def seal(self, connection: Connection, table: str) -> None:
         """Make the keys of a filled table unique.

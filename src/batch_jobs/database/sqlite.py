@@ -34,7 +34,6 @@ KEPT = 1  # connections of a process that write, and as many that read
 LONGEST_NAP = 0.1  # of SQLite's busy handler, in seconds
 SHORT_NAP = 0.025  # what it sleeps at a time when it has waited for a tenth of a second
 # Tables by which a warehouse is known: together, nobody else has them.
-OURS = ("prediction_runs", "serving_heads", "fences")
 DAMAGED = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 # Keys that come in random order touch the whole index: 64 MB of it halve the time of a million.
 CACHE_KB = 64_000
@@ -135,14 +134,6 @@ class SQLite:
             return engine
 
         return kept_engine((database, beside and self._path), make)
-
-    def schema_version(self, connection: Connection) -> int | None:
-        """The version of the schema; None if there is none yet, or it is another program's."""
-        ours = any(self.has_table(connection, table) for table in OURS)
-        if not ours or not self.has_table(connection, "schema_version"):
-            return None
-        version: int | None = connection.scalar(text("SELECT version FROM schema_version"))
-        return version
 
     def names(self, connection: Connection) -> set[str]:
         """The tables and views that the warehouse's file has."""

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 6
+# Where one of these is, the table schema_version is ours, too.
+OURS = ("prediction_runs", "serving_heads", "fences")
 Database = SQLite | PostgreSQL
 DATABASES: Mapping[str, type[Database]] = {"sqlite": SQLite, "postgresql": PostgreSQL}
 
@@ -152,7 +154,7 @@ class Warehouse:
         try:
             with self.write() as connection:
                 database.prepare(connection)
-                found = database.schema_version(connection)
+                found = _version_of(database, connection)
                 self._refuse_newer(found)
                 if found is None:
                     self._refuse_others(connection)
@@ -273,4 +275,13 @@ def _frame(columns: Sequence[Any]) -> pd.DataFrame:
 @repeatable
 def _schema_version(warehouse: Warehouse) -> int | None:
     with warehouse.read() as connection:
-        return warehouse.database.schema_version(connection)
+        return _version_of(warehouse.database, connection)
+
+
+def _version_of(database: Database, connection: Connection) -> int | None:
+    """The version of the schema; None if there is none yet, or it is another program's."""
+    ours = any(database.has_table(connection, table) for table in OURS)
+    if not ours or not database.has_table(connection, "schema_version"):
+        return None
+    version: int | None = connection.scalar(text("SELECT version FROM schema_version"))
+    return version

@@ -59,7 +59,7 @@ class GateReport:
         to_baseline: loss difference to the constant baseline.
         losses: per contender, its mean loss.
         metrics: per contender, its metrics on the rows.
-        reliability: per contender, its reliability curve; see `training.Evaluation`.
+        reliability: per contender, its reliability curve; see `metrics.Evaluation`.
         slices: per `feature=value`, the loss difference to the champion among its rows.
         undecided: whether nothing speaks against the challenger but that it could not be compared
             with the champion, so that a person has to decide.

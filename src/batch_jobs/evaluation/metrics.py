@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 
 RELIABILITY_BINS = 10
-
 LARGEST_ERROR = 1e100  # whose square, summed over many rows, is finite
 
 

@@ -53,8 +53,7 @@ def candidate(place: Place, name: str, as_of: datetime | None = None) -> tuple[M
 
 def trained_since(place: Place, name: str, moment: datetime) -> ModelVersion | None:
     """The version that has seen the newest data, if it was trained as of a moment after this."""
-    deployment = opened(place)
-    version = versions.newest_version(deployment.warehouse, name)
+    version = versions.newest_version(opened(place).warehouse, name)
     return version if version and loaded_time(version.as_of) > moment else None
 
 

@@ -21,10 +21,9 @@ log = logging.getLogger(__name__)
 
 def unhealed(place: Place, name: str) -> list[Interval]:
     """Intervals within the look-back that were tried in vain and that nobody has published."""
-    deployment = opened(place)
-    model = deployment.model(name)
-    warehouse, now = deployment.warehouse, clock.now()
-    return coverage.unhealed(warehouse, name, now - model.look_back, now - LEASE)
+    deployment, now = opened(place), clock.now()
+    since = now - deployment.model(name).look_back
+    return coverage.unhealed(deployment.warehouse, name, since, now - LEASE)
 
 
 @contextmanager

@@ -22,7 +22,6 @@ from batch_jobs.runs.prescoring import Prescorer
 
 log = logging.getLogger(__name__)
 
-
 MOST_IN_A_ROW = 10  # intervals that fail one after the other, before a backfill gives up
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -32,13 +31,7 @@ from batch_jobs.model import BatchModel
 from batch_jobs.redaction import first_line, redact
 from batch_jobs.registry import old_versions
 from batch_jobs.registry.deployment import Deployment, Place, opened
-from batch_jobs.runs import (
-    ledger,
-    publication,
-    refusals,
-    retention,
-    staging,
-)
+from batch_jobs.runs import ledger, publication, refusals, retention, staging
 from batch_jobs.runs.audit import Staged
 from batch_jobs.runs.ledger import Part, Run
 from batch_jobs.runs.planning import Champion, Planner
@@ -93,7 +86,7 @@ def score(
     except (FencedError, IncompleteError, UnavailableError):
         raise
     except BaseException as error:
-        _fail_part(warehouse, run_id, part, token, error, partial(_asked, deployment))
+        _fail_part(deployment, run_id, part, token, error)
         raise
     counts = found[0]
     log.info("run %d part %d: %s", run_id, part, counts)
@@ -101,18 +94,13 @@ def score(
 
 
 def _fail_part(
-    warehouse: Warehouse,
-    run_id: int,
-    part: int,
-    token: str,
-    error: BaseException,
-    asked: Callable[[int], str | None],
+    deployment: Deployment, run_id: int, part: int, token: str, error: BaseException
 ) -> None:
     """Record why a part has failed its run, if that can be done: the error itself goes first."""
     told = redact(str(error)) if isinstance(error, BatchJobsError) else first_line(error)
     try:
-        refused = asked(run_id) if isinstance(error, ContractError) else None
-        staging.fail_part(warehouse, run_id, part, token, told, refused)
+        refused = _asked(deployment, run_id) if isinstance(error, ContractError) else None
+        staging.fail_part(deployment.warehouse, run_id, part, token, told, refused)
     except Exception as problem:  # noqa: BLE001 - memory or a disk may be full
         log.warning("run %d is not marked as failed: %s", run_id, first_line(problem))
 
@@ -238,9 +226,9 @@ def score_and_publish(
     progress: Progress | None = None,
 ) -> Run:
     """Score every part of a claimed run in this process and publish it; see the two verbs."""
-    deployment = opened(place)
     if run.is_done:
         return run
+    deployment = opened(place)
     for part in ledger.parts_of(deployment.warehouse, run.run_id):
         score(deployment, run.model, run.run_id, part, token, progress)
     return publish(deployment, run.run_id)
@@ -259,8 +247,7 @@ def prune(place: Place, name: str | None = None) -> list[Pruned]:
     """
     deployment = opened(place)
     names = model_names(deployment.settings.models) if name is None else [name]
-    warehouse = deployment.warehouse
-    store = deployment.store
+    warehouse, store = deployment.warehouse, deployment.store
     pruned, broken = [], []
     for each in names:
         try:

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from batch_jobs import clock
-from batch_jobs.catalog import load_model
 from batch_jobs.database.connections import text
 from batch_jobs.database.transactions import loaded_time, repeatable, stored_time
 from batch_jobs.database.warehouse import Warehouse
@@ -14,18 +13,16 @@ from batch_jobs.errors import BatchJobsError
 from batch_jobs.interval import Interval, newest_due
 from batch_jobs.registry import champions
 from batch_jobs.registry import versions as registry
-from batch_jobs.registry.deployment import Place, opened
+from batch_jobs.registry.deployment import Deployment, Place, opened
 from batch_jobs.runs import coverage
-from batch_jobs.settings import Settings
 
 
 def gaps(place: Place, name: str) -> list[Interval]:
     """The due intervals of a model that were never published, oldest first."""
     deployment = opened(place)
-    model = deployment.model(name)
-    warehouse = deployment.warehouse
-    newest = newest_due(model.schedule, clock.now())
-    return coverage.gaps(warehouse, name, model.schedule, newest.end)
+    schedule = deployment.model(name).schedule
+    newest = newest_due(schedule, clock.now())
+    return coverage.gaps(deployment.warehouse, name, schedule, newest.end)
 
 
 def status(place: Place, name: str | None = None) -> list[dict[str, Any]]:
@@ -51,7 +48,7 @@ def status(place: Place, name: str | None = None) -> list[dict[str, Any]]:
     return [
         dict.fromkeys(columns)
         | {"model": each, **published.get(each, {}), "versions": counts.get(each, 0)}
-        | _serving(deployment.settings, warehouse, each, published.get(each), counts.get(each, 0))
+        | _serving(deployment, each, published.get(each), counts.get(each, 0))
         for each in names or sorted({*published, *counts})
     ]
 
@@ -70,14 +67,13 @@ def _published(warehouse: Warehouse) -> tuple[list[str], dict[str, dict[str, Any
 
 
 def _serving(
-    settings: Settings,
-    warehouse: Warehouse,
+    deployment: Deployment,
     name: str,
     published: Mapping[str, Any] | None,
     versions: int,
 ) -> dict[str, Any]:
     """The champion of a model, and what there is to say about it."""
-    champion = champions.champion(warehouse, name)
+    champion = champions.champion(deployment.warehouse, name)
     if champion is None:
         said = f"no version is promoted: `batch-jobs promote {name}`"
         if not versions:
@@ -89,7 +85,7 @@ def _serving(
     elif published["model_version"] != champion.version:
         notes.append(f"{champion.version} was promoted, and serves from the next run on")
     try:
-        differs = registry.file_differs(load_model(name, settings.models), champion)
+        differs = registry.file_differs(deployment.model(name), champion)
     except BatchJobsError as error:
         differs = str(error)
     return {"champion": champion.version, "notes": [*notes, *([differs] if differs else [])]}

@@ -20,7 +20,6 @@ from batch_jobs.runs.ledger import Run
 
 log = logging.getLogger(__name__)
 
-
 # What the circuit breaker compares with: a month knows weekends and nights.
 RECENT = timedelta(weeks=4)
 

@@ -20,7 +20,6 @@ from batch_jobs.runs.staging import fail
 
 log = logging.getLogger(__name__)
 
-
 SMALL = REMOVED_AT_ONCE // 2
 RUNS_AT_ONCE = 500
 REMOVED = "none"  # the rows_table of a run whose rows are gone

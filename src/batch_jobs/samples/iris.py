@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 FLOWER_EVERY = timedelta(minutes=30)
 
 FLOWERS_TO_COME = 30
-
 FLOWERS_NEEDED = 100
 
 IDENTIFIED_AFTER = timedelta(hours=2)

@@ -95,11 +95,9 @@ def _raises_everywhere(
 
 log = logging.getLogger(__name__)
 
-
 # Loading what was compiled takes half a second, which 150,000 rows save again. A chunk of the
 # default size that is full will not be the last.
 MANY_ROWS = 50_000
-
 PROVED_ROWS = 10_000  # of each chunk until then: scikit-learn takes as long as ours for 50,000
 
 # Chunks of a few rows, as a backfill or a replay has them, take long for what surrounds the trees.

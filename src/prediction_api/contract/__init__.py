@@ -11,7 +11,6 @@ from collections.abc import Mapping
 # The first number changes when something is taken away or means something else, the second when
 # something is added.
 VERSION = "1.0"
-
 _PREDICTION = {
     "model": "name of the model's file",
     "entity_id": "key of the features query, unique within its model",
