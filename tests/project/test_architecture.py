@@ -28,10 +28,15 @@ BELOW = {
     "requests": {"database", "scoring", "registry"},
     "training": {"database", "scoring", "evaluation", "registry", "reports"},
     "runs": {"database", "scoring", "registry", "requests"},
-    "backtest": {"database", "scoring", "evaluation", "registry", "training", "runs"},
+    "monitoring": {
+        *("database", "scoring", "evaluation", "registry", "training", "runs", "alerts", "reports"),
+    },
+    "backtest": {
+        *("database", "scoring", "evaluation", "registry", "training", "runs", "monitoring"),
+    },
     "cli": {
         *("database", "samples", "registry", "requests", "training", "runs", "backtest"),
-        "reports",
+        *("alerts", "monitoring", "reports"),
     },
     "models": set(),
 }

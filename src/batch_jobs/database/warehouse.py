@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 # Where one of these is, the table schema_version is ours, too.
 OURS = ("prediction_runs", "serving_heads", "fences")
 Database = SQLite | PostgreSQL
