@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from batch_jobs import errors as errors_
 from batch_jobs.cli.main import app
 from batch_jobs.model import BatchModel, Category, Gate, Limits, Number
+from batch_jobs.monitor import Monitor
 from batch_jobs.settings import Settings
 from docs.generator.text import REQUIRED, attributes, code, default, table
 from prediction_api.config import Config
@@ -120,6 +121,11 @@ def gate_fields() -> str:
 def limits_fields() -> str:
     """Every field of the circuit breaker."""
     return _of_model(Limits)
+
+
+def monitor_fields() -> str:
+    """Every field of what is monitored."""
+    return _of_model(Monitor)
 
 
 def _of_model(kind: type[BaseModel]) -> str:

@@ -26,6 +26,7 @@ def blocks(root: Path) -> dict[str, Callable[[], str]]:
         "model-fields": reference.model_fields,
         "gate-fields": reference.gate_fields,
         "limits-fields": reference.limits_fields,
+        "monitor-fields": reference.monitor_fields,
         "feature-fields": reference.feature_fields,
         "http": outward.http,
         "read-contract": outward.read_contract,

@@ -2,5 +2,6 @@
 
 from batch_jobs.interval import Interval
 from batch_jobs.model import BatchModel, Category, Gate, Limits, Number
+from batch_jobs.monitor import Monitor
 
-__all__ = ["BatchModel", "Category", "Gate", "Interval", "Limits", "Number"]
+__all__ = ["BatchModel", "Category", "Gate", "Interval", "Limits", "Monitor", "Number"]

@@ -16,6 +16,7 @@ from pydantic import (
 )
 
 from batch_jobs.fields import Cron, Owner, Query, Span, Tag, Written
+from batch_jobs.monitor import Monitor
 
 RESERVED_COLUMNS = ("entity_id", "as_of", "label", "known_at")
 NAME_PATTERN = re.compile(r"^[a-z][a-z0-9_]{0,62}$")
@@ -143,6 +144,7 @@ class BatchModel(_Frozen):
         parts: how many mapped tasks share the scoring of one interval.
         gate: how good is good enough.
         limits: how wrong a run may look and still be published.
+        monitor: what is watched of what was published, and when it is told.
         rescore_late: in `merge` mode, whether each run looks for rows that came late for intervals
             published within the look-back, and scores those intervals again; it costs one more
             reading of the look-back.
@@ -180,6 +182,7 @@ class BatchModel(_Frozen):
     parts: int = Field(default=1, ge=1, le=256)
     gate: Gate = Gate()
     limits: Limits = Limits()
+    monitor: Monitor = Monitor()
     rescore_late: bool = True
     keep: Span = timedelta(days=90)
     expire: Span | None = None
@@ -220,6 +223,17 @@ class BatchModel(_Frozen):
         if odd:
             raise ValueError(f"slices must name features of kind Category, not {', '.join(odd)}")
         return gate
+
+    @field_validator("monitor")
+    @classmethod
+    def _watched(cls, monitor: Monitor, info: ValidationInfo) -> Monitor:
+        features: Mapping[str, Feature] = info.data.get("features", {})
+        if odd := [name for name in monitor.ignore if features and name not in features]:
+            raise ValueError(f"ignore must name features, not {', '.join(odd)}")
+        kinds = {name: feature.kind for name, feature in features.items()}
+        if odd := [n for n in monitor.slices or () if kinds and kinds.get(n) != "category"]:
+            raise ValueError(f"slices must name features of kind Category, not {', '.join(odd)}")
+        return monitor
 
     @field_validator("expire")
     @classmethod

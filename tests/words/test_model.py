@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 from pydantic import ValidationError
 
-from batch_jobs import BatchModel, Category, Gate, Number
+from batch_jobs import BatchModel, Category, Gate, Monitor, Number
 
 QUERY = "SELECT entity_id, as_of, x FROM t WHERE as_of >= :start AND as_of < :end"
 
@@ -203,3 +203,27 @@ def test_the_kind_of_a_feature_says_what_may_be_declared():
     """A category has no smallest value."""
     with pytest.raises(ValidationError, match="ge"):
         Category(ge=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"window": timedelta(hours=30)}, "whole number of days"),
+        ({"window": timedelta(days=1)}, "two or more"),
+        ({"limit": 1}, "greater than or equal to 2"),
+        ({"ignore": ("x",), "slices": ("x",)}, "x cannot be watched and in `ignore` at once"),
+    ],
+)
+def test_what_is_monitored_cannot_contradict_itself(options, told):
+    """One clear error, when the file is read."""
+    with pytest.raises(ValidationError, match=told):
+        Monitor(**options)
+
+
+def test_what_is_monitored_names_features():
+    """A slice needs values that can be told apart, as a category has them."""
+    assert (
+        "ignore must name features, not y" in _problems(monitor=Monitor(ignore=("y",)))["monitor"]
+    )
+    told = _problems(monitor=Monitor(slices=("x",)))["monitor"]
+    assert "slices must name features of kind Category, not x" in told
