@@ -72,10 +72,12 @@ def load_model(name: str, sources: Sequence[Source]) -> BatchModel:
     packages, given = _apart(sources)
     if name in given:
         return given[name]
-    seen = _seen(packages)
-    file = seen.get(name) or next((file for file in seen.values() if file.stem == name), None)
+    file = _plain_file(packages, name)
     if file is None:
-        raise UnknownModelError(name, sorted(seen))
+        seen = _seen(packages)
+        file = seen.get(name) or next((file for file in seen.values() if file.stem == name), None)
+        if file is None:
+            raise UnknownModelError(name, sorted(seen))
     subject = f"model file {_printable(file.stem)}.py"
     if file.problem is not None:
         raise ModelFileError(subject, [file.problem])
@@ -115,6 +117,19 @@ def _apart(sources: Sequence[Source]) -> tuple[list[str], dict[str, BatchModel]]
     packages = [source for source in sources if isinstance(source, str)]
     given = [source for source in reversed(sources) if isinstance(source, BatchModel)]
     return packages, {model.name: model for model in given}
+
+
+def _plain_file(packages: Sequence[str], name: str) -> ModelFile | None:
+    """The file of that name, found without a look at all the others; None if it is not so plain."""
+    if not NAME_PATTERN.fullmatch(name):
+        return None
+    for package in packages:
+        paths = [Path(folder) / name for folder in _folders(package)]
+        if any(path.exists() for path in paths):
+            return None
+        if any(path.with_suffix(".py").is_file() for path in paths):
+            return _model_file(package, name)
+    return None
 
 
 def _seen(packages: Sequence[str]) -> dict[str, ModelFile]:

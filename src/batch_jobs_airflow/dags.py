@@ -9,7 +9,14 @@ from functools import partial
 from typing import Any
 
 from airflow.providers.standard.operators.python import PythonOperator
-from airflow.sdk import Asset, AssetOrTimeSchedule, BaseOperator, Context, CronDataIntervalTimetable
+from airflow.sdk import (
+    Asset,
+    AssetOrTimeSchedule,
+    BaseOperator,
+    Context,
+    CronDataIntervalTimetable,
+    get_parsing_context,
+)
 from airflow.sdk.definitions._internal.contextmanager import DagContext
 from airflow.sdk.exceptions import AirflowFailException
 from pydantic import ConfigDict
@@ -39,7 +46,8 @@ def make_dags(*makers: Callable[[BatchModel], None]) -> None:
 
     A model that cannot be read, or one of whose DAGs Airflow refuses, gets a stand-in with the
     default schedules: its tasks fail with the reason, loudly, and the other models go on. The DAGs
-    belong to the file that Airflow reads at that time, as all do that are made in a `with`.
+    belong to the file that Airflow reads at that time, as all do that are made in a `with`. A task
+    reads the file of its own model alone.
 
     Args:
         makers: each makes one DAG of a model, in a `with DAG(...)`.
@@ -62,7 +70,9 @@ def _models() -> Iterator[BatchModel]:
     packages = model_packages()
     for hidden, first in hidden_files(packages):
         log.info("%s hides %s, which is not served", first, hidden)
-    for name in model_names(packages):
+    names = model_names(packages)
+    own = (get_parsing_context().dag_id or "").partition("_")[2]
+    for name in [own] if own in names else names:
         try:
             yield load_model(name, packages)
         except ModelFileError as error:

@@ -86,6 +86,17 @@ def test_the_one_file_for_an_existing_airflow_makes_the_same_dags(bag, tmp_path)
         }
 
 
+def test_a_task_reads_the_file_of_its_own_model_alone(monkeypatch):
+    """Airflow says which DAG it wants; what is no DAG of ours might be in the same file."""
+    wanted = "_AIRFLOW_PARSING_CONTEXT_DAG_ID"
+    monkeypatch.setenv(wanted, "predict_iris")
+    own = set(DagBag(ROOT / "dags").dags)
+    monkeypatch.setenv(wanted, "somebody_elses")
+    everything = set(DagBag(ROOT / "dags").dags)
+    assert own == {"predict_iris", "train_iris", "rollback_iris"}
+    assert own < everything
+
+
 def test_parsing_opens_no_connection_and_loads_nothing_heavy():
     """Airflow reads DAG files every 30 seconds, and every task reads its own again."""
     found = parse_elsewhere(BATCH_JOBS_MODELS="tests.example_models")
