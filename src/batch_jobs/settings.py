@@ -57,8 +57,8 @@ class Settings:
             warehouse: URL that wins over the environment (an Airflow connection).
 
         Raises:
-            ConfigurationError: a required variable is not set; all of them are named at once. Or
-                one has a value that it cannot have.
+            ConfigurationError: a required variable is not set, or one has a value that it cannot
+                have; all of them are named at once.
         """
         warehouse = warehouse or environ.get("BATCH_JOBS_WAREHOUSE", "")
         store = environ.get("BATCH_JOBS_MODEL_STORE", "")
@@ -70,13 +70,14 @@ class Settings:
             )
             if not value
         ]
-        if missing:
-            raise ConfigurationError(f"not set: {', '.join(missing)}")
+        problems = [f"not set: {', '.join(missing)}"] if missing else []
         libraries = environ.get("BATCH_JOBS_LIBRARIES") or LIBRARY_POLICIES[0]
         if libraries not in LIBRARY_POLICIES:
-            raise ConfigurationError(
+            problems.append(
                 f"BATCH_JOBS_LIBRARIES is {libraries!r}; write {' or '.join(LIBRARY_POLICIES)}"
             )
+        if problems:
+            raise ConfigurationError("; ".join(problems))
         return cls(
             warehouse=warehouse,
             model_store=store,

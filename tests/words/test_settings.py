@@ -32,6 +32,12 @@ def test_only_what_is_missing_is_named():
     assert "BATCH_JOBS_MODEL_STORE" not in str(caught.value)
 
 
+def test_what_is_wrong_is_told_with_what_is_missing():
+    """One run of the command tells all that is to be mended."""
+    with pytest.raises(ConfigurationError, match=r"not set: BATCH_JOBS_WAREHOUSE .*; .*'newest'"):
+        Settings.from_environ({"BATCH_JOBS_MODEL_STORE": "/srv", "BATCH_JOBS_LIBRARIES": "newest"})
+
+
 def test_a_connection_wins_over_the_environment():
     """Airflow's connection `warehouse` is passed in by the tasks."""
     settings = Settings.from_environ(ENVIRON, warehouse="sqlite:////elsewhere.db")

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated
+
 import typer
 
+from batch_jobs.cli.output import tell
+from batch_jobs.errors import ConfigurationError
+
+NAME = "batch_serving.py"
 # Airflow reads a file only if its text has the words "airflow" and "dag".
 DAG_FILE = '''\
 """The Airflow DAGs of every model that batch-jobs serves; written by `batch-jobs dags`."""
@@ -16,6 +23,18 @@ commands = typer.Typer()
 
 
 @commands.command()
-def dags() -> None:
-    """Print the one DAG file that an existing Airflow needs; save it in its DAGs folder."""
-    typer.echo(DAG_FILE, nl=False)
+def dags(
+    *,
+    folder: Annotated[
+        str | None, typer.Option(help="Airflow's DAGs folder, to save it in.")
+    ] = None,
+) -> None:
+    """Print the one DAG file that an existing Airflow needs, or save it in its DAGs folder."""
+    if folder is None:
+        typer.echo(DAG_FILE, nl=False)
+        return
+    path = Path(folder) / NAME
+    if not path.parent.is_dir():
+        raise ConfigurationError(f"there is no folder {folder}; give the DAGs folder of Airflow")
+    path.write_text(DAG_FILE, "utf-8")
+    tell({}, as_json=False, shown=f"wrote {path}")
