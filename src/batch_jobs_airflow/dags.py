@@ -121,6 +121,15 @@ def champion_asset(model: BatchModel) -> Asset:
     return Asset(name=f"{model.name}_champion", uri=f"batch-jobs://champion/{model.name}")
 
 
+def predictions_asset(model: BatchModel) -> Asset:
+    """The asset whose events say that predictions of a model were published, and which.
+
+    An event's `extra` is the newest run's row of the ledger, and `published`, how many runs there
+    were: a DAG that is scheduled on the asset reads it from its triggering events.
+    """
+    return Asset(name=f"{model.name}_predictions", uri=f"batch-jobs://predictions/{model.name}")
+
+
 def drift_asset(model: BatchModel) -> Asset:
     """The asset whose events say that a model has drifted; monitoring raises them."""
     return Asset(name=f"{model.name}_drift", uri=f"batch-jobs://drift/{model.name}")

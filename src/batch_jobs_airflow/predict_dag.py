@@ -46,12 +46,11 @@ def make_dag(model: BatchModel) -> None:
             task_id="publish",
             python_callable=tasks.publish,
             op_kwargs={"parts": plan.output},
+            outlets=[dags.predictions_asset(model)],
             trigger_rule=TriggerRule.ALL_DONE_MIN_ONE_SUCCESS,  # a part keeps back its own interval
         )
         prune = PythonOperator(
-            task_id="prune",
-            python_callable=tasks.prune,
-            op_kwargs={"model": model.name},
+            task_id="prune", python_callable=tasks.prune, op_kwargs={"model": model.name}
         )
         # On its own: neither holds the predictions up, nor is held up by them.
         PythonOperator(

@@ -198,11 +198,14 @@ def score(model: str, part: int, run_ids: Sequence[int], ti: Any, **_: Any) -> d
     return asdict(sum(done.values(), Counts()))
 
 
-def publish(parts: Sequence[dict[str, Any]], **_: Any) -> dict[str, int]:
+def publish(
+    parts: Sequence[dict[str, Any]], ti: Any, outlet_events: Any, **_: Any
+) -> dict[str, int]:
     """Publish every claimed run, oldest interval first, each in one transaction.
 
     A success if every interval is published; what a newer attempt has taken over is waited for, in
-    the end and not for long.
+    the end and not for long. The event of the model's predictions says which run is the newest, and
+    how many there are.
     """
     from batch_jobs.registry.deployment import Deployment
     from batch_jobs.runs import attempts, jobs
@@ -220,6 +223,8 @@ def publish(parts: Sequence[dict[str, Any]], **_: Any) -> dict[str, int]:
         published = _on_each(run_ids, publish_run, await_newer)
     newest = max(published.values(), key=lambda run: run.interval.end)
     own = [run for run in published.values() if run.run_id in run_ids]
+    for outlet in ti.task.outlets:
+        outlet_events[outlet].extra = {**newest.as_dict(), "published": len(own)}
     return {"published": len(own), "newest_run_id": newest.run_id}
 
 

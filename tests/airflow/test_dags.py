@@ -282,6 +282,12 @@ def test_a_promotion_announces_the_champion_that_predictions_read(bag):
     assert plan.inlets == promote.outlets
 
 
+def test_a_publication_announces_the_predictions(bag):
+    """Other DAGs can be scheduled on the asset."""
+    publish = bag.dags["predict_iris"].task_dict["publish"]
+    assert [asset.uri for asset in publish.outlets] == ["batch-jobs://predictions/iris"]
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [

@@ -129,6 +129,11 @@ def test_airflow_publishes_the_predictions_of_an_interval(published):
     assert [row.entity_id for row in predictions] == [row.entity_id for row in flights]
     assert {row.model_version for row in predictions} == {champion.version}
     assert all(0 < row.score < 1 for row in predictions)
+    events = published.airflow.api("GET", "/assets/events?order_by=timestamp")["asset_events"]
+    extra = next(e["extra"] for e in events if e["source_task_id"] == "publish")
+    assert extra["model_version"] == champion.version
+    assert extra["rows_scored"] <= extra["rows_read"]
+    assert extra["published"] >= 1
 
 
 def test_airflows_backfill_publishes_a_past_span(published):

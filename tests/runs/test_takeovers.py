@@ -67,7 +67,8 @@ class DagRun:
 
     def publish(self):
         """Publish all."""
-        return tasks.publish(self.items)
+        ti = SimpleNamespace(task=SimpleNamespace(outlets=[]))
+        return tasks.publish(self.items, ti, outlet_events={})
 
 
 @pytest.fixture
