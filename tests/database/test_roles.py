@@ -7,7 +7,7 @@ import psycopg
 import pytest
 from psycopg import errors
 
-from batch_jobs.alerts import outbox, task_errors
+from batch_jobs.alerts import incidents, outbox, task_errors
 from batch_jobs.database import leases
 from batch_jobs.database.warehouse import SCHEMA_VERSION, Warehouse
 from batch_jobs.errors import ConfigurationError
@@ -27,7 +27,7 @@ from tests.support.postgres_server import PostgresServer
 
 VIEWS = {
     *("current_predictions", "serving_status", "prediction_history", "predictions"),
-    *("read_contract", "model_drift"),
+    *("read_contract", "model_drift", "incidents"),
 }
 CONTRACT = VIEWS | {"prediction_runs", "rejected_rows", "model_versions", "promotions"}
 INTERNAL = {
@@ -35,6 +35,8 @@ INTERNAL = {
     "served_predictions",
     *("current_rows", "superseded_rows", "serving_heads", "alerts", "task_errors"),
     *("profiles", "drift_findings"),
+    *("incident_rows", "incident_reports", "mutes"),
+    *("outbox_messages", "outbox_deliveries", "outbox_channels"),
     "online_predictions",
     *("requests", "request_rows", "request_results", "request_rejects"),
 }
@@ -178,6 +180,10 @@ def test_a_writer_can_do_all_of_its_work(owned, login, tmp_path, monkeypatch, la
     pending = outbox.claim(writer, now)
     outbox.mark_failed(writer, pending, "a test")
     outbox.mark_sent(writer, pending, now)
+    assert incidents.report(
+        writer, incidents.Problem("predict-killed", "orders", "a test"), "1", now
+    )
+    assert incidents.resolve(writer, "orders", ["predict-*"], now) != []
     task = task_errors.TaskTry("dag", "run", "task", -1, 1)
     task_errors.remember_error(writer, task, "a test", now)
     assert task_errors.recall_error(writer, task) == "a test"
@@ -218,7 +224,7 @@ def reader(owned, login, tmp_path, monkeypatch):
 def test_a_reader_reads_the_contract(reader, owned):
     """Also what a writer has just put into a table of its own, through views of the owner."""
     with psycopg.connect(reader.replace("+psycopg", ""), autocommit=True) as connection:
-        empty = {"rejected_rows", "model_drift"}
+        empty = {"rejected_rows", "model_drift", "incidents"}
         for name in CONTRACT:
             rows = connection.execute(f"SELECT * FROM serving.{name}").fetchall()
             assert bool(rows) == (name not in empty), name

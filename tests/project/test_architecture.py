@@ -62,7 +62,7 @@ PURE = {
         "reports/gate",
         "reports/backtest",
     ),
-    "alerts/messages",
+    *("alerts/messages", "alerts/mrkdwn", "alerts/incident_words", "alerts/problems"),
 }
 IMPURE = {
     *("sqlalchemy", "sqlite3", "os", "pathlib", "shutil", "tempfile", "subprocess"),

@@ -39,7 +39,8 @@ GRANT SELECT ON
   serving.current_predictions, serving.serving_status, serving.prediction_history,
   serving.read_contract, serving.model_drift,
   serving.predictions, serving.prediction_runs, serving.rejected_rows,
-  serving.model_versions, serving.promotions
+  serving.model_versions, serving.promotions,
+  serving.incidents
 TO batch_jobs_reader, batch_jobs_requester;
 
 -- Requesters: readers who also ask for predictions. What was answered, nobody changes; a request is
@@ -74,6 +75,10 @@ GRANT INSERT, DELETE ON serving.request_results, serving.request_rejects TO batc
 GRANT INSERT, UPDATE, DELETE ON
   serving.current_rows, serving.alerts, serving.task_errors,
   serving.profiles, serving.drift_findings
+TO batch_jobs_writer;
+GRANT INSERT, UPDATE, DELETE ON
+  serving.incident_rows, serving.incident_reports, serving.mutes,
+  serving.outbox_messages, serving.outbox_deliveries, serving.outbox_channels
 TO batch_jobs_writer;
 
 -- Only the owner of a partitioned table may attach to it and detach from it. The role owns it and

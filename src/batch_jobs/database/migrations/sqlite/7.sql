@@ -72,6 +72,113 @@ CREATE VIEW model_drift (
 
 -- == incidents, the outbox and mutes ==
 
+-- An incident is one cause of trouble of one model, or of the deployment, until it is over.
+CREATE TABLE incident_rows (
+  incident_id INTEGER PRIMARY KEY AUTOINCREMENT,
+  model TEXT,               -- NULL: of the whole deployment
+  cause TEXT NOT NULL,      -- the root, as it is muted by
+  severity TEXT NOT NULL CHECK (severity IN ('page', 'warn', 'news')),
+  title TEXT NOT NULL,      -- this and what follows: of the newest occurrence, redacted
+  detail TEXT NOT NULL,
+  impact TEXT,
+  next_step TEXT,
+  subject TEXT,             -- the DAG, file, host or service
+  links TEXT NOT NULL CHECK (json_valid(links)),
+  facts TEXT NOT NULL CHECK (json_valid(facts)),
+  is_passing INTEGER NOT NULL CHECK (is_passing IN (0, 1)),  -- told once, and then over
+  occurrences INTEGER NOT NULL,
+  opened_at TEXT NOT NULL,
+  last_at TEXT NOT NULL,
+  due_at TEXT NOT NULL,     -- when it is told first, if it is not over by then
+  told INTEGER NOT NULL DEFAULT 0,
+  told_at TEXT,
+  resolved_at TEXT
+) STRICT;
+CREATE UNIQUE INDEX open_incidents_of ON incident_rows (COALESCE(model, ''), cause)
+  WHERE resolved_at IS NULL;
+CREATE INDEX incidents_by_time ON incident_rows (opened_at);
+
+-- Every occurrence by its name, so that a second report of it is known.
+CREATE TABLE incident_reports (
+  key TEXT PRIMARY KEY,
+  reported_at TEXT NOT NULL
+) WITHOUT ROWID, STRICT;
+
+-- What nobody wants to be told of for a while; a new one of the same cause replaces the old.
+CREATE TABLE mutes (
+  model TEXT NOT NULL,      -- '': of the whole deployment; '*': of every model
+  cause TEXT NOT NULL,      -- '*' at its end stands for any ending
+  reason TEXT NOT NULL,
+  link TEXT NOT NULL,
+  until TEXT NOT NULL,
+  muted_by TEXT NOT NULL,
+  muted_at TEXT NOT NULL,
+  PRIMARY KEY (model, cause)
+) WITHOUT ROWID, STRICT;
+
+-- Messages wait here until each channel has them; its own key is the stable id of each.
+CREATE TABLE outbox_messages (
+  message_id INTEGER PRIMARY KEY AUTOINCREMENT,
+  key TEXT NOT NULL UNIQUE,
+  incident_id INTEGER,      -- NULL: about no incident
+  severity TEXT NOT NULL CHECK (severity IN ('page', 'warn', 'news')),
+  line TEXT NOT NULL,       -- the whole in one line, for summaries
+  text TEXT NOT NULL,       -- redacted and escaped, as mrkdwn
+  blocks TEXT NOT NULL CHECK (json_valid(blocks)),
+  created_at TEXT NOT NULL,
+  dropped_at TEXT           -- when it was over before any channel had it
+) STRICT;
+CREATE INDEX outbox_messages_of ON outbox_messages (incident_id);
+
+-- What became of a message in a channel; no row: it was not tried.
+CREATE TABLE outbox_deliveries (
+  message_id INTEGER NOT NULL,
+  channel TEXT NOT NULL,
+  attempts INTEGER NOT NULL DEFAULT 0,
+  unanswered INTEGER NOT NULL DEFAULT 0,  -- attempts that may have arrived
+  tried_at TEXT,
+  sent_at TEXT,
+  given_up_at TEXT,
+  error TEXT,
+  PRIMARY KEY (message_id, channel)
+) WITHOUT ROWID, STRICT;
+
+-- One sender at a time, so that messages arrive in their order, and rest after a refusal.
+CREATE TABLE outbox_channels (
+  channel TEXT PRIMARY KEY,
+  since TEXT NOT NULL,      -- what is older does not concern it
+  held_by TEXT,
+  held_until TEXT,
+  not_before TEXT,
+  refusals INTEGER NOT NULL DEFAULT 0,
+  refused_since TEXT,
+  error TEXT
+) WITHOUT ROWID, STRICT;
+
+INSERT INTO outbox_messages (key, severity, line, text, blocks, created_at)
+  SELECT key, 'page', substr(text, 1, 200), text, '[]', created_at FROM alerts
+  WHERE text IS NOT NULL AND sent_at IS NULL ORDER BY created_at;
+-- DROP TABLE alerts;
+
+-- readers: what is wrong, or was: one row a model and cause from the first time until it is over.
+CREATE VIEW incidents (
+  model,  -- the model; NULL where it concerns all of them
+  cause,  -- the root cause, by which it is muted
+  severity,  -- page: readers are hurt or will be; warn: look at it in the day; news
+  title,  -- what is wrong, in one line
+  detail,  -- the first line of the newest error
+  impact,  -- what it means for readers, if that is known
+  next_step,  -- what to do
+  subject,  -- the DAG, file, host or service concerned
+  occurrences,  -- how often it was met
+  opened_at,  -- when it was met first
+  last_at,  -- when it was met last
+  resolved_at  -- when it was over; NULL while it lasts
+) AS
+  SELECT model, cause, severity, title, detail, impact, next_step, subject, occurrences,
+         opened_at, last_at, resolved_at
+  FROM incident_rows;
+
 -- == end of incidents, the outbox and mutes ==
 
 -- == the watch ==
