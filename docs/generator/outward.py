@@ -52,14 +52,14 @@ def _generic(path: str, operation: Mapping[str, Any]) -> tuple[str, str]:
         if name.startswith(verb) and operation.get("requestBody"):
             about = (operation.get("summary") or "").replace(_model_in(path), "the model")
     pieces = path.split("/")
-    if len(pieces) > 3 and pieces[1] == "models" and "{" not in pieces[2]:
-        pieces[2] = "{model}"
+    if len(pieces) > 4 and pieces[2] == "models" and "{" not in pieces[3]:
+        pieces[3] = "{model}"
     return "/".join(pieces), about
 
 
 def _model_in(path: str) -> str:
     pieces = path.split("/")
-    return pieces[2] if len(pieces) > 3 else str(Config.model_fields["model"].default)
+    return pieces[3] if len(pieces) > 4 else str(Config.model_fields["model"].default)
 
 
 def _parameters(operation: Mapping[str, Any]) -> str:

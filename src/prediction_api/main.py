@@ -23,9 +23,20 @@ from prediction_api.online import Online
 from prediction_api.problems import add_handlers
 from prediction_api.protection import Limited
 from prediction_api.rendering import STATIC
-from prediction_api.routers import models, page, predict, predictions, probes, requests, runs
+from prediction_api.routers import (
+    lookup,
+    models,
+    page,
+    predict,
+    predictions,
+    probes,
+    problem_pages,
+    requests,
+    runs,
+)
 from prediction_api.state import State
 from prediction_api.uploads import Most, Reader
+from prediction_api.versioning import Versioned
 from prediction_api.worker import RequestWorker
 
 log = logging.getLogger(__name__)
@@ -44,13 +55,16 @@ def create_app(config: Config | None = None) -> FastAPI:
         version="1.0",
         lifespan=_lifespan,
         redirect_slashes=False,
+        generate_unique_id_function=lambda route: route.name,  # what generators name methods by
     )
     state = app.state.shared = _state(config, lambda model: _renew(app, model))
     add_handlers(app)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(config.hosts), www_redirect=False)
+    app.add_middleware(Versioned)
     app.add_middleware(Limited, config=config, metrics=state.metrics)
     for router in (
         predictions.router,
+        lookup.router,
         models.router,
         page.router,
         page.doors,
@@ -58,6 +72,7 @@ def create_app(config: Config | None = None) -> FastAPI:
         models.listing,
         probes.guarded,
         probes.router,
+        problem_pages.router,
     ):
         app.include_router(router)
     app.mount("/static", STATIC)

@@ -15,6 +15,9 @@ from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
+from prediction_api.problem_types import url_of
+from prediction_api.versioning import with_prefix
+
 log = logging.getLogger(__name__)
 
 RETRY_AFTER_SECONDS = 2
@@ -31,7 +34,7 @@ class FieldProblem(BaseModel):
 class Problem(BaseModel):
     """An answer that is no success (RFC 9457)."""
 
-    type: str = "about:blank"
+    type: str = Field("about:blank", examples=["/problems/no-prediction"])
     title: str = Field(examples=["Not Found"])
     status: int = Field(examples=[404])
     detail: str = Field(examples=["iris has no prediction for this entity"])
@@ -39,7 +42,24 @@ class Problem(BaseModel):
 
 
 class ProblemError(fastapi.HTTPException):
-    """A request that cannot be answered as it stands."""
+    """A request that cannot be answered as it stands.
+
+    Args:
+        status: of the answer.
+        detail: what is wrong, and the cure.
+        headers: of the answer.
+        kind: one of `TYPES`; by default the first there is for the status.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        detail: str,
+        headers: Mapping[str, str] | None = None,
+        kind: str | None = None,
+    ) -> None:
+        super().__init__(status, detail, headers)
+        self.kind = kind
 
 
 class UnavailableError(ProblemError):
@@ -54,9 +74,11 @@ def problem(
     detail: str,
     headers: Mapping[str, str] | None = None,
     errors: Sequence[FieldProblem] | None = None,
+    kind: str | None = None,
 ) -> Response:
     """The answer that tells of a problem."""
     told = Problem(
+        type=url_of(status, kind),
         title=HTTPStatus(status).phrase,
         status=status,
         detail=detail,
@@ -93,7 +115,9 @@ def add_handlers(app: FastAPI) -> None:
     described = app.openapi
 
     def openapi() -> dict[str, Any]:
-        told = described()
+        if app.openapi_schema is not None:
+            return app.openapi_schema
+        told = with_prefix(described())
         schemas = models_json_schema(
             [(Problem, "serialization")], ref_template="#/components/schemas/{model}"
         )[1]["$defs"]
@@ -101,6 +125,7 @@ def add_handlers(app: FastAPI) -> None:
         parts.setdefault("schemas", {}).update(schemas)
         parts["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         told["security"] = [{"key": []}]
+        app.openapi_schema = told
         return told
 
     app.openapi = openapi  # type: ignore[method-assign] # FastAPI's documented way
@@ -108,7 +133,9 @@ def add_handlers(app: FastAPI) -> None:
 
 def _http(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 # for the type checker
-    return problem(error.status_code, str(error.detail), error.headers)
+    kind = error.kind if isinstance(error, ProblemError) else "no-route"
+    kind = None if kind == "no-route" and error.status_code != HTTPStatus.NOT_FOUND else kind
+    return problem(error.status_code, str(error.detail), error.headers, kind=kind)
 
 
 def _invalid(_: Request, error: Exception) -> Response:

@@ -40,5 +40,5 @@ def status_in(state: State, row: Row) -> Status:
 def unpublished(state: State, model: str) -> ProblemError:
     """What there is to say of a model of which nothing is published."""
     if model in state.models:
-        return ProblemError(404, f"{model} has not published anything yet")
-    return ProblemError(404, f"there is no model {model}")
+        return ProblemError(404, f"{model} has not published anything yet", kind="unpublished")
+    return ProblemError(404, f"there is no model {model}", kind="unknown-model")

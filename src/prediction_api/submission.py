@@ -68,7 +68,7 @@ async def submit(request: Request, reader: Reader, sent: Sent, key: str | None =
     except (SQLAlchemyError, BatchJobsError, OSError) as error:
         raise unavailable(error) from error
     state.worker.wake()
-    url = f"/requests/{found.request_id}"
+    url = f"/v1/requests/{found.request_id}"
     return Accepted(
         id=found.request_id, model=reader.model.name, state="waiting", rows=rows, url=url
     )

@@ -4,7 +4,6 @@ import asyncio
 import re
 from datetime import UTC, datetime, timedelta
 
-import httpx
 import pytest
 
 from batch_jobs import clock
@@ -13,6 +12,7 @@ from batch_jobs.interval import Interval
 from prediction_api.client import (
     AsyncPredictionClient,
     Given,
+    MisconfiguredError,
     NoPredictionError,
     Policy,
     PredictionClient,
@@ -59,7 +59,7 @@ def test_what_is_fresh_is_given_as_such(server):
         given = client.get("orders", "a/b")
         assert (given.score, given.label, given.source) == (0.25, None, "fresh")
         assert timedelta(0) <= given.age < HOUR
-        assert given.prediction["model_version"] == "v1"
+        assert given.prediction.model_version == "v1"
         assert client.get("orders", "a/b").score == 0.25
     told = server.get("/metrics").text
     assert re.search(r'status="304"} 1\.0', told)
@@ -119,7 +119,7 @@ def test_a_wrong_request_is_an_error_whatever_the_policy(warehouse):
     with serving(settings, keys=(KEY,), hosts=("*",)) as server:
         with (
             open_client(server, default=0.5) as client,
-            pytest.raises(httpx.HTTPStatusError, match="401"),
+            pytest.raises(MisconfiguredError, match="401"),
         ):
             client.get("orders", "a/b")
         with PredictionClient(str(server.base_url), key=KEY) as client:

@@ -181,7 +181,7 @@ def test_how_a_request_ended_is_told(shop):
                     f"UPDATE requests SET state = '{state}', error = 'no <b>luck</b>', "
                     f"finished_at = created_at"
                 )
-            for path in (url, url.replace("requests", "uploads")):
+            for path in (url, url.replace("/v1/requests", "/uploads")):
                 answer = client.get(path)
                 assert answer.status_code == (200 if state == "failed" else 410)
                 assert state == "retired" or "no &lt;b&gt;luck" in answer.text or path == url

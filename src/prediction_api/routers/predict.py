@@ -27,7 +27,11 @@ def router_for(state: State) -> APIRouter:
     for path, name in state.paths("predict"):
         _add(router, path, state.models[name])
     router.add_api_route(
-        "/predict/{id}", computed, response_model=OnlinePrediction, responses=documented(404)
+        "/predict/{id}",
+        computed,
+        operation_id="computed_prediction",
+        response_model=OnlinePrediction,
+        responses=documented(404),
     )
     return router
 

@@ -54,7 +54,7 @@ async def prediction(
     if row is None:
         raise unpublished(state, model)
     if row["entity_id"] is None:
-        raise ProblemError(404, f"{model} has no prediction for this entity")
+        raise ProblemError(404, f"{model} has no prediction for this entity", kind="no-prediction")
     fresh_until = loaded_time(row["fresh_until"])
     fresh = freshness(state.models.get(model), fresh_until, clock.now())
     found = CurrentPrediction(model=model, **row, stale=fresh.stale, age_seconds=fresh.age_seconds)
@@ -70,6 +70,7 @@ async def _past(
             404,
             f"nothing is known of what {model} said of this entity then: nothing was published, or "
             f"it is older than the model keeps",
+            kind="no-prediction",
         )
     found = PastPrediction(model=model, as_of=as_of, **rows[0])
     return conditional(found, if_none_match, found.run_id, as_of, found.superseded_at)

@@ -29,11 +29,16 @@ def router_for(state: State) -> APIRouter:
     for path, name in state.paths("requests"):
         _add(router, path, state.readers[name])
     router.add_api_route(
-        "/requests/{id}", progress, response_model=ManyRows, responses=documented(404, 410)
+        "/requests/{id}",
+        progress,
+        operation_id="request_progress",
+        response_model=ManyRows,
+        responses=documented(404, 410),
     )
     router.add_api_route(
         "/requests/{id}/results.csv",
         results,
+        operation_id="request_results",
         response_class=Response,
         responses={200: {"content": {CSV: {}}}, **documented(404, 409, 410)},
     )
@@ -96,7 +101,7 @@ async def progress(
     results, rejected = await page_of(state.database, found, after, limit)
     headers = {"Cache-Control": "no-store"}
     if found.state == "done" and after + limit < found.rows.read:
-        url = f"/requests/{id}?limit={limit}&after={after + limit}"
+        url = f"/v1/requests/{id}?limit={limit}&after={after + limit}"
         headers["Link"] = f'<{url}>; rel="next"'
     told = ManyRows(**found.told(), results=results, rejected=rejected)
     return Response(told.model_dump_json(), 200, headers, JSON)

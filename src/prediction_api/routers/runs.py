@@ -60,11 +60,12 @@ async def newest_run(request: Request, model: ModelName) -> Response:
     if not rows:
         raise unpublished(state_of(request), model)
     query = f"?{request.url.query}" if request.url.query else ""
-    return RedirectResponse(f"/models/{model}/runs/{rows[0]['run_id']}/predictions{query}", 307)
+    return RedirectResponse(f"/v1/models/{model}/runs/{rows[0]['run_id']}/predictions{query}", 307)
 
 
 @router.get(
     "/models/{model}/runs/{run_id}/predictions",
+    operation_id="run_page",
     response_class=Response,
     responses={
         200: {
@@ -101,7 +102,7 @@ async def page(
         await _run(state, model, run_id)  # else it was retired meanwhile, and rows are missing
     else:
         query = f"format={format}&limit={limit}&after={quote(rows[-1]['entity_id'], safe='')}"
-        url = f"/models/{model}/runs/{run_id}/predictions?{query}"
+        url = f"/v1/models/{model}/runs/{run_id}/predictions?{query}"
         headers["Link"] = f'<{url}>; rel="next"'
     write, media_type = FORMATS[format]
     whole = {"model": model, "run_id": run_id, **run}
