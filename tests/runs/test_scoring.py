@@ -132,6 +132,24 @@ def test_a_chunk_is_staged_in_pieces_between_which_others_write(warehouse, score
     assert turns == [True] * 2 * 20
 
 
+def test_many_rows_are_sorted_before_they_are_stored(warehouse, score, monkeypatch):
+    """Where as many are expected as were published last; no row is lost, nor stored twice."""
+    stored = []
+    stage = staging.stage
+
+    def note(warehouse, part, token, chunk, scored, rejected):
+        stored.append(scored["entity_id"].to_pylist())
+        stage(warehouse, part, token, chunk, scored, rejected)
+
+    monkeypatch.setattr(staging, "stage", note)
+    monkeypatch.setattr(scoring, "expects_many", lambda *_: True)
+    monkeypatch.setattr(type(warehouse.database), "rows_to_sort", 95)
+    assert score(_model(warehouse)) == (Counts(200, 200), (0.0, 199.0))
+    assert _staged(warehouse, score.run) == [(200,)]
+    assert [len(keys) for keys in stored] == [100, 100]
+    assert all(keys == sorted(keys) for keys in stored)
+
+
 def test_an_error_of_the_reader_ends_the_part(warehouse, score):
     """A value that overflows in the middle of the answer."""
     least = f"abs(CASE WHEN n = {WRONG} THEN -9223372036854775807 - 1 ELSE CAST(n AS BIGINT) END)"
@@ -230,9 +248,9 @@ def test_a_version_is_loaded_while_many_rows_are_being_read(postgres_url, monkey
         began.set()
         return Predictor(Fitted.of(Estimator(), model.features))
 
-    def late(*arguments):
+    def late(*arguments, **options):
         assert began.wait(60)
-        yield from read(*arguments)
+        yield from read(*arguments, **options)
 
     monkeypatch.setattr(scoring, "_read", late)
     model = _model(warehouse)

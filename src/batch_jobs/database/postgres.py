@@ -94,6 +94,7 @@ class PostgreSQL:
     free_for_update = "FOR UPDATE SKIP LOCKED"
     numbers: str | None = None
     rows_at_once = 1_000_000  # a writer keeps no other one waiting
+    rows_to_sort = 0  # they go to a table that gets its index when it is full
 
     def __init__(self, url: URL) -> None:
         try:
@@ -262,7 +263,12 @@ class PostgreSQL:
         )
 
     def stream(
-        self, query: str, values: Mapping[str, Any], chunk_rows: int
+        self,
+        query: str,
+        values: Mapping[str, Any],
+        chunk_rows: int,
+        *,
+        many: bool = False,  # noqa: ARG002
     ) -> Iterator[tuple[list[str], Sequence[Any]]]:
         """Column names and columns (Arrow) of a query, chunk by chunk, all of one snapshot.
 

@@ -7,27 +7,32 @@ begin too late for that: https://docs.sqlalchemy.org/en/21/dialects/sqlite.html)
 
 from __future__ import annotations
 
+import logging
 import os
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite as sqlite_dialect
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, DisconnectionError, OperationalError
 from sqlalchemy.pool import QueuePool
 
+from batch_jobs.database import sqlite_reader
 from batch_jobs.database.connections import kept_engine, text
 from batch_jobs.database.shared_rows import SharedRows
 from batch_jobs.errors import ConfigurationError, ContractError
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+log = logging.getLogger(__name__)
 
 BUSY_TIMEOUT_MS = 30_000
 KEPT = 1  # connections of a process that write, and as many that read
@@ -37,6 +42,17 @@ SHORT_NAP = 0.025  # what it sleeps at a time when it has waited for a tenth of 
 DAMAGED = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 # Keys that come in random order touch the whole index: 64 MB of it halve the time of a million.
 CACHE_KB = 64_000
+
+
+# Queries that another process does not read as sqlite3 does.
+_unsuited: set[tuple[Path, str]] = set()
+POSITIONAL = sqlite_dialect(paramstyle="qmark")
+
+
+class ReadAgainError(sqlite3.OperationalError):
+    """What was read in part cannot be read to its end like that; it is as if the file were busy."""
+
+    sqlite_errorcode = sqlite3.SQLITE_BUSY
 
 
 class SQLite:
@@ -57,6 +73,9 @@ class SQLite:
     # Texts that sort as times do: like those of :start, or with a Z.
     _sorting = "GLOB '[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]T[0-9][0-9]:[0-9][0-9]:[0-9][0-9]*'"
     rows_at_once = 12_500  # of keys in random order: a third of a second in a table of millions
+    # Of many rows, so many are sorted before they are stored, for then each transaction writes to
+    # neighbouring pages of the index and not to all; in memory they take 60 bytes each and the key.
+    rows_to_sort = 250_000
 
     def __init__(self, url: URL) -> None:
         if not url.database or url.database == ":memory:":
@@ -223,15 +242,37 @@ class SQLite:
         """Let one transaction at a time publish a model: BEGIN IMMEDIATE has seen to that."""
 
     def stream(
-        self, query: str, values: Mapping[str, Any], chunk_rows: int
+        self, query: str, values: Mapping[str, Any], chunk_rows: int, *, many: bool = False
     ) -> Iterator[tuple[list[str], Sequence[Any]]]:
         """Column names and columns of a query, chunk by chunk, all of one snapshot.
 
         A column is an Arrow array, or the list of its values where SQLite holds mixed types.
 
+        Args:
+            query: of the source.
+            values: of its parameters.
+            chunk_rows: rows of a chunk.
+            many: whether so many rows are expected that it is worth to read them by a process of
+                its own.
+
         Raises:
             ContractError: the query does not compile, or a value of the source ends it.
+            ReadAgainError: of many rows, after some were read: begin again.
         """
+        if many and self.reads_apart(query):
+            some = False
+            try:
+                for batch in self._read_apart(query, values, chunk_rows):
+                    yield batch.schema.names, batch.columns
+                    some = True
+            except sqlite_reader.UnsuitedError as error:
+                log.info("the source is read the plain way, which is slower: %s", error)
+                _unsuited.add((self._path, query))
+                if some:
+                    raise ReadAgainError(str(error)) from error
+            else:
+                if some:
+                    return
         with self.source.begin() as connection, _told_of_the_source():
             result = connection.execution_options(stream_results=True).execute(text(query), values)
             names, cursor = list(result.keys()), result.cursor
@@ -240,6 +281,21 @@ class SQLite:
                 columns = zip(*rows, strict=True) if rows else [()] * len(names)
                 yield names, [_arrow(column) for column in columns]
                 first = False
+
+    def reads_apart(self, query: str) -> bool:
+        """Whether another process reads the query as sqlite3 does, as far as is known."""
+        return (self._path, query) not in _unsuited
+
+    def _read_apart(
+        self, query: str, values: Mapping[str, Any], chunk_rows: int
+    ) -> Iterator[pa.RecordBatch]:
+        compiled = text(query).compile(dialect=POSITIONAL)
+        given = [values[name] for name in compiled.positiontup or ()]
+        database = self._only_read(self._source or self._path)
+        with closing(
+            sqlite_reader.batches(database, compiled.string, given, chunk_rows)
+        ) as batches:
+            yield from batches
 
     def insert(self, connection: Connection, table: str, rows: pa.Table) -> None:
         """Append rows to a table inside the caller's transaction.

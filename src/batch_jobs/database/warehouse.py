@@ -128,9 +128,12 @@ class Warehouse:
             raise ContractError(subject, [str(error)]) from error
 
     def stream(
-        self, query: str, values: Mapping[str, Any], chunk_rows: int
+        self, query: str, values: Mapping[str, Any], chunk_rows: int, *, many: bool = False
     ) -> Generator[pd.DataFrame]:
         """The rows of a query in chunks, all from one snapshot.
+
+        Where `many` are expected, the caller must be repeatable: what SQLite cannot go on with, it
+        begins again.
 
         A query without rows gives one empty frame, so that its columns are known. Numbers, text
         and times come as Arrow has them (float64, int64, `str`, datetime64[UTC]); a column of
@@ -138,7 +141,7 @@ class Warehouse:
         """
         import pandas as pd
 
-        for names, columns in self.database.stream(query, values, chunk_rows):
+        for names, columns in self.database.stream(query, values, chunk_rows, many=many):
             frame = _frame(columns)
             frame.columns = pd.Index(names)
             yield frame

@@ -112,6 +112,16 @@ def _is_large(connection: Connection, wanted: Claim) -> bool:
     return wanted.mode == "replace" and (served is None or served.rows_scored >= LARGE)
 
 
+@repeatable
+def expects_many(warehouse: Warehouse, run: Run) -> bool:
+    """Whether the newest run that is published had so many rows that another has as many."""
+    with warehouse.read() as connection:
+        rows = connection.scalar(
+            text("SELECT row_count FROM serving_status WHERE model = :model"), {"model": run.model}
+        )
+    return rows is not None and rows >= LARGE
+
+
 def _open_run(
     warehouse: Warehouse,
     connection: Connection,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
@@ -24,6 +24,7 @@ from batch_jobs.failpoints import failpoint
 from batch_jobs.interval import Interval
 from batch_jobs.model import BatchModel
 from batch_jobs.runs import staging
+from batch_jobs.runs.claims import expects_many
 from batch_jobs.runs.ledger import Part, Run
 from batch_jobs.scoring.contract import CURE_OF_DUPLICATES
 from batch_jobs.scoring.counts import Counts, Progress
@@ -70,25 +71,33 @@ def score_part(
     counts, lows, highs = Counts(), [], []
     predictor: Predictor | None = None
     with ThreadPoolExecutor(1, "stage") as writer:
-        has_many = run.has_own_table
+        most = warehouse.database.rows_to_sort
+        has_many = run.has_own_table or (most > 0 and expects_many(warehouse, run))
+        most = most if has_many else 0
         loading = writer.submit(load) if has_many else None
         staged: Future[None] | None = None
         numbers = count()
-        for chunk in _ahead(_read(warehouse, model, run, part), model.chunk_rows):
+        held: list[Predicted] = []
+        rows = _read(warehouse, model, run, part, many=has_many)
+        for chunk in _ahead(rows, model.chunk_rows):
             failpoint("score.before_chunk")
             if predictor is None and len(chunk):
                 predictor = loading.result() if loading else load()
             predicted = predict_chunk(model, predictor, run.interval, chunk)
-            if staged is not None:
-                staged.result()
-                failpoint("score.chunk_staged")
-            stage = partial(_stage, warehouse, part, token, numbers, predicted)
-            if len(chunk) < model.chunk_rows:  # the last: there is nothing to overlap with
-                staged = None
-                stage()
-                failpoint("score.chunk_staged")
-            else:
-                staged = writer.submit(stage)
+            held.append(predicted)
+            is_last = len(chunk) < model.chunk_rows
+            if is_last or sum(each.counts.read for each in held) >= most:
+                if staged is not None:
+                    staged.result()
+                    failpoint("score.chunk_staged")
+                stage = partial(_stage, warehouse, part, token, numbers, held)
+                held = []
+                if is_last:  # there is nothing to overlap with
+                    staged = None
+                    stage()
+                    failpoint("score.chunk_staged")
+                else:
+                    staged = writer.submit(stage)
             counts += predicted.counts
             if predicted.scores is not None:
                 lows.append(predicted.scores[0])
@@ -98,20 +107,32 @@ def score_part(
         if staged is not None:
             staged.result()
             failpoint("score.chunk_staged")
+        if held:
+            _stage(warehouse, part, token, numbers, held)
+            failpoint("score.chunk_staged")
     return counts, (min(lows), max(highs)) if lows else None
 
 
 def _stage(
-    warehouse: Warehouse, part: Part, token: str, numbers: Iterator[int], predicted: Predicted
+    warehouse: Warehouse,
+    part: Part,
+    token: str,
+    numbers: Iterator[int],
+    chunks: Sequence[Predicted],
 ) -> None:
-    """Stage a chunk in as many transactions as keep no other writer waiting for long."""
+    """Stage chunks in as many transactions as keep no other writer waiting for long."""
+    import pyarrow as pa
+
+    table = pa.concat_tables([chunk.scored for chunk in chunks], promote_options="permissive")
+    rejects = [reject for chunk in chunks for reject in chunk.rejected]
     most = warehouse.database.rows_at_once
-    rows = max(predicted.scored.num_rows, len(predicted.rejected), 1)
+    if len(chunks) > 1:
+        table, most = table.sort_by("entity_id"), most * len(chunks)
+    rows = max(table.num_rows, len(rejects), 1)
     for first in range(0, rows, most):
         if first:
             warehouse.database.give_way(briefly=True)
-        scored = predicted.scored.slice(first, most)
-        rejected = predicted.rejected[first : first + most]
+        scored, rejected = table.slice(first, most), rejects[first : first + most]
         staging.stage(warehouse, part, token, next(numbers), scored, rejected)
 
 
@@ -142,7 +163,9 @@ def _ahead(chunks: Generator[pd.DataFrame], full: int) -> Generator[pd.DataFrame
             reader.submit(chunks.close).result()
 
 
-def _read(warehouse: Warehouse, model: BatchModel, run: Run, part: Part) -> Generator[pd.DataFrame]:
+def _read(
+    warehouse: Warehouse, model: BatchModel, run: Run, part: Part, *, many: bool
+) -> Generator[pd.DataFrame]:
     query, values = model.features_query, dict(bounds(run.interval))
     wanted = {}
     if part.key_from is not None:
@@ -155,7 +178,7 @@ def _read(warehouse: Warehouse, model: BatchModel, run: Run, part: Part) -> Gene
         condition = " AND ".join(sql for _, sql in wanted.values())
         query = f"SELECT * FROM (\n{query}\n) AS f WHERE {condition}"  # noqa: S608
         values |= {name: key for name, (key, _) in wanted.items()}
-    yield from warehouse.stream(query, values, model.chunk_rows)
+    yield from warehouse.stream(query, values, model.chunk_rows, many=many)
 
 
 @repeatable
