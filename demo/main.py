@@ -43,6 +43,7 @@ from demo.local import (
     one_line,
     require_free,
 )
+from demo.watch import LocalWatch
 
 MODEL = "flight_delay"
 TRAIN, PREDICT = f"train_{MODEL}", f"predict_{MODEL}"
@@ -252,10 +253,12 @@ With SQL      {shlex.join([sys.executable, "-c", code])}""")
             command = shlex.join([Path(sqlite3).name, "-readonly", str(self._file)])
             self._screen.say(f"or            {command} '{query}'")
 
-    def stay(self, api: LocalApi) -> None:
+    def stay(self, api: LocalApi, watch: LocalWatch) -> None:
         """Tell of every interval that is published, until a signal comes."""
+        watch.start()
         self._screen.say(f"""\
 Airflow       {self._airflow.url}  user {ADMIN}  password {self._airflow.password}
+Watch         hears what is silent, and tells it in {watch.log} and in Slack if that is set
 Logs          {self._airflow.logs}
 
 Stays up and publishes every ten minutes; Ctrl-C stops it.""")
@@ -264,6 +267,9 @@ Stays up and publishes every ten minutes; Ctrl-C stops it.""")
         while True:
             self._airflow.require_alive()
             api.ready()
+            if watch.has_ended() and "watch" not in warned:
+                warned.add("watch")
+                self._screen.say(f"the watch ended; see {watch.log}")
             for new in self._query(
                 "SELECT * FROM prediction_runs WHERE model = :model AND run_id > :told"
                 " AND state = 'published' ORDER BY run_id",
@@ -466,6 +472,7 @@ def main(words: Sequence[str] | None = None) -> int:
     arguments, screen = _arguments(words), Screen()
     airflow = LocalAirflow(port=arguments.port)
     api = LocalApi(arguments.api_port, airflow.environment(), airflow.logs / "api.log")
+    watch = LocalWatch(airflow, api.url, airflow.logs / "watch.log")
     up = False
     _stop_on_signals()
     try:
@@ -484,8 +491,9 @@ def main(words: Sequence[str] | None = None) -> int:
             screen.say(f"Ready after {screen.total():.0f} s.")
             up = True
             if not arguments.once:
-                demo.stay(api)
+                demo.stay(api, watch)
         finally:
+            watch.stop()
             api.stop()
             airflow.stop()
     except KeyboardInterrupt:

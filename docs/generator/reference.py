@@ -16,7 +16,7 @@ from batch_jobs import errors as errors_
 from batch_jobs.cli.main import app
 from batch_jobs.model import BatchModel, Category, Gate, Limits, Number
 from batch_jobs.monitor import Monitor
-from batch_jobs.settings import Settings
+from batch_jobs.settings import Settings, WatchSettings
 from docs.generator.text import REQUIRED, attributes, code, default, table
 from prediction_api.config import Config
 
@@ -73,6 +73,11 @@ def run_commands(root: Path) -> str:
 def settings() -> str:
     """The variables of the library and its command line."""
     return _variables("BATCH_JOBS_", Settings)
+
+
+def watch_settings() -> str:
+    """The variables of the watch."""
+    return _variables("BATCH_JOBS_", WatchSettings)
 
 
 def api_settings() -> str:

@@ -23,6 +23,7 @@ def blocks(root: Path) -> dict[str, Callable[[], str]]:
         "run-commands": lambda: reference.run_commands(root),
         "settings": reference.settings,
         "api-settings": reference.api_settings,
+        "watch-settings": reference.watch_settings,
         "model-fields": reference.model_fields,
         "gate-fields": reference.gate_fields,
         "limits-fields": reference.limits_fields,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field
 
@@ -12,6 +13,7 @@ from batch_jobs.model import BatchModel
 BUNDLED_MODELS = "batch_jobs.models"
 HASH_ONLY = "hash-only"
 LIBRARY_POLICIES = ("same", "golden")
+_ADDRESS = re.compile(r"https?://[^\s/?#]+\S*", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,69 @@ class Settings:
             commit=environ.get("BATCH_JOBS_COMMIT") or None,
             model_cache=environ.get("BATCH_JOBS_MODEL_CACHE") or _default_cache(store, environ),
         )
+
+
+@dataclass(frozen=True)
+class WatchSettings:
+    """Whom the watch asks beside the warehouse, and whom it tells that it lives.
+
+    Attributes:
+        airflow_url: where Airflow's UI and REST API are, such as `https://airflow.example.com`;
+            None asks nothing of Airflow.
+        airflow_user: as whom to ask; one that may read DAGs, runs and import errors.
+        airflow_password: of that user.
+        airflow_token: a token of Airflow's REST API, instead of user and password.
+        airflow_metrics: an address of Airflow's own numbers in Prometheus's format, if it has one.
+        api_url: where the prediction API is; None asks nothing of it.
+        api_key: one of its keys, if it has any.
+        ping_url: a dead man's switch, such as a check of Healthchecks: asked after each good look,
+            and with `/fail` at its end after one that could not do its work. It is a secret.
+    """
+
+    airflow_url: str | None = None
+    airflow_user: str | None = None
+    airflow_password: str | None = field(default=None, repr=False)
+    airflow_token: str | None = field(default=None, repr=False)
+    airflow_metrics: str | None = None
+    api_url: str | None = None
+    api_key: str | None = field(default=None, repr=False)
+    ping_url: str | None = field(default=None, repr=False)
+
+    @classmethod
+    def from_environ(
+        cls, environ: Mapping[str, str] = os.environ, **given: str | None
+    ) -> WatchSettings:
+        """Read `BATCH_JOBS_AIRFLOW_URL` and so on; what is given wins.
+
+        Raises:
+            ConfigurationError: an address is none; all of them are named at once.
+        """
+        found = cls(
+            airflow_url=given.get("airflow_url") or environ.get("BATCH_JOBS_AIRFLOW_URL") or None,
+            airflow_user=environ.get("BATCH_JOBS_AIRFLOW_USER") or None,
+            airflow_password=environ.get("BATCH_JOBS_AIRFLOW_PASSWORD") or None,
+            airflow_token=environ.get("BATCH_JOBS_AIRFLOW_TOKEN") or None,
+            airflow_metrics=environ.get("BATCH_JOBS_AIRFLOW_METRICS") or None,
+            api_url=given.get("api_url") or environ.get("BATCH_JOBS_API_URL") or None,
+            api_key=environ.get("BATCH_JOBS_API_KEY") or None,
+            ping_url=given.get("ping_url") or environ.get("BATCH_JOBS_PING_URL") or None,
+        )
+        odd = [
+            f"BATCH_JOBS_{name.upper()}"
+            for name in ("airflow_url", "airflow_metrics", "api_url", "ping_url")
+            if not _ADDRESS.fullmatch(getattr(found, name) or "http://unset")
+        ]
+        if odd:  # without its value: an address may hold a secret
+            raise ConfigurationError(
+                f"{' and '.join(odd)} must be an address such as http://127.0.0.1:8080"
+            )
+        return found
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What no message, log or sign of life may hold."""
+        parts = (self.airflow_password, self.airflow_token, self.api_key, self.ping_url)
+        return tuple(part for part in parts if part)
 
 
 def is_url(store: str) -> bool:

@@ -263,11 +263,22 @@ class ManyRows(_Answer):
     rejected: list[RowReject]
 
 
+class SignOfLife(_Answer):
+    """When the watch, which tells people what is overdue or has stopped, was heard of last."""
+
+    host: str
+    seen_at: datetime
+    age_seconds: int
+    silent: bool = Field(description="Whether it has missed several looks, so that it may be dead.")
+    problems: int = Field(description="How many it found.")
+
+
 class Readiness(_Answer):
-    """Whether the server can answer, and how fresh that would be."""
+    """Whether the server can answer, how fresh that would be, and whether somebody watches."""
 
     ready: bool
     models: list[Status]
+    watch: SignOfLife | None = Field(default=None, description="Null if none ever ran.")
 
 
 class Health(_Answer):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from batch_jobs import clock
 from batch_jobs.database.transactions import loaded_time
 from prediction_api.database import Row, Statement
 from prediction_api.freshness import freshness
-from prediction_api.problems import ProblemError
-from prediction_api.schemas import Status
+from prediction_api.problems import ProblemError, UnavailableError
+from prediction_api.schemas import SignOfLife, Status
 from prediction_api.state import State
 
 STATUS = Statement(
@@ -23,6 +25,33 @@ STATUS_OF = Statement(
     FROM serving_status WHERE model = :model""",
     point=True,
 )
+
+
+WATCH = Statement(
+    """
+    SELECT host, seen_at, every_seconds, problems FROM signs_of_life
+    WHERE name = 'watch' ORDER BY seen_at DESC LIMIT 1""",
+    point=True,
+)
+MISSED_LOOKS = 3
+BY_CRON_SECONDS = 300  # between two looks, where the watch does not know it
+
+
+async def watched(state: State) -> SignOfLife | None:
+    """When the watch was heard of last; None if it never was, or an older warehouse cannot tell."""
+    with suppress(UnavailableError):
+        for row in await state.database.fetch(WATCH):
+            seen_at = loaded_time(row["seen_at"])
+            age = max(0, int((clock.now() - seen_at).total_seconds()))
+            silent = age > MISSED_LOOKS * (row["every_seconds"] or BY_CRON_SECONDS) + 60
+            return SignOfLife(
+                host=row["host"],
+                seen_at=seen_at,
+                age_seconds=age,
+                silent=silent,
+                problems=row["problems"],
+            )
+    return None
 
 
 async def statuses(state: State) -> list[Status]:

@@ -30,8 +30,8 @@ def rows_read_before(warehouse: Warehouse, run: Run, runs: int) -> list[int]:
 
 
 @repeatable
-def volumes(warehouse: Warehouse, run: Run, since: datetime) -> list[Volume]:
-    """What was read for the published intervals that start from a moment on and before this run's.
+def volumes(warehouse: Warehouse, model: str, before: datetime, since: datetime) -> list[Volume]:
+    """What was read for the published intervals that start before a moment and from another one on.
 
     They come in the order of their starts, and may be of any length.
     """
@@ -40,9 +40,9 @@ def volumes(warehouse: Warehouse, run: Run, since: datetime) -> list[Volume]:
             text(f"""
                 SELECT interval_start, interval_end, rows_read FROM prediction_runs
                 WHERE model = :model AND {COVERS}
-                  AND interval_start >= :since AND interval_start < :start
+                  AND interval_start >= :since AND interval_start < :before
                 ORDER BY interval_start, interval_end"""),  # noqa: S608
-            {**span(run.model, run.interval), "since": stored_time(since)},
+            {"model": model, "since": stored_time(since), "before": stored_time(before)},
         ).all()
     return [Volume(loaded_time(start), loaded_time(end), rows) for start, end, rows in found]
 

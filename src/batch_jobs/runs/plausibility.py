@@ -47,11 +47,13 @@ def require_plausible(
         found.append(circuit_breaker.odd_population(limits, counts.read, earlier))
     elif counts.read:
         if counts.read >= circuit_breaker.MANY:
-            volumes = coverage.volumes(warehouse, run, run.interval.start - RECENT)
+            volumes = coverage.volumes(
+                warehouse, run.model, run.interval.start, run.interval.start - RECENT
+            )
             most = circuit_breaker.fullest(volumes, run.interval.end - run.interval.start)
             found.append(circuit_breaker.surge(limits, counts.read, most))
     else:
-        found.append(_silence(warehouse, model, run, trained))
+        found.append(silence(warehouse, model, run.interval, trained))
     problems = [problem for problem in found if problem]
     if not problems:
         return
@@ -67,13 +69,24 @@ def require_plausible(
     )
 
 
-def _silence(
-    warehouse: Warehouse, model: BatchModel, run: Run, trained: Callable[[], BatchModel]
+def silence(
+    warehouse: Warehouse,
+    model: BatchModel,
+    interval: Interval,
+    trained: Callable[[], BatchModel],
 ) -> str | None:
-    """What is wrong with an interval without rows, if the source seems to be dead."""
-    end, period = run.interval.end, period_at(model.schedule, run.interval.start)
+    """What is wrong with an interval without rows, if the source seems to be dead.
+
+    Args:
+        warehouse: with the ledger and the source.
+        model: in `merge` mode, as its file is.
+        interval: without rows, or not published.
+        trained: the model as its version was trained, whose query reads the source.
+    """
+    start, end = interval.start, interval.end
+    period = period_at(model.schedule, start)
     for recent in (LAST_NIGHTS, RECENT):
-        volumes = coverage.volumes(warehouse, run, run.interval.start - recent)
+        volumes = coverage.volumes(warehouse, model.name, start, start - recent)
         last = max((volume.end for volume in volumes if volume.rows), default=None)
         rest = max(period, 2 * circuit_breaker.longest_silence(volumes))
         if last and model.limits.silence is None and end - last <= rest:

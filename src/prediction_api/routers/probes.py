@@ -12,7 +12,7 @@ from prediction_api.problems import UnavailableError, documented
 from prediction_api.routing import GuardedRoute
 from prediction_api.schemas import Health, Readiness
 from prediction_api.state import state_of
-from prediction_api.status import statuses
+from prediction_api.status import statuses, watched
 
 AT_ONCE_SECONDS = 1.0
 OPEN: dict[str, Any] = {"security": []}  # who probes has no key
@@ -29,7 +29,8 @@ async def healthz() -> Health:
 @router.get("/readyz", responses=documented(), openapi_extra=OPEN)
 async def readyz(request: Request) -> Readiness:
     """The warehouse answers. What is stale is told, and still served: it is the last good."""
-    return Readiness(ready=True, models=await statuses(state_of(request)))
+    state = state_of(request)
+    return Readiness(ready=True, models=await statuses(state), watch=await watched(state))
 
 
 @guarded.get("/metrics", response_class=Response, responses=documented())

@@ -183,6 +183,18 @@ COMMENT ON COLUMN incidents.resolved_at IS 'when it was over; NULL while it last
 
 -- == the watch ==
 
+-- readers: who watches, and when it was heard of last: one row for each host on which one does.
+CREATE TABLE signs_of_life (
+  name text NOT NULL,  -- what it is: `watch`
+  host text NOT NULL,  -- of the machine on which it runs
+  seen_at timestamptz NOT NULL,  -- when it began to look last
+  every_seconds integer,  -- until its next look; NULL if cron decides
+  problems integer NOT NULL DEFAULT 0,  -- how many it found
+  failed text,  -- what it could not do at its last look; NULL if it could do all
+  memory json NOT NULL DEFAULT '{}',  -- from one look to the next
+  PRIMARY KEY (name, host)
+);
+
 -- == end of the watch ==
 
 -- == the prediction API ==

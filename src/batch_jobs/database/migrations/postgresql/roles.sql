@@ -43,6 +43,10 @@ GRANT SELECT ON
   serving.incidents
 TO batch_jobs_reader, batch_jobs_requester;
 
+-- The watch writes as one of the writers; everybody may see when it was heard of last.
+GRANT SELECT ON serving.signs_of_life TO batch_jobs_reader, batch_jobs_requester;
+GRANT INSERT, UPDATE, DELETE ON serving.signs_of_life TO batch_jobs_writer;
+
 -- Requesters: readers who also ask for predictions. What was answered, nobody changes; a request is
 -- added as one that waits, since neither its state nor who works on it can be given.
 GRANT SELECT, INSERT ON serving.online_predictions TO batch_jobs_requester;

@@ -183,6 +183,18 @@ CREATE VIEW incidents (
 
 -- == the watch ==
 
+-- readers: who watches, and when it was heard of last: one row for each host on which one does.
+CREATE TABLE signs_of_life (
+  name TEXT NOT NULL,  -- what it is: `watch`
+  host TEXT NOT NULL,  -- of the machine on which it runs
+  seen_at TEXT NOT NULL,  -- when it began to look last, UTC
+  every_seconds INTEGER,  -- until its next look; NULL if cron decides
+  problems INTEGER NOT NULL DEFAULT 0,  -- how many it found
+  failed TEXT,  -- what it could not do at its last look; NULL if it could do all
+  memory TEXT NOT NULL DEFAULT '{}' CHECK (json_valid(memory)),  -- from one look to the next
+  PRIMARY KEY (name, host)
+) WITHOUT ROWID, STRICT;
+
 -- == end of the watch ==
 
 -- == the prediction API ==

@@ -1,0 +1,30 @@
+"""How the watch puts things."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+GIB = 1024**3
+
+
+def length(span: timedelta) -> str:
+    """A span in the two units that matter, rounded down."""
+    seconds = max(0, int(span.total_seconds()))
+    if seconds < 120:
+        return f"{seconds} s"
+    minutes = seconds // 60
+    if minutes < 60:
+        return f"{minutes} min"
+    if minutes < 48 * 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes // (24 * 60)} days"
+
+
+def moment(time: datetime) -> str:
+    """A time, to the minute."""
+    return f"{time.astimezone(UTC):%d %b %H:%M} UTC"
+
+
+def size(count: int) -> str:
+    """Bytes, for a person."""
+    return f"{count / GIB:.1f} GiB" if count >= GIB else f"{count / 1024**2:.0f} MiB"
