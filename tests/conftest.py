@@ -59,8 +59,8 @@ TRAINED = OPENED + timedelta(days=20)
 # `./run test --fast` leaves out the rooms that start an Airflow, a server or many processes, the
 # files that live through weeks, compile or measure, and whatever needs PostgreSQL, S3 or a browser.
 FAST = {
-    *("alerts", "api", "cli", "database", "evaluation", "project", "registry", "reports"),
-    *("requests", "runs", "samples", "scoring", "training", "words"),
+    *("alerts", "api", "cli", "database", "evaluation", "monitoring", "project"),
+    *("registry", "reports", "requests", "runs", "samples", "scoring", "training", "words"),
 }
 SLOW = {"airflow", "backtest", "benchmarks", "demo", "docs", "faults", "packaging", "support"}
 SLOW_FILES = {

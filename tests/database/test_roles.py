@@ -29,7 +29,9 @@ VIEWS = {
     *("current_predictions", "serving_status", "prediction_history", "predictions"),
     *("read_contract", "model_drift", "incidents"),
 }
-CONTRACT = VIEWS | {"prediction_runs", "rejected_rows", "model_versions", "promotions"}
+CONTRACT = VIEWS | {
+    *("prediction_runs", "rejected_rows", "model_versions", "promotions", "signs_of_life"),
+}
 INTERNAL = {
     *("schema_version", "fences", "run_parts", "shared_predictions", "run_predictions"),
     "served_predictions",
@@ -224,7 +226,7 @@ def reader(owned, login, tmp_path, monkeypatch):
 def test_a_reader_reads_the_contract(reader, owned):
     """Also what a writer has just put into a table of its own, through views of the owner."""
     with psycopg.connect(reader.replace("+psycopg", ""), autocommit=True) as connection:
-        empty = {"rejected_rows", "model_drift", "incidents"}
+        empty = {"rejected_rows", "model_drift", "incidents", "signs_of_life"}
         for name in CONTRACT:
             rows = connection.execute(f"SELECT * FROM serving.{name}").fetchall()
             assert bool(rows) == (name not in empty), name

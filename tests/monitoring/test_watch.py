@@ -1,39 +1,23 @@
 """The watch hears what is silent, by its root, once, and hears when it is over."""
 
 import copy
-import json
-import os
-import shutil
-import signal
 import sqlite3
-import time
 from contextlib import closing, contextmanager
-from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from sqlalchemy import text
 
 from batch_jobs import clock
-from batch_jobs.alerts.problems import Problem
 from batch_jobs.database.transactions import stored_time
-from batch_jobs.database.warehouse import Warehouse
-from batch_jobs.errors import ConfigurationError
 from batch_jobs.monitoring.telling import IncidentTeller
 from batch_jobs.monitoring.watch import SURE_AFTER, Watch
-from batch_jobs.monitoring.watching import facts as found_out
-from batch_jobs.monitoring.watching import of_machines, signs
-from batch_jobs.monitoring.watching.facts import Disk, Facts, Service
-from batch_jobs.monitoring.watching.judgement import DETECTORS, Detector, judge
-from batch_jobs.monitoring.watching.questions import UnansweredError, ask
 from batch_jobs.registry import champions, versions
 from batch_jobs.registry.versions import ModelVersion
 from batch_jobs.settings import Settings, WatchSettings
-from tests.support.airflow_rest import PASSWORD, RECORDED, TOKEN, USER, answering
-from tests.support.attempts import MIDNIGHT, ask as rows
-from tests.support.attempts import claim, publish, span, tick
+from tests.support.airflow_rest import PASSWORD, RECORDED, USER, answering
+from tests.support.attempts import MIDNIGHT, claim, publish, tick
 
 MINUTE = timedelta(minutes=1)
 GATE = {"promote": True, "reasons": ["shown to be no worse"], "champion": None}
@@ -56,14 +40,7 @@ def rest():
 def site(warehouse, rest, tmp_path):
     """A deployment in which `orders` has a champion and is published up to now."""
     register(warehouse, "v1", MIDNIGHT)
-    champions.promote(
-        warehouse,
-        versions.find_version(warehouse, "orders", "v1"),
-        expected=None,
-        action="promote",
-        actor="tests",
-        reason="to begin with",
-    )
+    promote(warehouse, "v1", MIDNIGHT)
     for number in range(SERVED):
         publish(warehouse, tick(number), {"a": 0.5})
     return settle(warehouse, rest, tmp_path)
@@ -92,13 +69,27 @@ def register(warehouse, version, as_of, gate=GATE, created_at=None, model="order
         versions.register(warehouse, made)
 
 
+def promote(warehouse, version, now):
+    """Let a version of `orders` serve from a moment on."""
+    serving = champions.champion(warehouse, "orders")
+    with clock.set_to(now):
+        champions.promote(
+            warehouse,
+            versions.find_version(warehouse, "orders", version),
+            expected=serving and serving.version,
+            action="promote",
+            actor="tests",
+            reason="better",
+        )
+
+
 def look(site, now):
     """What is open after two looks at a moment, which are what it takes to be sure."""
     for moment in (now, now + SURE_AFTER):
         with clock.set_to(moment):
             found = site.watch.look()
     assert found.failed == []
-    return {key for key in site.teller.open()}
+    return set(site.teller.open())
 
 
 def test_what_works_is_not_told_of(site):
@@ -115,40 +106,36 @@ def test_a_silent_model_is_heard_of_once_the_interval_after_is_due_too(site):
     assert look(site, NOON + timedelta(minutes=23)) == set()
 
 
-def stopped(process):
+def _stopped(process):
     def change(rest):
         rest.health[process]["status"] = "unhealthy"
 
     return change
 
 
-def paused(dag_id):
+def _paused(dag_id):
     def change(rest):
         rest.dags[dag_id]["is_paused"] = True
 
     return change
 
 
-def gone(dag_id):
+def _gone(dag_id):
     def change(rest):
         del rest.dags[dag_id]
 
     return change
 
 
-def broken(rest):
+def _broken(rest):
     rest.import_errors = copy.deepcopy(RECORDED["import_errors"]["import_errors"])
 
 
-def refused(rest):
-    rest.dags = None  # which is no answer that anybody understands
-
-
-def away(rest):
+def _away(rest):
     rest.mode = "login"
 
 
-def hanging(rest):
+def _hanging(rest):
     [run] = copy.deepcopy(RECORDED["running"]["dag_runs"])[:1]
     run |= {"dag_id": "predict_orders", "start_date": MIDNIGHT.isoformat()}
     rest.runs = [run]
@@ -158,16 +145,16 @@ def hanging(rest):
 @pytest.mark.parametrize(
     ("change", "cause"),
     [
-        (stopped("scheduler"), (None, "airflow-scheduler")),
-        (stopped("dag_processor"), (None, "airflow-dag-processor")),
-        (stopped("triggerer"), (None, "airflow-triggerer")),
-        (stopped("metadatabase"), (None, "airflow-metadatabase")),
-        (away, (None, "airflow-away")),
-        (broken, (None, "dag-file/zz_broken.py")),
-        (paused("predict_orders"), ("orders", "dag-paused/predict")),
-        (paused("train_orders"), ("orders", "dag-paused/train")),
-        (gone("predict_orders"), ("orders", "dag-missing/predict")),
-        (hanging, ("orders", "run-hangs/predict")),
+        (_stopped("scheduler"), (None, "airflow-scheduler")),
+        (_stopped("dag_processor"), (None, "airflow-dag-processor")),
+        (_stopped("triggerer"), (None, "airflow-triggerer")),
+        (_stopped("metadatabase"), (None, "airflow-metadatabase")),
+        (_away, (None, "airflow-away")),
+        (_broken, (None, "dag-file/zz_broken.py")),
+        (_paused("predict_orders"), ("orders", "dag-paused/predict")),
+        (_paused("train_orders"), ("orders", "dag-paused/train")),
+        (_gone("predict_orders"), ("orders", "dag-missing/predict")),
+        (_hanging, ("orders", "run-hangs/predict")),
     ],
 )
 def test_each_silence_of_airflow_is_one_incident_by_its_root(site, change, cause):
@@ -209,20 +196,8 @@ def test_a_person_is_reminded_and_told_when_their_time_is_over(site, monkeypatch
     asked_of(site, "expired", NOON)
     assert look(site, NOON + timedelta(minutes=61)) == {("orders", "approval")}
     register(site.warehouse, "v2", NOON)
-    promote(site, "v2", NOON + timedelta(minutes=62))
+    promote(site.warehouse, "v2", NOON + timedelta(minutes=62))
     assert look(site, NOON + timedelta(minutes=63)) == set()
-
-
-def promote(site, version, now):
-    with clock.set_to(now):
-        champions.promote(
-            site.warehouse,
-            versions.find_version(site.warehouse, "orders", version),
-            expected=champions.champion(site.warehouse, "orders").version,
-            action="promote",
-            actor="tests",
-            reason="better",
-        )
 
 
 def approving(monkeypatch, patience):
@@ -250,7 +225,7 @@ def test_trainings_that_do_not_come_or_are_refused_are_told(site):
     later = monday + timedelta(days=7, hours=1)
     assert look(site, later) == silent | {("orders", "gate-refuses")}
     register(site.warehouse, "v4", monday + timedelta(days=8))
-    promote(site, "v4", later + timedelta(days=1))
+    promote(site.warehouse, "v4", later + timedelta(days=1))
     assert look(site, later + timedelta(days=1)) == silent
 
 
@@ -283,38 +258,22 @@ def test_a_model_without_a_champion_or_that_never_ran_is_told(warehouse, rest, t
     """While it is trained it has its time; a paused model that never ran is nobody's concern."""
     site = settle(warehouse, rest, tmp_path)
     site.rest.runs = [
-        {**RECORDED["running"]["dag_runs"][0], "dag_id": "train_orders", "start_date": stored(0)}
+        {**RECORDED["running"]["dag_runs"][0], "dag_id": "train_orders", "start_date": _stored(0)}
     ]
     assert look(site, MIDNIGHT) == set()
     site.rest.runs = []
     assert look(site, MIDNIGHT + MINUTE) == {("orders", "no-champion")}
     register(warehouse, "v1", MIDNIGHT)
-    champions.promote(
-        warehouse,
-        versions.find_version(warehouse, "orders", "v1"),
-        expected=None,
-        action="promote",
-        actor="tests",
-        reason="to begin with",
-    )
-    with warehouse.write() as connection:
-        allowed = text("DROP TRIGGER IF EXISTS promotions_keep_update")
-        if warehouse.database.name == "sqlite":
-            connection.execute(allowed)
-    now = clock.now()
-    assert look(site, now) == set()
-    assert look(site, now + timedelta(minutes=25)) == {("orders", "never-ran")}
+    promote(warehouse, "v1", MIDNIGHT)
+    assert look(site, MIDNIGHT + timedelta(minutes=20)) == set()
+    assert look(site, MIDNIGHT + timedelta(minutes=25)) == {("orders", "never-ran")}
     for dag in site.rest.dags.values():
         dag["is_paused"] = True
-    assert look(site, now + timedelta(minutes=26)) == set()
+    assert look(site, MIDNIGHT + timedelta(minutes=26)) == set()
 
 
-def stored(minute):
+def _stored(minute):
     return stored_time(MIDNIGHT + minute * MINUTE)
-
-
-def test_a_source_that_is_silent_is_told_and_not_the_delay_that_it_brings(shop, rest, tmp_path):
-    """By the circuit breaker's own measure; also if its intervals are published, and empty."""
 
 
 @contextmanager

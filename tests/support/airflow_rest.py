@@ -87,44 +87,42 @@ class AirflowRest:
             return 200, {"hitl_details": [found] if found else [], "total_entries": 0}
         return 404, {"detail": "Not Found"}
 
+    def reply(self, path: str, token: str | None, body: Any) -> tuple[int, Any]:
+        """Status and JSON of the answer to anybody."""
+        self.asked.append(path)
+        if self.mode == "hang":
+            self._end.wait(60)
+        if self.mode == "login":
+            return 307, {}
+        if path == "/api/v2/monitor/health":
+            return 200, self.health
+        if path == "/auth/token":
+            known = self.all_admins or body == {"username": USER, "password": PASSWORD}
+            return (201, {"access_token": TOKEN}) if known else (401, {"detail": "Invalid"})
+        if token != f"Bearer {TOKEN}":
+            return 401, {"detail": "Invalid JWT token"}
+        return self.answer(path)
+
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         rest = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                path = urlsplit(self.path).path
-                rest.asked.append(path)
-                if rest.mode == "hang":
-                    rest._end.wait(60)
-                elif rest.mode == "login":
-                    self._send(307, {}, Location=f"{rest.url}/auth/login")
-                elif path == "/api/v2/monitor/health":
-                    self._send(200, rest.health)
-                elif path == "/auth/token":
-                    self._token(known=rest.all_admins)
-                elif self.headers.get("Authorization") != f"Bearer {TOKEN}":
-                    self._send(401, {"detail": "Invalid JWT token"})
-                else:
-                    self._send(*rest.answer(path))
-
-            def do_POST(self) -> None:
-                rest.asked.append(self.path)
-                sent = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                self._token(known=sent == {"username": USER, "password": PASSWORD})
-
-            def _token(self, *, known: bool) -> None:
-                if known:
-                    self._send(201, {"access_token": TOKEN})
-                else:
-                    self._send(401, {"detail": "Invalid credentials"})
-
-            def _send(self, status: int, body: Any, **headers: str) -> None:
+                sent = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                token = self.headers.get("Authorization")
+                status, body = rest.reply(
+                    urlsplit(self.path).path, token, json.loads(sent or "null")
+                )
                 data = json.dumps(body).encode()
                 self.send_response(status)
-                for name, value in {"Content-Length": str(len(data)), **headers}.items():
-                    self.send_header(name, value)
+                self.send_header("Content-Length", str(len(data)))
+                if status == 307:
+                    self.send_header("Location", f"{rest.url}/auth/login")
                 self.end_headers()
                 self.wfile.write(data)
+
+            def do_POST(self) -> None:
+                self.do_GET()
 
             def log_message(self, *_: Any) -> None:
                 """Say nothing."""

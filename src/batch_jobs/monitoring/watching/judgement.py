@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from batch_jobs.alerts.problems import Problem
-from batch_jobs.monitoring.watching import of_machines, of_models
+from batch_jobs.monitoring.watching import of_airflow, of_machines, of_models, of_training
 from batch_jobs.monitoring.watching.facts import Facts
 from batch_jobs.redaction import first_line
 
@@ -68,36 +68,36 @@ DETECTORS = (
     Detector(("warehouse-away",), of_machines.warehouse_away),
     Detector(("warehouse-locked",), of_machines.warehouse_locked, _answers),
     Detector(("outbox",), of_machines.outbox, _answers),
-    Detector(("airflow-away",), of_machines.airflow_away),
-    Detector(("airflow-refuses",), of_machines.airflow_refuses, _airflow_answers),
+    Detector(("airflow-away",), of_airflow.airflow_away),
+    Detector(("airflow-refuses",), of_airflow.airflow_refuses, _airflow_answers),
     Detector(
-        tuple(f"airflow-{name.replace('_', '-')}" for name in of_machines.HURTS),
-        of_machines.unhealthy,
+        tuple(f"airflow-{name.replace('_', '-')}" for name in of_airflow.HURTS),
+        of_airflow.unhealthy,
         _airflow_answers,
     ),
     Detector(
         ("dag-file",),
-        of_machines.broken_file,
+        of_airflow.broken_file,
         lambda facts: facts.airflow is None or facts.airflow.broken_files is not None,
     ),
-    Detector(("dag-paused",), of_machines.dag_paused, _knows_dags),
-    Detector(("dag-missing",), of_machines.dag_missing, _knows_dags),
-    Detector(("run-hangs",), of_machines.hanging_run, _knows_dags),
+    Detector(("dag-paused",), of_airflow.dag_paused, _knows_dags),
+    Detector(("dag-missing",), of_airflow.dag_missing, _knows_dags),
+    Detector(("run-hangs",), of_airflow.hanging_run, _knows_dags),
     Detector(("service-away",), of_machines.service_away),
     Detector(("numbers-still",), of_machines.numbers_still),
     Detector(("disk",), of_machines.disk),
     Detector(("clock",), of_machines.clock_back, _answers),
-    Detector(("model-file",), of_models.model_file, _answers),
+    Detector(("model-file",), of_training.model_file, _answers),
     Detector(("overdue",), of_models.overdue, _answers),
     Detector(("gap",), of_models.gap, _answers),
     Detector(("attempt-hangs",), of_models.hanging_attempt, _answers),
     Detector(("source-silent",), of_models.source_silent, _answers),
     Detector(("source-unasked",), of_models.source_unasked, _answers),
-    Detector(("no-champion",), of_models.no_champion, _knows_dags),
-    Detector(("never-ran",), of_models.never_ran, _knows_dags),
-    Detector(("training-overdue",), of_models.training_overdue, _knows_dags),
-    Detector(("gate-refuses",), of_models.gate_refuses, _answers),
-    Detector(("approval",), of_models.approval, _knows_dags),
+    Detector(("no-champion",), of_training.no_champion, _knows_dags),
+    Detector(("never-ran",), of_training.never_ran, _knows_dags),
+    Detector(("training-overdue",), of_training.training_overdue, _knows_dags),
+    Detector(("gate-refuses",), of_training.gate_refuses, _answers),
+    Detector(("approval",), of_training.approval, _knows_dags),
 )
 OWN = frozenset(cause for detector in DETECTORS for cause in detector.causes) | {"watch-fails"}
 

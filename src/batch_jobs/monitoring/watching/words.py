@@ -28,3 +28,8 @@ def moment(time: datetime) -> str:
 def size(count: int) -> str:
     """Bytes, for a person."""
     return f"{count / GIB:.1f} GiB" if count >= GIB else f"{count / 1024**2:.0f} MiB"
+
+
+def many(count: int, one: str, more: str) -> str:
+    """A count, and of what."""
+    return f"{count:,} {one if count == 1 else more}"
