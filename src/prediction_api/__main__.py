@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from batch_jobs.errors import BatchJobsError, ConfigurationError
 from batch_jobs.settings import let_threads_sleep
@@ -11,7 +11,7 @@ from batch_jobs.settings import let_threads_sleep
 if TYPE_CHECKING:
     from prediction_api.config import Config
 
-CONNECTIONS = 1000
+FILES = 250  # beside clients' connections: the warehouse's, the libraries', what is read
 GRACE_SECONDS = 10
 
 
@@ -46,19 +46,36 @@ def serve(config: Config) -> None:
 
     from prediction_api.main import create_app
 
-    uvicorn.run(
-        create_app(config),
-        host=config.host,
-        port=config.port,
-        loop="uvloop",
-        http="httptools",
-        ws="none",
-        proxy_headers=False,  # else anybody could give himself another address
-        server_header=False,
-        access_log=False,  # an entity's key may be personal; /metrics counts instead
-        limit_concurrency=CONNECTIONS,
-        timeout_graceful_shutdown=GRACE_SECONDS,
-    )
+    _let_open(config.connections + FILES)
+    uvicorn.run(create_app(config), **server_options(config))
+
+
+def server_options(config: Config) -> dict[str, Any]:
+    """How uvicorn serves the app."""
+    from prediction_api.connections import KEEP_ALIVE_SECONDS, protocol_of
+
+    return {
+        "host": config.host,
+        "port": config.port,
+        "loop": "uvloop",
+        "http": protocol_of(config),
+        "ws": "none",
+        "proxy_headers": False,  # else anybody could give himself another address
+        "server_header": False,
+        "access_log": False,  # an entity's key may be personal; /metrics counts instead
+        "timeout_keep_alive": KEEP_ALIVE_SECONDS,
+        "timeout_graceful_shutdown": GRACE_SECONDS,
+    }
+
+
+def _let_open(files: int) -> None:
+    """Let this process have so many files open, connections among them, if the system lets it."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < files:
+        most = files if hard == resource.RLIM_INFINITY else min(files, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
 
 
 if __name__ == "__main__":

@@ -45,6 +45,7 @@ Key = Annotated[str, Field(min_length=SHORTEST_KEY, pattern=r"^[\x00-\x7f]*$")]
 Texts = BeforeValidator(_parts)
 Bytes = Annotated[int, Field(gt=0, description="a number of bytes, such as 1000000")]
 Rows = Annotated[int, Field(gt=0, description="a number of rows, such as 100000")]
+Connections = Annotated[int, Field(gt=0, description="a number of connections, such as 1000")]
 Seconds = Annotated[
     float, Field(gt=0, le=600, description="a number of seconds up to 600, such as 5")
 ]
@@ -67,6 +68,9 @@ class Config(BaseSettings):
         upload_bytes: the largest body of a request of many rows.
         upload_rows: the most rows it may have.
         upload_seconds: the longest time it may take to send and to take in.
+        connections: how many there may be at once. What waits to be asked gives way to what comes.
+        connections_of_one: how many one address may have, so that there is room for others. A
+            proxy in front of the server is one address.
         answer: whether this process answers requests of many rows; else `batch-jobs answer` does,
             or the model's DAG.
     """
@@ -100,6 +104,8 @@ class Config(BaseSettings):
     upload_bytes: Bytes = 10_000_000
     upload_rows: Rows = 100_000
     upload_seconds: Seconds = 60.0
+    connections: Connections = 1000
+    connections_of_one: Connections = 500
     answer: Annotated[
         bool, Field(strict=True, description="yes or no"), BeforeValidator(_yes_or_no)
     ] = False

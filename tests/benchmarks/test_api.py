@@ -19,7 +19,7 @@ def in_thread(settings, module):
     """A server in this process, where the benchmark starts one in a process of its own."""
     config = Config(settings=settings, rate=parse("1000000/second"))
     app = create_app(config) if module == "prediction_api" else bare_api.app(settings)
-    with listening(app) as server:
+    with listening(app, config) as server:
         yield server.servers[0].sockets[0].getsockname()[1]
 
 

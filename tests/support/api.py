@@ -8,6 +8,7 @@ import httpx
 import uvicorn
 
 from batch_jobs.settings import Settings
+from prediction_api.__main__ import server_options
 from prediction_api.config import Config
 from prediction_api.main import create_app
 
@@ -22,10 +23,9 @@ def settings_of(warehouse_url, store="/nowhere"):
 class Server(uvicorn.Server):
     """A server that says when it listens, and on which port."""
 
-    def __init__(self, app):
-        super().__init__(
-            uvicorn.Config(app, port=0, loop="uvloop", http="httptools", log_level="warning")
-        )
+    def __init__(self, app, config):
+        options = server_options(config) | {"port": 0, "log_level": "warning"}
+        super().__init__(uvicorn.Config(app, **options))
         self.listens = Event()
         self.thread = Thread(target=self.run)
 
@@ -42,9 +42,9 @@ class Server(uvicorn.Server):
 
 
 @contextmanager
-def listening(app):
+def listening(app, config):
     """A server that listens on a port of its own, until the block is left."""
-    server = Server(app)
+    server = Server(app, config)
     server.thread.start()
     try:
         assert server.listens.wait(600), "the server did not start"
@@ -57,8 +57,9 @@ def listening(app):
 @contextmanager
 def serving(settings, **config):
     """A client of a server, from its start to its end."""
+    made = Config(settings=settings, **config)
     with (
-        listening(create_app(Config(settings=settings, **config))) as server,
+        listening(create_app(made), made) as server,
         httpx.Client(base_url=server.url, timeout=600) as client,
     ):
         client.server = server
