@@ -16,13 +16,12 @@ from batch_jobs.errors import BatchJobsError
 from batch_jobs.requests.submit import Row, Submission, Submitted
 from batch_jobs.requests.submit import submit as store
 from prediction_api.database import unavailable
+from prediction_api.forms import FORM, form_of
 from prediction_api.problems import ProblemError
 from prediction_api.schemas import Accepted
 from prediction_api.state import State, state_of
 from prediction_api.stored_requests import find_row
 from prediction_api.uploads import CSV, JSON, PARQUET, Reader
-
-FORM = "multipart/form-data"
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ async def sent_in(request: Request) -> Sent:
         return Sent(kind, await request.body())
     if kind != FORM:
         raise ProblemError(415, f"send {JSON}, {CSV}, {PARQUET} or {FORM}")
-    async with request.form(max_files=1, max_fields=1) as form:
+    async with form_of(request, files=1, fields=1) as form:
         file = form.get("file")
         if not isinstance(file, UploadFile):
             raise ProblemError(422, "the form has no file of the name 'file'")

@@ -258,6 +258,22 @@ def test_a_form_without_its_one_file_is_refused(client, form):
     assert answer.status_code in (400, 422)
 
 
+CHARSETS = ["undefined", "unicode_escape", "utf-16", "idna", "'x", "x" * 5000, "\xff"]
+
+
+@pytest.mark.parametrize("charset", CHARSETS)
+@pytest.mark.parametrize("path", ["/requests", "/models/orders/uploads", "/sign-in"])
+def test_no_sender_chooses_how_a_form_is_decoded(client, path, charset):
+    """Python knows codecs that always fail, or make what no text has."""
+    part = b'--x\r\nContent-Disposition: form-data; name="key"\r\n\r\n\\ud800\r\n--x--\r\n'
+    for kind in ("multipart/form-data; boundary=x", "application/x-www-form-urlencoded"):
+        headers = {"Content-Type": f"{kind}; charset={charset}".encode("latin-1")}
+        assert client.post(path, content=part, headers=headers).status_code in (415, 422)
+    plain = {"Content-Type": "multipart/form-data; boundary=x; charset=UTF-8"}
+    answer = client.post(path, content=part, headers=plain)
+    assert answer.status_code == (401 if path == "/sign-in" else 422)
+
+
 def test_what_is_too_large_is_cut_off(client):
     """Whatever it says of its length; many rows may be larger than one."""
     assert detail(post(client, iter([b"x" * 100_000] * 4), "text/csv"), 413)

@@ -18,6 +18,7 @@ from batch_jobs.scoring.keys import MAX_KEY_LENGTH
 from prediction_api.champions import NEWEST
 from prediction_api.database import Database, Row, Statement
 from prediction_api.etags import IfNoneMatch, conditional_headers, matches
+from prediction_api.forms import form_of
 from prediction_api.plot import Point, plot
 from prediction_api.problems import ProblemError, UnavailableError
 from prediction_api.protection import known
@@ -222,7 +223,7 @@ async def sign_in(request: Request) -> Response:
     state = state_of(request)
     try:
         require_same_site(request)
-        async with request.form(max_files=0, max_fields=5, max_part_size=10_000) as form:
+        async with form_of(request, files=0, fields=5) as form:
             key, to = str(form.get("key", "")), str(form.get("to", "/"))
     except ProblemError as error:
         return problem_page(request, error)

@@ -10,12 +10,13 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 
+from prediction_api.forms import FORM
 from prediction_api.problems import documented
 from prediction_api.routing import GuardedRoute, require_same_site
 from prediction_api.schemas import Accepted, IdempotencyKey, ManyRows, PredictionId
 from prediction_api.state import State, state_of
 from prediction_api.stored_requests import MOST_ROWS, find, page_of, results_csv
-from prediction_api.submission import FORM, sent_in, submit
+from prediction_api.submission import sent_in, submit
 from prediction_api.uploads import CSV, JSON, PARQUET, Reader
 
 Limit = Annotated[int, Query(ge=1, le=MOST_ROWS, description="Most rows of the page.")]
