@@ -37,7 +37,7 @@ MOST_COLUMNS = 1000
 MOST_NAMED = 20
 INFLATED = 10  # how many times as large as a body may be what Parquet packs into it
 TRUTH = {"true": 1.0, "false": 0.0}  # as Parquet and the warehouse have them
-NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
+NUMBER = re.compile(r"\s*[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
 
 
 @dataclass(frozen=True)
