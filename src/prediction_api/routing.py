@@ -7,7 +7,6 @@ looked at by the route, and a quick one lets pydantic read all of its parameters
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Callable, Coroutine, Mapping
 from types import MappingProxyType
 from typing import Any, NotRequired
@@ -22,6 +21,7 @@ from typing_extensions import TypedDict
 
 from prediction_api.problems import ProblemError
 from prediction_api.protection import key_in, known, name_of
+from prediction_api.strict_json import strict_json
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
@@ -170,25 +170,3 @@ class StrictRequest(Request):
             ProblemError: it is none; NaN and Infinity are not JSON.
         """
         return strict_json(await self.body())
-
-
-def strict_json(body: bytes) -> Any:
-    """What JSON says, of which NaN and Infinity are no part.
-
-    A body in single quotes, as curl sends it where a shell has eaten the double ones, is read as
-    if it had these.
-
-    Raises:
-        ProblemError: it is no JSON.
-    """
-    try:
-        text = body.decode()
-        if '"' not in text:
-            text = text.replace("'", '"')
-        return json.loads(text, parse_constant=_refuse)
-    except (ValueError, RecursionError):
-        raise ProblemError(400, "the body is not JSON (RFC 8259) in UTF-8") from None
-
-
-def _refuse(name: str) -> float:
-    raise ValueError(name)

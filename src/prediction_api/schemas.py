@@ -190,17 +190,22 @@ def _text(value: Any) -> Any:
     return text_of(value) if isinstance(value, bool | int | float) else value
 
 
-def rows_of(model: BatchModel) -> Any:
-    """The type of a request of many rows: `{"rows": [{feature: value}]}`.
+def row_of(model: BatchModel) -> Any:
+    """The type of one row of many: all features by name, and perhaps a key.
 
-    Each row has all features by name, and perhaps a key; their values are for the scorer to check.
+    Their values are for the scorer to check.
     """
     title = "".join(part.title() for part in model.name.split("_"))
     key = Annotated[str, Field(max_length=MAX_KEY_LENGTH, pattern=r"^[^\x00]*$")]
     types = {name: Annotated[Value, _told(kind)] for name, kind in model.features.items()}
     fields: Any = {"entity_id": NotRequired[key | StrictInt | None], **types}
     plain: Any = TypedDict(f"{title}Row", fields)  # type: ignore[misc] # known at run time
-    row: Any = with_config(ConfigDict(extra="forbid"))(plain)
+    return with_config(ConfigDict(extra="forbid"))(plain)
+
+
+def rows_of(model: BatchModel, row: Any) -> Any:
+    """The type of a request of many rows: `{"rows": [row]}`."""
+    title = "".join(part.title() for part in model.name.split("_"))
     rows: Any = Annotated[list[row], Field(min_length=1)]
     request: Any = TypedDict(f"{title}Rows", {"rows": rows})  # type: ignore[misc] # likewise
     return with_config(ConfigDict(extra="forbid"))(request)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
+from fastapi.exceptions import RequestValidationError
 from pydantic import TypeAdapter, ValidationError
 
 from batch_jobs.database.columns import text_of
@@ -23,9 +24,10 @@ from batch_jobs.model import BatchModel, Feature, Number
 from batch_jobs.requests.submit import Row
 from batch_jobs.scoring.keys import MAX_KEY_LENGTH
 from prediction_api.problems import ProblemError
-from prediction_api.routing import invalid, strict_json
-from prediction_api.schemas import rows_of
-from prediction_api.unpacking import TooLargeError, unpack
+from prediction_api.routing import invalid
+from prediction_api.schemas import row_of, rows_of
+from prediction_api.strict_json import MOST_NESTED, strict_json
+from prediction_api.unpacking import MOST_COLUMNS, TooLargeError, unpack
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -33,9 +35,8 @@ if TYPE_CHECKING:
 JSON, CSV = "application/json", "text/csv"
 PARQUET = "application/vnd.apache.parquet"
 KEY = "entity_id"
-MOST_COLUMNS = 1000
-MOST_NAMED = 20
-INFLATED = 10  # how many times as large as a body may be what Parquet packs into it
+MOST_NAMED, MOST_PROBLEMS = 20, 100
+INFLATED = 5  # how many times as large as a body may be what Parquet packs into it
 TRUTH = {"true": 1.0, "false": 0.0}  # as Parquet and the warehouse have them
 NUMBER = re.compile(r"\s*[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
 
@@ -63,12 +64,12 @@ class Reader:
 
     def __init__(self, model: BatchModel, most: Most) -> None:
         self.model, self._most = model, most
-        self._shape = TypeAdapter(rows_of(model))
+        self._shape, self._row = TypeAdapter(rows_of(model, Any)), TypeAdapter(row_of(model))
 
     @property
     def schema(self) -> dict[str, Any]:
         """What JSON has to look like."""
-        return self._shape.json_schema()
+        return TypeAdapter(rows_of(self.model, row_of(self.model))).json_schema()
 
     def read(self, kind: str, body: bytes) -> list[Row]:
         """The rows of a body.
@@ -92,14 +93,31 @@ class Reader:
         return rows
 
     def _of_json(self, body: bytes) -> Iterator[Row]:
+        sent = strict_json(body, self._most.rows + MOST_NESTED)
         try:
-            rows = self._shape.validate_python(strict_json(body))["rows"]
+            rows = self._shape.validate_python(sent)["rows"]
         except ValidationError as error:
             raise invalid(error, "body") from error
         _require_few(len(rows), self._most)
-        for row in rows:
-            key = row.pop(KEY, None)
-            yield Row(None if key is None else text_of(key), row)
+        problems: list[Any] = []
+        for number, sent in enumerate(rows):
+            rows[number] = None  # one of the two is enough
+            try:
+                row = self._row.validate_python(sent)
+            except ValidationError as error:
+                found = invalid(error, "body").errors()
+                problems += [
+                    {**one, "loc": ("body", "rows", number, *one["loc"][1:])} for one in found
+                ]
+                if len(problems) >= MOST_PROBLEMS:
+                    break
+            else:
+                if not problems:
+                    key = row.pop(KEY, None)
+                    features = {name: _value(value) for name, value in row.items()}
+                    yield Row(None if key is None else text_of(key), features)
+        if problems:
+            raise RequestValidationError(problems[:MOST_PROBLEMS])
 
 
 def _require_keys(rows: Sequence[Row]) -> None:
@@ -131,6 +149,8 @@ def _csv(model: BatchModel, body: bytes, most: Most) -> Iterator[Row]:
     lines = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         names = [name.strip() for name in next(lines, [])]
+        if len(names) > MOST_COLUMNS:
+            raise _too_large("columns", most)
         _require_columns(model, names)
         for number, cells in enumerate(filter(None, lines), 1):
             _require_few(number, most)
@@ -165,37 +185,25 @@ def _parquet(model: BatchModel, body: bytes, most: Most) -> Iterator[Row]:
     import pyarrow as pa
 
     try:
-        yield from _unpacked(model, body, most)
-    except TooLargeError:
-        raise _too_large(most) from None
-    except (pa.ArrowException, OSError, OverflowError, ValueError, MemoryError):
+        stream = pa.ipc.open_stream(unpack(body, INFLATED * most.bytes, most.rows))
+    except TooLargeError as error:
+        raise _too_large(error.what, most) from None
+    except (pa.ArrowException, OSError, ValueError):
         raise ProblemError(422, "the body is no Parquet file that can be read") from None
-
-
-def _unpacked(model: BatchModel, body: bytes, most: Most) -> Iterator[Row]:
-    """The rows; a file that would unfold to much more than it is, is refused before it is read."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    file = pq.ParquetFile(pa.BufferReader(body))
-    told = file.metadata
-    groups = [told.row_group(number) for number in range(told.num_row_groups)]
-    _require_few(max(told.num_rows, sum(group.num_rows for group in groups)), most)
-    _require_columns(model, file.schema_arrow.names)
-    if KEY in file.schema_arrow.names and not _may_be_key(file.schema_arrow.field(KEY).type):
+    _require_columns(model, stream.schema.names)
+    if KEY in stream.schema.names and not _may_be_key(stream.schema.field(KEY).type):
         raise ProblemError(422, f"{KEY}: keys are text or whole numbers; write the column as one")
-    odd = [field.name for field in file.schema_arrow if not _plain(field.type)]
+    odd = [field.name for field in stream.schema if not _plain(field.type)]
     if odd:
         raise ProblemError(
             422, f"{', '.join(map(repr, odd))}: columns hold numbers, text or truth values"
         )
-    if sum(group.total_byte_size for group in groups) > INFLATED * most.bytes:
-        raise _too_large(most)
-    count = 0
-    for batch in pa.ipc.open_stream(unpack(body, INFLATED * most.bytes)):
-        count += batch.num_rows
-        _require_few(count, most)
-        for values in batch.to_pylist():
+    for batch in stream:
+        try:
+            rows = batch.to_pylist()
+        except ValueError:  # text that is none
+            raise ProblemError(422, "the body is no Parquet file that can be read") from None
+        for values in rows:
             row = {name: _value(value) for name, value in values.items()}
             key = row.pop(KEY, None)
             yield Row(None if key is None else text_of(key), row)
@@ -204,8 +212,6 @@ def _unpacked(model: BatchModel, body: bytes, most: Most) -> Iterator[Row]:
 def _plain(kind: pa.DataType) -> bool:
     import pyarrow.types as of
 
-    if of.is_dictionary(kind):
-        kind = kind.value_type
     tests: tuple[Callable[[pa.DataType], bool], ...] = (
         *(of.is_integer, of.is_floating, of.is_decimal, of.is_boolean, of.is_null),
         *(of.is_string, of.is_large_string, of.is_string_view),
@@ -217,8 +223,6 @@ def _plain(kind: pa.DataType) -> bool:
 def _may_be_key(kind: pa.DataType) -> bool:
     import pyarrow.types as of
 
-    if of.is_dictionary(kind):
-        kind = kind.value_type
     if of.is_floating(kind) or of.is_boolean(kind):
         return False
     return not (of.is_decimal(kind) and kind.scale > 0)
@@ -240,11 +244,19 @@ def _value(value: Any) -> Any:
 
 def _require_few(rows: int, most: Most) -> None:
     if rows > most.rows:
-        raise ProblemError(413, f"a request has at most {most.rows:,} rows")
+        raise _too_large("rows", most)
 
 
-def _too_large(most: Most) -> ProblemError:
-    return ProblemError(413, f"it would unpack to more than {INFLATED * most.bytes:,} bytes")
+def _too_large(what: str, most: Most) -> ProblemError:
+    """What there is to say of a file that has too much of something."""
+    return ProblemError(
+        413,
+        {
+            "bytes": f"it would unpack to more than {INFLATED * most.bytes:,} bytes",
+            "rows": f"a request has at most {most.rows:,} rows",
+            "columns": f"a file has at most {MOST_COLUMNS:,} columns",
+        }[what],
+    )
 
 
 def _require_columns(model: BatchModel, names: Sequence[str]) -> None:
@@ -253,8 +265,6 @@ def _require_columns(model: BatchModel, names: Sequence[str]) -> None:
     Raises:
         ProblemError: they are other ones; all of it at once.
     """
-    if len(names) > MOST_COLUMNS:
-        raise ProblemError(413, f"a file has at most {MOST_COLUMNS:,} columns")
     wanted = set(model.features)
     problems = {
         "missing": wanted - set(names),
