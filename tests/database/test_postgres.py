@@ -19,8 +19,9 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 from tenacity import wait_none
 
+from batch_jobs.database import connections, transactions
 from batch_jobs.database import postgres as module
-from batch_jobs.database import transactions
+from batch_jobs.database.connections import close_kept
 from batch_jobs.database.transactions import repeatable
 from batch_jobs.database.warehouse import SCHEMA_VERSION, Warehouse
 from batch_jobs.errors import ConfigurationError, ContractError, WarehouseUnavailableError
@@ -291,6 +292,7 @@ def _end_the_reader(postgres, how):
 def test_a_stream_that_is_left_early_leaves_no_connection(warehouse):
     """Also in the middle of a large answer; those of the pool stay."""
     sessions = "SELECT pid FROM pg_stat_activity WHERE datname = current_database()"
+    close_kept()
     kept = set(ask(warehouse, sessions))
     chunks = warehouse.stream("SELECT repeat('x', 1000) FROM generate_series(1, 60000)", {}, 10)
     assert len(next(chunks)) == 10
@@ -323,20 +325,53 @@ def test_a_connection_is_kept_and_made_anew_once_the_server_has_ended_it(postgre
     assert ask(warehouse, PID) != [(kept,)]
 
 
+READING = "SELECT pg_backend_pid() AS pid"
+
+
+def _reader(warehouse):
+    [frame] = warehouse.stream(READING, {}, 10)
+    return frame["pid"].item()
+
+
+def test_the_connection_of_a_stream_is_kept_while_it_answers(postgres, warehouse):
+    """To open one costs as much as to score a thousand rows; a server that restarts ends it."""
+    close_kept()
+    kept = _reader(warehouse)
+    assert _reader(warehouse) == kept
+    postgres.execute(f"SELECT pg_terminate_backend({kept}, 10000)")
+    assert _reader(warehouse) != kept
+
+
+def test_the_connection_of_a_stream_is_not_kept_for_long(warehouse, monkeypatch):
+    """What it knows of the types of the database may be old."""
+    kept = _reader(warehouse)
+    monkeypatch.setattr(connections, "LONGEST_KEPT", 0)
+    assert _reader(warehouse) != kept
+
+
+def test_streams_at_the_same_time_have_a_connection_each(warehouse):
+    """Of which one is kept."""
+    one, other = (warehouse.stream(READING, {}, 10) for _ in range(2))
+    assert next(one)["pid"].item() != next(other)["pid"].item()
+    assert list(one) == list(other) == []
+
+
 def test_a_forked_process_leaves_its_parents_connections_alone(warehouse):
     """It makes one of its own, and its end closes none of them."""
-    [(kept,)] = ask(warehouse, PID)
+    [(kept,)], reader = ask(warehouse, PID), _reader(warehouse)
     ours, theirs = multiprocessing.Pipe()
     child = os.fork()
     if child == 0:
         try:
-            theirs.send(ask(warehouse, PID))
+            theirs.send((ask(warehouse, PID), _reader(warehouse)))
         finally:
             os._exit(0)
     os.waitpid(child, 0)
     assert ours.poll(0)
-    assert ours.recv() != [(kept,)]
-    assert ask(warehouse, PID) == [(kept,)]
+    theirs_was, their_reader = ours.recv()
+    assert theirs_was != [(kept,)]
+    assert their_reader != reader
+    assert (ask(warehouse, PID), _reader(warehouse)) == ([(kept,)], reader)
 
 
 def test_options_of_the_url_win(url):

@@ -12,6 +12,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
 from batch_jobs import BatchModel, Category, Number
+from batch_jobs.database.connections import close_kept
 from batch_jobs.database.leases import new_token
 from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.errors import ContractError, FencedError
@@ -98,7 +99,7 @@ def _assert_nobody_is_connected(warehouse):
     others = """
         SELECT query FROM pg_stat_activity
         WHERE datname = current_database() AND pid <> pg_backend_pid()"""
-    warehouse.database.writer.dispose()  # the kept ones, but not one that somebody holds
+    close_kept()  # but not one that somebody holds
     deadline = monotonic() + 60
     while ask(warehouse, others):  # a server's process ends after its client
         assert monotonic() < deadline

@@ -20,7 +20,7 @@ from sqlalchemy import Connection, Engine, create_engine
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 
-from batch_jobs.database.connections import kept_engine, text
+from batch_jobs.database.connections import kept_engine, lent, text
 from batch_jobs.database.partitions import Partitions
 from batch_jobs.errors import ConfigurationError, ContractError
 from batch_jobs.interruption import Ask, aside
@@ -280,10 +280,11 @@ class PostgreSQL:
 
         arguments = _arguments(self._source)
         arguments["options"] += " -c default_transaction_read_only=on"
+        info = make_conninfo(**arguments)
         # One statement sees one snapshot. With a transaction around it, the server would wait for
         # its end as soon as all is sent, and take a client that still predicts for a stopped one.
         with (
-            adbc.connect(make_conninfo(**arguments), autocommit=True) as connection,
+            lent(info, lambda: adbc.connect(info, autocommit=True), _answers) as connection,
             connection.cursor() as cursor,
             aside(cursor.adbc_cancel) as ask,
             _told_of_the_source(),
@@ -434,6 +435,17 @@ def _told_of_the_source() -> Iterator[None]:
         ):
             raise ContractError("the source", [words or str(error)]) from error
         raise
+
+
+def _answers(connection: Any) -> bool:
+    """Whether a connection of ADBC, which was kept, can be used again."""
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+            cursor.fetch_arrow_table()
+    except Exception:  # noqa: BLE001 - whatever it is, another one is opened
+        return False
+    return True
 
 
 def _csv(rows: pa.Table) -> Iterator[memoryview]:
