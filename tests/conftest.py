@@ -49,7 +49,9 @@ LONGEST = (
 )
 
 # What shares the Airflow of tests/airflow/conftest.py.
-SHARING = ("airflow/test_end_to_end.py", "airflow/test_approval_and_drift.py")
+SHARING = (
+    *("airflow/test_end_to_end.py", "airflow/test_approval_and_drift.py", "airflow/test_watch.py"),
+)
 
 # The shop of the example models: three weeks of orders, all in the past, with a leap day.
 OPENED = datetime(2024, 2, 10, tzinfo=UTC)

@@ -11,11 +11,13 @@ from urllib.parse import quote
 import asyncpg
 import pyarrow as pa
 import pytest
+from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
 from batch_jobs import clock
 from batch_jobs.database.transactions import stored_time
 from batch_jobs.database.warehouse import Warehouse
+from batch_jobs.monitoring.watching import signs
 from batch_jobs.registry import champions, versions
 from batch_jobs.registry.versions import ModelVersion
 from tests.support.api import detail, serving, settings_of
@@ -114,6 +116,20 @@ def test_the_promise_is_broken_when_a_due_interval_is_later_than_the_timeout(api
             [ready] = api.get("/readyz").json()["models"]
             assert (ready["model"], ready["stale"]) == ("orders", stale)
             assert f'prediction_api_stale{{model="orders"}} {stale:.1f}' in api.get("/metrics").text
+
+
+def test_whether_somebody_watches_is_told(api):
+    """Nobody at first; then when, and that it is silent once it has missed several looks."""
+    assert api.get("/readyz").json()["watch"] is None
+    for every, missed in ((timedelta(minutes=1), 5), (None, 17)):
+        signs.beat(api.warehouse, MIDNIGHT, every)
+        for moment, silent in ((MIDNIGHT + MINUTE, False), (MIDNIGHT + missed * MINUTE, True)):
+            with clock.set_to(moment):
+                told = api.get("/readyz").json()["watch"]
+            assert (told["age_seconds"], told["silent"]) == ((moment - MIDNIGHT).seconds, silent)
+    with api.warehouse.write() as connection:
+        connection.execute(text("DROP TABLE signs_of_life"))
+    assert api.get("/readyz").json()["watch"] is None  # of an older release
 
 
 def test_models_tell_what_they_are_asked_and_how_fresh_they_are(api):

@@ -1,23 +1,43 @@
 """The watch hears what is silent, by its root, once, and hears when it is over."""
 
 import copy
+import json
+import shutil
 import sqlite3
+import threading
+import time
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from sqlalchemy import text
 
-from batch_jobs import clock
-from batch_jobs.database.transactions import stored_time
+from batch_jobs import Limits, clock
+from batch_jobs.alerts.incidents import open_incidents
+from batch_jobs.database.connections import close_kept
+from batch_jobs.database.transactions import loaded_time, stored_time
+from batch_jobs.database.warehouse import Warehouse
+from batch_jobs.interval import Interval
 from batch_jobs.monitoring.telling import IncidentTeller
 from batch_jobs.monitoring.watch import SURE_AFTER, Watch
+from batch_jobs.monitoring.watching import airflow, of_machines, surroundings
+from batch_jobs.monitoring.watching import facts as found_out
+from batch_jobs.monitoring.watching.facts import Disk, Facts
+from batch_jobs.monitoring.watching.judgement import DETECTORS, judge
+from batch_jobs.monitoring.watching.questions import UnansweredError, ask
 from batch_jobs.registry import champions, versions
 from batch_jobs.registry.versions import ModelVersion
+from batch_jobs.runs import jobs
 from batch_jobs.settings import Settings, WatchSettings
-from tests.support.airflow_rest import PASSWORD, RECORDED, USER, answering
+from tests.conftest import TRAINED
+from tests.example_models import orders
+from tests.support.airflow_rest import PASSWORD, RECORDED, TOKEN, USER, answering
 from tests.support.attempts import MIDNIGHT, claim, publish, tick
+from tests.support.attempts import ask as rows
 
 MINUTE = timedelta(minutes=1)
 GATE = {"promote": True, "reasons": ["shown to be no worse"], "champion": None}
@@ -202,8 +222,6 @@ def test_a_person_is_reminded_and_told_when_their_time_is_over(site, monkeypatch
 
 def approving(monkeypatch, patience):
     """Let the gate of `orders` ask a person."""
-    from tests.example_models import orders
-
     gate = orders.model.gate.model_copy(update={"approval": patience})
     monkeypatch.setattr(orders, "model", orders.model.model_copy(update={"gate": gate}))
 
@@ -283,3 +301,278 @@ def held(path):
         connection.execute("BEGIN IMMEDIATE")
         yield
         connection.execute("ROLLBACK")
+
+
+@on_sqlite
+def test_a_warehouse_that_nobody_can_write_to_is_told_and_is_over(site, monkeypatch):
+    """Not by the warehouse, which takes nothing: by whoever tells without it."""
+    monkeypatch.setattr("batch_jobs.database.sqlite.BUSY_TIMEOUT_MS", 50)
+    close_kept()
+    path = site.settings.warehouse.removeprefix("sqlite:///")
+    with held(path):
+        found = _looked(site, NOON + MINUTE)
+    assert [(each.model, each.cause) for each in found.problems] == [
+        (None, "warehouse-unreachable")
+    ]
+    assert "locked" in found.problems[0].detail
+    assert look(site, NOON + 2 * MINUTE) == set()
+
+
+@on_sqlite
+def test_a_warehouse_that_is_away_is_one_incident(site):
+    """Nothing else is told that nobody can know; what others were asked is judged all the same."""
+    path = site.settings.warehouse.removeprefix("sqlite:///")
+    Path(path).rename(f"{path}.away")
+    site.rest.health["scheduler"]["status"] = "unhealthy"
+    found = _looked(site, NOON + timedelta(hours=1))
+    assert {(each.model, each.cause) for each in found.problems} == {
+        (None, "warehouse-unreachable"),
+        (None, "airflow-scheduler"),
+    }
+    Path(f"{path}.away").rename(path)
+    assert look(site, NOON + timedelta(hours=1, minutes=1)) == {(None, "airflow-scheduler")}
+
+
+def _looked(site, now):
+    """What the second of two looks at a moment has found."""
+    for moment in (now, now + SURE_AFTER):
+        with clock.set_to(moment):
+            found = site.watch.look()
+    return found
+
+
+@on_sqlite
+def test_an_airflow_that_hangs_holds_nobody_up(site, monkeypatch):
+    """Each question has its time, and what others answer is judged."""
+    monkeypatch.setattr(airflow, "HEALTH_SECONDS", 0.2)
+    site.rest.mode = "hang"
+    began = time.monotonic()
+    assert look(site, NOON + timedelta(hours=1)) == {(None, "airflow-away")}
+    assert time.monotonic() - began < 20
+
+
+@on_sqlite
+@pytest.mark.parametrize(
+    ("login", "cause"),
+    [
+        ({"airflow_password": "wrong-and-secret"}, "airflow-refuses"),
+        ({"airflow_user": None}, "airflow-refuses"),
+        ({"airflow_token": TOKEN, "airflow_user": None}, None),
+        ({"airflow_token": "old-and-secret"}, "airflow-refuses"),
+    ],
+)
+def test_a_login_that_airflow_refuses_is_told_without_its_secrets(site, tmp_path, login, cause):
+    """Its health is open to all, so a dead scheduler is heard of even so."""
+    site = settle(site.warehouse, site.rest, tmp_path, **login)
+    assert look(site, NOON) == ({(None, cause)} if cause else set())
+    told = json.dumps([vars(each.problem) for each in open_incidents(site.warehouse)])
+    assert not any(value in told for value in ("secret", TOKEN) if login)
+    site.rest.health["scheduler"]["status"] = "unhealthy"
+    assert (None, "airflow-scheduler") in look(site, NOON + MINUTE)
+
+
+@on_sqlite
+def test_where_everybody_is_an_administrator_no_login_is_needed(site, tmp_path):
+    """As with Airflow's SimpleAuthManager in a demo."""
+    site.rest.all_admins = True
+    site = settle(site.warehouse, site.rest, tmp_path, airflow_user=None)
+    assert look(site, NOON) == set()
+
+
+@on_sqlite
+def test_a_clock_that_goes_back_is_told_and_ends_nothing(site):
+    """What was overdue stays so; once the clock has been believed, all goes on."""
+    late = NOON + timedelta(hours=5)
+    assert look(site, late) == {("orders", "overdue")}
+    back = {("orders", "overdue"), (None, "clock")}
+    assert look(site, NOON + MINUTE) == back
+    assert look(site, NOON + timedelta(minutes=30)) == back
+    assert look(site, NOON + timedelta(hours=1, minutes=2)) == {("orders", "overdue")}
+
+
+@on_sqlite
+def test_a_detector_that_fails_is_one_warning_and_stops_no_other(site, monkeypatch):
+    """And the incidents that it would have judged are neither opened nor ended."""
+
+    def fails(_):
+        raise ZeroDivisionError("of a password=hunter2")
+
+    patched = tuple(
+        replace(each, find=fails) if each.causes == ("overdue",) else each for each in DETECTORS
+    )
+    monkeypatch.setattr("batch_jobs.monitoring.watch.judge", lambda facts: judge(facts, patched))
+    site.rest.dags["train_orders"]["is_paused"] = True
+    found = _looked(site, NOON + timedelta(hours=1))
+    assert site.teller.open().keys() == {
+        (None, "watch-fails"),
+        ("orders", "dag-paused/train"),
+    }
+    assert found.failed == ["overdue: ZeroDivisionError: of a password=***"]
+
+
+@on_sqlite
+def test_a_model_file_that_breaks_or_goes_is_told_by_a_watch_that_runs_on(
+    warehouse, rest, tmp_path, monkeypatch
+):
+    """It reads the files anew when one has changed, and what is mended is over."""
+    (tmp_path / "team").mkdir()
+    (tmp_path / "team" / "__init__.py").touch()
+    file = tmp_path / "team" / "orders.py"
+    good = "from tests.example_models.orders import model as known\n\nmodel = known.model_copy()\n"
+    file.write_text(good)
+    monkeypatch.syspath_prepend(tmp_path)
+    register(warehouse, "v1", MIDNIGHT)
+    promote(warehouse, "v1", MIDNIGHT)
+    publish(warehouse, tick(0), {"a": 0.5})
+    site = settle(warehouse, rest, tmp_path)
+    site.watch = Watch(
+        replace(site.settings, models=("team",)), site.watching, lambda _: site.teller
+    )
+    now = MIDNIGHT + timedelta(minutes=11)
+    assert look(site, now) == set()
+    file.write_text("raise RuntimeError('half a file')\n")
+    assert look(site, now + MINUTE) == {("orders", "model-file")}
+    file.write_text(good + "# mended\n")
+    assert look(site, now + 2 * MINUTE) == set()
+    file.unlink()
+    assert look(site, now + 3 * MINUTE) == {("orders", "model-file")}
+
+
+GIB = 1024**3
+
+
+@pytest.mark.parametrize(
+    ("free", "full_in", "cause"),
+    [
+        (50 * GIB, None, None),
+        (3 * GIB, None, "disk/warehouse"),
+        (GIB // 2, None, "disk-full"),
+        (20 * GIB, timedelta(hours=3), "disk/warehouse"),
+        (20 * GIB, timedelta(days=3), None),
+        (90 * GIB, timedelta(hours=3), None),
+    ],
+)
+def test_a_disk_is_told_before_it_is_full(free, full_in, cause):
+    """By what is left, and by how fast that goes; a large disk is never full by its share alone."""
+    disk = Disk("the warehouse", "/srv", 100 * GIB, free, full_in)
+    facts = Facts(NOON, found_out.Warehouse("sqlite"), disks=[disk])
+    assert [each.cause for each in of_machines.disk(facts)] == ([cause] if cause else [])
+
+
+def test_how_fast_a_disk_fills_is_known_from_the_looks_before(tmp_path, monkeypatch):
+    """After half an hour of them; a clock that went back forgets what was later."""
+    free = iter(range(10, 0, -1))
+    usage = lambda _: shutil._ntuple_diskusage(20 * GIB, 0, next(free) * GIB)  # noqa: E731
+    monkeypatch.setattr(shutil, "disk_usage", usage)
+    settings, memory = Settings(f"sqlite:///{tmp_path}/w.db", f"{tmp_path}/gone"), {}
+    told = [
+        next(surroundings.disks(settings, memory, NOON + minute * MINUTE)).full_in
+        for minute in (0, 10, 20, 30, 40, 0)
+    ]
+    assert told == [None, None, None, timedelta(minutes=70), timedelta(minutes=60), None]
+
+
+@on_sqlite
+def test_numbers_that_stand_still_are_told(warehouse, rest, tmp_path):
+    """A server that lives counts our own questions; one behind a cache does not."""
+    with counting() as server:
+        site = settle(warehouse, rest, tmp_path, api_url=server.url, airflow_url=None)
+        assert look(site, NOON) == set()
+        assert look(site, NOON + MINUTE) == set()
+        server.frozen = True
+        assert look(site, NOON + 2 * MINUTE) == set()
+        frozen = {(None, "numbers-still/prediction-API's-metrics")}
+        assert look(site, NOON + 3 * MINUTE) == frozen
+        server.frozen, server.ready = False, 503
+        assert look(site, NOON + 4 * MINUTE) == {(None, "service-away/prediction-API")}
+
+
+@on_sqlite
+def test_the_dead_mans_switch_hears_of_good_looks_and_of_bad_ones(site, tmp_path):
+    """Its address is a secret; one that cannot be reached stops nothing."""
+    with counting() as server:
+        site = settle(site.warehouse, site.rest, tmp_path, ping_url=f"{server.url}/ping/s3cr3t")
+        assert look(site, NOON) == set()
+        assert server.asked == ["/ping/s3cr3t"] * 2
+        site.teller.deliver = lambda _: "Slack takes nothing"
+        assert _looked(site, NOON + MINUTE).failed == ["Slack takes nothing"]
+        assert server.asked[2:] == ["/ping/s3cr3t/fail"] * 2
+    with pytest.raises(UnansweredError) as told:
+        ask(f"{server.url}/ping/s3cr3t")
+    assert "s3cr3t" not in str(told.value)
+    assert _looked(site, NOON + 2 * MINUTE).at == NOON + 2 * MINUTE + SURE_AFTER
+
+
+class Counting:
+    """A server whose numbers count its requests, unless they are frozen."""
+
+    def __init__(self):
+        self.asked, self.frozen, self.ready, self._count = [], False, 200, 0
+
+    def answer(self, path):
+        """Status and text."""
+        self.asked.append(path)
+        if path == "/readyz":
+            self._count += not self.frozen
+            return self.ready, "{}"
+        told = f"process_cpu_seconds_total {len(self.asked)}\nrequests_total {self._count}\n"
+        return 200, told
+
+
+@contextmanager
+def counting():
+    """Such a server, until the block is left."""
+    state = Counting()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            status, told = state.answer(self.path)
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(told.encode())
+
+        def log_message(self, *_):
+            """Say nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    state.url = f"http://127.0.0.1:{server.server_address[1]}"
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    try:
+        yield state
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_a_sign_of_life_remembers_between_looks_of_different_processes(warehouse, rest, tmp_path):
+    """So that a look by cron is sure of what the one before it has found."""
+    rest.health["scheduler"]["status"] = "unhealthy"
+    for moment in (NOON, NOON + MINUTE):
+        site = settle(warehouse, rest, tmp_path)
+        with clock.set_to(moment):
+            found = site.watch.look()
+    assert [each.cause for each in found.problems] == ["airflow-scheduler"]
+    [sign] = rows(warehouse, "SELECT name, seen_at, every_seconds, problems FROM signs_of_life")
+    assert (sign[0], loaded_time(sign[1]), *sign[2:]) == ("watch", NOON + MINUTE, 60, 1)
+
+
+def test_a_source_that_is_silent_is_told_and_not_the_delay_that_it_brings(
+    shop, rest, tmp_path, monkeypatch
+):
+    """By what the model allows, or by what the circuit breaker has learnt."""
+    limited = orders.model.model_copy(update={"limits": Limits(silence=timedelta(minutes=30))})
+    monkeypatch.setattr(orders, "model", limited)
+    warehouse = Warehouse(shop.warehouse)
+    with clock.set_to(TRAINED):
+        for start in (TRAINED - 20 * MINUTE, TRAINED - 10 * MINUTE):
+            jobs.predict(shop, "orders", Interval(start, start + 10 * MINUTE))
+    site = settle(warehouse, rest, tmp_path)
+    assert look(site, TRAINED + MINUTE) == set()
+    assert look(site, TRAINED + timedelta(minutes=45)) == {("orders", "overdue")}
+    with warehouse.write_source() as connection:
+        silent = text("DELETE FROM orders WHERE placed_at >= :since")
+        connection.execute(silent, {"since": stored_time(TRAINED)})
+    assert look(site, TRAINED + timedelta(minutes=46)) == {
+        ("orders", "overdue"),
+        ("orders", "source-silent"),
+    }

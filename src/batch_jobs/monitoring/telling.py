@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
-from datetime import datetime
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
 
 from batch_jobs.alerts import incidents
 from batch_jobs.alerts.problems import Problem
@@ -22,10 +22,12 @@ class IncidentTeller:
     def __init__(self, warehouse: Warehouse) -> None:
         self._warehouse = warehouse
 
-    def report(self, problem: Problem, now: datetime) -> None:
+    def report(self, problem: Problem, since: datetime, now: datetime, *, alone: bool) -> None:
         """Open its incident, or count it in there: once an hour, however often the watch looks."""
-        key = f"watch {problem.model or ''} {problem.cause} {now:%Y-%m-%dT%H}"
-        incidents.report(self._warehouse, problem, key, now)
+        hours = (now - since) // timedelta(hours=1)
+        key = f"watch {problem.model or ''} {problem.cause} {since.isoformat()} {hours}"
+        if not alone:
+            incidents.report(self._warehouse, problem, key, now)
 
     def resolve(self, keys: Sequence[Key], now: datetime) -> None:
         """End incidents, by model and cause; those of one model with one message."""
@@ -35,10 +37,10 @@ class IncidentTeller:
         for model, ended in causes.items():
             incidents.resolve(self._warehouse, model, ended, now)
 
-    def open(self) -> frozenset[Key]:
-        """The incidents that last, as far as the warehouse knows."""
-        found = incidents.open_incidents(self._warehouse)
-        return frozenset((each.problem.model, each.problem.cause) for each in found)
+    def open(self) -> Mapping[Key, str]:
+        """The incidents that last, and what each is about, as far as the warehouse knows."""
+        problems = (each.problem for each in incidents.open_incidents(self._warehouse))
+        return {(each.model, each.cause): each.subject or "" for each in problems}
 
     def waiting(self, now: datetime) -> tuple[int, str]:
         """How many messages wait for longer than they should, and why."""

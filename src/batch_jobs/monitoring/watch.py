@@ -46,14 +46,17 @@ CLOCK_STEP = timedelta(seconds=5)
 class Teller(Protocol):
     """Who keeps the incidents and tells of them."""
 
-    def report(self, problem: Problem, now: datetime) -> None:
-        """Open its incident, or count it in there."""
+    def report(self, problem: Problem, since: datetime, now: datetime, *, alone: bool) -> None:
+        """Open the incident of a problem that was first found at a moment, or count it in there.
+
+        Alone, it does without the warehouse, which is away or takes nothing.
+        """
 
     def resolve(self, keys: Sequence[Key], now: datetime) -> None:
         """End incidents, by model and cause."""
 
-    def open(self) -> frozenset[Key]:
-        """The incidents that last, as far as the warehouse knows."""
+    def open(self) -> Mapping[Key, str]:
+        """The incidents that last, and what each is about, as far as the warehouse knows."""
 
     def waiting(self, now: datetime) -> tuple[int, str]:
         """How many messages wait for longer than they should, and why."""
@@ -125,13 +128,14 @@ class Watch:
         facts = self._ask(now)
         judgement = judge(facts)
         sure, unsure = self._sorted(judgement, now)
-        failed = [*judgement.failed, *self._tell(sure, now)]
-        over = self._over(facts, judgement)
+        can_write = not (facts.warehouse.away or facts.warehouse.locked)
+        failed = [*judgement.failed, *self._tell(sure, now, alone=not can_write)]
+        over = self._over(facts, judgement) if can_write else []
         failed += self._attempt(partial(self._teller.resolve, over, now)) if over else []
-        undelivered = self._teller_says(now)
+        undelivered = self._teller_says(now) if can_write else None
         failed += [undelivered] if undelivered else []
         look = Look(now, sure, unsure, over, failed)
-        if facts.warehouse.away is None:
+        if can_write:
             failed += self._attempt(self._remember(look))
         self._ping(is_good=not failed)
         return look
@@ -223,18 +227,18 @@ class Watch:
         sure: list[Problem] = []
         unsure: list[Problem] = []
         for problem in judgement.problems:
-            name = f"{problem.model or ''} {problem.cause}"
-            since = min(parse_time(before.get(name) or now.isoformat()), now)
-            seen[name] = since.isoformat()
+            since = min(parse_time(before.get(_name(problem)) or now.isoformat()), now)
+            seen[_name(problem)] = since.isoformat()
             if (problem.model, problem.cause) not in judgement.echoes:
                 (sure if now - since >= SURE_AFTER else unsure).append(problem)
         self._memory["seen"] = seen
         return sure, unsure
 
-    def _tell(self, problems: Sequence[Problem], now: datetime) -> list[str]:
+    def _tell(self, problems: Sequence[Problem], now: datetime, *, alone: bool) -> list[str]:
         failed = []
         for problem in problems:
-            failed += self._attempt(partial(self._teller.report, problem, now))
+            since = parse_time(self._memory["seen"][_name(problem)])
+            failed += self._attempt(partial(self._teller.report, problem, since, now, alone=alone))
             self._told.add((problem.model, problem.cause))
         return failed
 
@@ -243,7 +247,7 @@ class Watch:
         found = {(problem.model, problem.cause) for problem in judgement.problems}
         over = [
             key
-            for key in sorted(facts.warehouse.open | self._told, key=str)
+            for key in sorted({*facts.warehouse.open, *self._told}, key=str)
             if key not in found and judgement.is_over(key[1])
         ]
         self._told.difference_update(over)
@@ -280,6 +284,10 @@ class Watch:
             else:
                 if not answer.is_success:
                     log.warning("the dead man's switch answered %d", answer.status)
+
+
+def _name(problem: Problem) -> str:
+    return f"{problem.model or ''} {problem.cause}"
 
 
 def _list(told: Any) -> list[Any]:

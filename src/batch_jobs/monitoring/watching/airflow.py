@@ -25,6 +25,7 @@ from batch_jobs.redaction import first_line
 from batch_jobs.settings import WatchSettings
 
 COMPONENTS = ("metadatabase", "scheduler", "dag_processor", "triggerer")
+HEALTH_SECONDS = 10.0
 PAGE = 100
 PAGES = 50  # of a hundred DAGs each
 TAG = "batch-serving"  # of all our DAGs
@@ -49,7 +50,7 @@ class AirflowApi:
             approving: the models whose gate asks a person.
         """
         try:
-            health = self._told(ask(f"{self._url}/api/v2/monitor/health"))
+            health = self._told(ask(f"{self._url}/api/v2/monitor/health", seconds=HEALTH_SECONDS))
         except UnansweredError as error:
             return Airflow(self._url, away=str(error))
         components = {name: _component(name, health.get(name)) for name in COMPONENTS}

@@ -180,7 +180,7 @@ class Warehouse:
         models: by name.
         undelivered: how many messages wait for longer than they should.
         undelivered_why: what the channel said last.
-        open: causes of the open incidents, by model.
+        open: the open incidents: what each is about, by model and cause.
     """
 
     shown: str
@@ -189,7 +189,7 @@ class Warehouse:
     models: Mapping[str, ModelFacts] = field(default_factory=dict)
     undelivered: int = 0
     undelivered_why: str = ""
-    open: frozenset[tuple[str | None, str]] = frozenset()
+    open: Mapping[tuple[str | None, str], str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -65,8 +65,7 @@ def _airflow_answers(facts: Facts) -> bool:
 
 
 DETECTORS = (
-    Detector(("warehouse-away",), of_machines.warehouse_away),
-    Detector(("warehouse-locked",), of_machines.warehouse_locked, _answers),
+    Detector(("warehouse-unreachable",), of_machines.warehouse),
     Detector(("outbox",), of_machines.outbox, _answers),
     Detector(("airflow-away",), of_airflow.airflow_away),
     Detector(("airflow-refuses",), of_airflow.airflow_refuses, _airflow_answers),
@@ -85,7 +84,7 @@ DETECTORS = (
     Detector(("run-hangs",), of_airflow.hanging_run, _knows_dags),
     Detector(("service-away",), of_machines.service_away),
     Detector(("numbers-still",), of_machines.numbers_still),
-    Detector(("disk",), of_machines.disk),
+    Detector(("disk", "disk-full"), of_machines.disk),
     Detector(("clock",), of_machines.clock_back, _answers),
     Detector(("model-file",), of_training.model_file, _answers),
     Detector(("overdue",), of_models.overdue, _answers),
@@ -105,8 +104,11 @@ _UNPUBLISHED = ("overdue", "gap", "never-ran", "attempt-hangs", "run-hangs")
 _STOPPED = (*_UNPUBLISHED, "training-overdue", "no-champion")
 # What follows from what: of a root of the whole deployment for every model, else for its own.
 EXPLAINS: dict[str, tuple[str, ...]] = {
-    "warehouse-away": ("warehouse-locked", "service-away", "run-hangs", "numbers-still"),
-    "warehouse-locked": (*_STOPPED, "outbox"),
+    "warehouse-unreachable": (*_STOPPED, "outbox", "service-away", "numbers-still"),
+    "warehouse-refuses": _STOPPED,
+    "store-unreachable": _STOPPED,
+    "version": _STOPPED,
+    "disk-full": ("disk", "warehouse-unreachable", *_STOPPED),
     "airflow-away": _STOPPED,
     "airflow-metadatabase": (
         *("airflow-scheduler", "airflow-dag-processor", "airflow-triggerer", "dag-missing"),
@@ -128,6 +130,7 @@ EXPLAINS: dict[str, tuple[str, ...]] = {
     "clock": ("training-overdue", "numbers-still", "approval", *_UNPUBLISHED),
     # Others tell of a failure with its own words; that something is then late is no news.
     "predict": ("overdue", "gap"),
+    "predict-source-silent": ("overdue", "gap", "source-silent"),
     "train": ("training-overdue",),
 }
 
@@ -153,6 +156,8 @@ def judge(facts: Facts, detectors: Sequence[Detector] = DETECTORS) -> Judgement:
             failed.append(f"{detector.causes[0]}: {first_line(error)}")
     if failed:
         problems.append(_failure(failed))
+    if facts.behind:  # what was late may seem to be in time again
+        judged -= {*EXPLAINS["clock"]}
     return Judgement(problems, frozenset(_echoes(problems, facts)), frozenset(judged), failed)
 
 
@@ -172,7 +177,7 @@ def _failure(failed: Sequence[str]) -> Problem:
 def _echoes(problems: Sequence[Problem], facts: Facts) -> Iterator[Key]:
     """Those that another problem explains, or an incident that somebody else has opened."""
     roots = {(problem.model, problem.cause) for problem in problems}
-    theirs = {(model, cause) for model, cause in facts.warehouse.open if kind(cause) not in OWN}
+    theirs = {key for key in facts.warehouse.open if kind(key[1]) not in OWN}
     for problem in problems:
         for model, cause in roots | theirs:
             if model in (None, problem.model) and kind(problem.cause) in _explained(cause):

@@ -93,10 +93,17 @@ def unhealthy(facts: Facts) -> Iterator[Problem]:
 
 
 def broken_file(facts: Facts) -> Iterator[Problem]:
-    """A DAG file does not load."""
+    """A DAG file does not load; one incident with what the DAG processor itself tells of it."""
+    known = {
+        file.rpartition("/")[2]: cause
+        for (_, cause), files in facts.warehouse.open.items()
+        if cause.startswith("dag-file/")
+        for file in files.split(", ")
+    }
     for broken in (facts.airflow and facts.airflow.broken_files) or ():
+        name = broken.path.rpartition("/")[2]
         yield Problem(
-            cause=f"dag-file/{broken.path}",
+            cause=known.get(name, f"dag-file/{name}"),
             model=None,
             title=f"DAG file {broken.path} does not load",
             detail=broken.error,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from datetime import timedelta
 
@@ -9,6 +10,7 @@ from batch_jobs.alerts.problems import Problem
 from batch_jobs.monitoring.watching.facts import Disk, Facts
 from batch_jobs.monitoring.watching.words import GIB, length, size
 
+NO_ROOM = re.compile(r"disk is full|No space left|could not extend", re.IGNORECASE)
 # Numbers that nobody moves for so long do not live: our own questions count in them.
 STILL = timedelta(seconds=45)
 STILL_OF_AIRFLOW = timedelta(minutes=5)
@@ -18,33 +20,32 @@ SOON = timedelta(hours=12)
 HALF_FULL = 0.25  # free: a disk that empties faster than this is looked at closely
 
 
-def warehouse_away(facts: Facts) -> Iterator[Problem]:
-    """The warehouse gives no answer: one incident, whatever follows from it."""
-    if facts.warehouse.away:
+def warehouse(facts: Facts) -> Iterator[Problem]:
+    """The warehouse gives no answer, or nobody can write: one incident, whatever follows from it.
+
+    Tasks that fail for it say the same.
+    """
+    found = facts.warehouse
+    if found.away:
         yield Problem(
-            cause="warehouse-away",
+            cause="warehouse-unreachable",
             model=None,
             title="the warehouse does not answer",
-            detail=facts.warehouse.away,
-            impact="nothing is published or trained; whoever reads it sees errors or what was last "
-            "read",
+            detail=found.away,
+            impact="nothing is published or trained, and whoever reads it may see errors",
             next_step="see whether the database is up, reachable, and lets batch-jobs log in",
-            subject=facts.warehouse.shown,
+            subject=found.shown,
         )
-
-
-def warehouse_locked(facts: Facts) -> Iterator[Problem]:
-    """It can be read, and nobody can write."""
-    if facts.warehouse.locked:
+    elif found.locked:
         yield Problem(
-            cause="warehouse-locked",
+            cause="disk-full" if NO_ROOM.search(found.locked) else "warehouse-unreachable",
             model=None,
             title="nobody can write to the warehouse",
-            detail=facts.warehouse.locked,
+            detail=found.locked,
             impact="readers still see the last good predictions; nothing new is published",
-            next_step="find out who holds it: on SQLite `fuser` on its file, on PostgreSQL "
-            "`pg_stat_activity`; end what hangs",
-            subject=facts.warehouse.shown,
+            next_step="find out who holds it (`fuser` on SQLite's file, `pg_stat_activity` of "
+            "PostgreSQL) and end what hangs; make room if there is none",
+            subject=found.shown,
         )
 
 
@@ -71,7 +72,7 @@ def disk(facts: Facts) -> Iterator[Problem]:
         if not (full or nearly or soon):
             continue
         yield Problem(
-            cause=f"disk/{found.what.removeprefix('the ').replace(' ', '-')}",
+            cause="disk-full" if full else f"disk/{found.what[4:].replace(' ', '-')}",
             model=None,
             title=f"the disk of {found.what} {_filling(found, nearly=full or nearly)}",
             detail=f"{size(found.free)} of {size(found.total)} are free at {found.folder}",
