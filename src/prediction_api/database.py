@@ -88,12 +88,17 @@ class Database(Protocol):
         """Close the connections."""
 
 
-def open_database(url: str) -> Database:
-    """The database at a SQLAlchemy URL; nothing is connected before it is asked."""
+def open_database(url: str, seconds: float = STATEMENT_SECONDS) -> Database:
+    """The database at a SQLAlchemy URL; nothing is connected before it is asked.
+
+    Args:
+        url: of the warehouse.
+        seconds: how long a statement may take.
+    """
     made = make_url(url)
     if made.get_backend_name() == "sqlite":
-        return SQLiteDatabase(Path(made.database or ""))
-    return PostgreSQLDatabase(PostgreSQL(made).url)
+        return SQLiteDatabase(Path(made.database or ""), seconds)
+    return PostgreSQLDatabase(PostgreSQL(made).url, seconds)
 
 
 class SQLiteDatabase:
@@ -102,9 +107,9 @@ class SQLiteDatabase:
     A thread would make a probe take ten times as long, and in WAL mode no writer keeps it waiting.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._loops = Connection(path, busy_seconds=0)
+    def __init__(self, path: Path, seconds: float) -> None:
+        self._path, self._seconds = path, seconds
+        self._loops = Connection(path, 0, seconds)
         self._kept = local()
         self._threads = ThreadPoolExecutor(THREADS, "sqlite")
 
@@ -124,7 +129,7 @@ class SQLiteDatabase:
 
     def _fetch(self, sql: str, values: Mapping[str, Any]) -> Sequence[Row]:
         if not hasattr(self._kept, "connection"):
-            self._kept.connection = Connection(self._path, busy_seconds=STATEMENT_SECONDS)
+            self._kept.connection = Connection(self._path, STATEMENT_SECONDS, self._seconds)
         connection: Connection = self._kept.connection
         try:
             return connection.fetch(sql, values)
@@ -141,8 +146,8 @@ class SQLiteDatabase:
 class Connection:
     """One connection to a file of SQLite, made anew if there is another file in its place."""
 
-    def __init__(self, path: Path, busy_seconds: float) -> None:
-        self._path, self._busy = path, busy_seconds
+    def __init__(self, path: Path, busy_seconds: float, seconds: float) -> None:
+        self._path, self._busy, self._seconds = path, busy_seconds, seconds
         self._connection: sqlite3.Connection | None = None
         self._file: tuple[int, int] | None = None
         self._deadline = 0.0
@@ -153,7 +158,7 @@ class Connection:
         Raises:
             sqlite3.Error: the file is not there or no warehouse, or the statement took too long.
         """
-        self._deadline = time.monotonic() + STATEMENT_SECONDS
+        self._deadline = time.monotonic() + self._seconds
         return self._opened().execute(sql, values).fetchall()
 
     def _opened(self) -> sqlite3.Connection:
@@ -189,8 +194,8 @@ class Connection:
 class PostgreSQLDatabase:
     """A pool of connections, which the server itself keeps from writing and from taking long."""
 
-    def __init__(self, url: URL) -> None:
-        self._url = url
+    def __init__(self, url: URL, seconds: float) -> None:
+        self._url, self._seconds = url, seconds
         self._pool: asyncpg.Pool | None = None
         self._opening = asyncio.Lock()
 
@@ -199,7 +204,7 @@ class PostgreSQLDatabase:
         arguments = [values[name] for name in statement.names]
         try:
             pool = self._pool or await self._opened()
-            async with asyncio.timeout(CONNECT_SECONDS + STATEMENT_SECONDS):
+            async with asyncio.timeout(CONNECT_SECONDS + self._seconds):
                 async with pool.acquire() as connection:
                     rows: Sequence[Row] = await connection.fetch(statement.numbered, *arguments)
                     return rows
@@ -210,7 +215,7 @@ class PostgreSQLDatabase:
     async def _opened(self) -> asyncpg.Pool:
         options = (
             f"{self._url.query['options']} -c default_transaction_read_only=on "
-            f"-c statement_timeout={int(STATEMENT_SECONDS * 1000)} -c jit=off "
+            f"-c statement_timeout={int(self._seconds * 1000)} -c jit=off "
             f"-c plan_cache_mode=force_generic_plan"  # or a look-up would be planned each time
         )
         async with self._opening:

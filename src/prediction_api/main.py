@@ -24,6 +24,7 @@ from prediction_api.problems import add_handlers
 from prediction_api.protection import Limited
 from prediction_api.rendering import STATIC
 from prediction_api.routers import (
+    current,
     lookup,
     models,
     page,
@@ -65,6 +66,7 @@ def create_app(config: Config | None = None) -> FastAPI:
     for router in (
         predictions.router,
         lookup.router,
+        current.router,
         models.router,
         page.router,
         page.doors,

@@ -199,4 +199,41 @@ CREATE TABLE signs_of_life (
 
 -- == the prediction API ==
 
+-- readers: the current rows of models in merge mode, in the order of their keys: to be paged through.
+CREATE VIEW merged_predictions AS
+  SELECT c.model, c.entity_id, p.score, p.label, r.model_version, c.run_id,
+         r.interval_start, r.interval_end, r.published_at
+  FROM current_rows AS c
+  JOIN prediction_runs AS r ON r.run_id = c.run_id
+  JOIN shared_predictions AS p ON p.run_id = c.run_id AND p.entity_id = c.entity_id
+  WHERE r.superseded_at IS NULL;
+COMMENT ON VIEW merged_predictions IS 'the rows of current_predictions of models in merge mode';
+
+-- readers: rows of merge mode that are current no longer, found by when they were left: those of a
+-- page that was begun before. Seen at T: published_at <= T AND left_at > T AND superseded_at > T.
+CREATE VIEW left_predictions AS
+  SELECT r.model, s.entity_id, p.score, p.label, r.model_version, s.run_id,
+         r.interval_start, r.interval_end, r.published_at, s.superseded_at,
+         s.superseded_at AS left_at
+  FROM superseded_rows AS s
+  JOIN prediction_runs AS r ON r.run_id = s.run_id
+  JOIN shared_predictions AS p ON p.run_id = s.run_id AND p.entity_id = s.entity_id
+  WHERE r.superseded_at IS NULL AND r.state = 'published'
+  UNION ALL
+  SELECT r.model, p.entity_id, p.score, p.label, r.model_version, r.run_id,
+         r.interval_start, r.interval_end, r.published_at,
+         COALESCE(s.superseded_at, r.superseded_at), r.superseded_at
+  FROM prediction_runs AS r
+  JOIN shared_predictions AS p ON p.run_id = r.run_id
+  LEFT JOIN superseded_rows AS s ON s.run_id = p.run_id AND s.entity_id = p.entity_id
+  WHERE r.superseded_at IS NOT NULL AND r.mode = 'merge' AND r.state IN ('published', 'superseded');
+COMMENT ON VIEW left_predictions IS 'rows of merge mode that are current no longer, found by when they were left';
+
+-- requesters: requests that were taken back by who had sent them, before they were answered.
+CREATE TABLE cancelled_requests (
+  request_id bigint PRIMARY KEY REFERENCES requests ON DELETE CASCADE,
+  cancelled_at timestamptz NOT NULL
+);
+CREATE INDEX requests_of_client ON requests (client, request_id);
+
 -- == end of the prediction API ==

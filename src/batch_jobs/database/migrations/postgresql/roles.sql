@@ -47,6 +47,10 @@ TO batch_jobs_reader, batch_jobs_requester;
 GRANT SELECT ON serving.signs_of_life TO batch_jobs_reader, batch_jobs_requester;
 GRANT INSERT, UPDATE, DELETE ON serving.signs_of_life TO batch_jobs_writer;
 
+-- What the prediction API pages through.
+GRANT SELECT ON serving.merged_predictions, serving.left_predictions
+TO batch_jobs_reader, batch_jobs_requester;
+
 -- Requesters: readers who also ask for predictions. What was answered, nobody changes; a request is
 -- added as one that waits, since neither its state nor who works on it can be given.
 GRANT SELECT, INSERT ON serving.online_predictions TO batch_jobs_requester;
@@ -56,6 +60,7 @@ TO batch_jobs_requester;
 GRANT INSERT (request_id, model, client, idempotency_key, request_sha256, created_at, rows_read)
 ON serving.requests TO batch_jobs_requester;
 GRANT INSERT ON serving.request_rows TO batch_jobs_requester;
+GRANT SELECT, INSERT ON serving.cancelled_requests TO batch_jobs_requester;
 
 -- Writers: what train, promote, predict, answer, prune and the alerts do. A version keeps its sha256, and
 -- promotions and the ledger lose no row. CREATE is for the tables of large populations.
