@@ -16,7 +16,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from batch_jobs import Number
-from batch_jobs.scoring import compiled_trees
+from batch_jobs.scoring import code_cache, compiled_trees
 from batch_jobs.scoring import predict as predict_
 from batch_jobs.scoring.compiled_trees import compiled
 from batch_jobs.scoring.fitted import Fitted
@@ -188,3 +188,33 @@ def test_estimator_goes_on_where_compiling_fails(boosted, monkeypatch, caplog, m
     assert predictor.fitted is fitted
     assert np.array_equal(answer, fitted.estimator.predict_proba(frame))
     assert [record.message for record in caplog.records] == ([told] if told else [])
+
+
+def test_trees_are_compiled_where_they_cannot_be_kept(boosted, monkeypatch, caplog):
+    """As in a container that is only read: each process compiles them anew, and says so."""
+    from numba.core.caching import CacheImpl
+
+    monkeypatch.setattr(CacheImpl, "_locator_classes", [])
+    monkeypatch.setattr(code_cache, "problem", lambda: code_cache.UNKEPT)
+    compiled_trees._machine_code.cache_clear()
+    fitted, frame = boosted
+    predictor = Predictor(fitted)
+    monkeypatch.setattr(predictor, "_rows_left", ROWS)
+    expected = fitted.answers(fitted.inputs(frame))
+    for _ in range(2):
+        assert np.array_equal(predictor.answers(frame), expected)
+    compiled_trees._machine_code.cache_clear()
+    assert predictor.fitted is not fitted
+    assert caplog.messages == [code_cache.UNKEPT]
+
+
+@pytest.mark.parametrize(
+    ("folder", "expected"),
+    [("", None), ("cache", None), ("cache/not/yet", None), ("file", code_cache.UNKEPT)],
+)
+def test_status_tells_where_compiled_trees_cannot_be_kept(tmp_path, folder, expected):
+    """By default they are beside the package, or in the user's cache."""
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "file").touch()
+    environ = {"NUMBA_CACHE_DIR": str(tmp_path / folder)} if folder else {}
+    assert code_cache.problem(environ) == expected

@@ -15,6 +15,7 @@ from batch_jobs.registry import champions
 from batch_jobs.registry import versions as registry
 from batch_jobs.registry.deployment import Deployment, Place, opened
 from batch_jobs.runs import coverage
+from batch_jobs.scoring import code_cache
 
 
 def gaps(place: Place, name: str) -> list[Interval]:
@@ -88,4 +89,5 @@ def _serving(
         differs = registry.file_differs(deployment.model(name), champion)
     except BatchJobsError as error:
         differs = str(error)
-    return {"champion": champion.version, "notes": [*notes, *([differs] if differs else [])]}
+    notes += [note for note in (differs, code_cache.problem()) if note]
+    return {"champion": champion.version, "notes": notes}

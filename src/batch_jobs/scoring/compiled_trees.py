@@ -8,7 +8,8 @@ blocks of rows, so that a split is a few vector instructions. The comparisons ar
 and leaves are added in its order, so sums do not differ in any bit; everything around them
 (validation, categories, the link function) stays scikit-learn's own code.
 
-What numba compiled is kept beside this file, or where NUMBA_CACHE_DIR says.
+What numba compiled is kept beside this file, in the user's cache or where NUMBA_CACHE_DIR says, and
+so compiled once a machine; where none of them can be written, by each process anew.
 """
 
 from __future__ import annotations
@@ -125,8 +126,11 @@ def _kind(estimator: Any) -> str:
 def _machine_code() -> Callable[..., None]:
     import numba
 
-    compiler: Callable[..., Callable[..., None]] = numba.njit(cache=True, nogil=True)
-    return compiler(_add_leaves)
+    compiler: Callable[..., Callable[..., Callable[..., None]]] = numba.njit
+    try:
+        return compiler(cache=True, nogil=True)(_add_leaves)
+    except RuntimeError:  # it finds no folder to keep it in; see `code_cache`
+        return compiler(nogil=True)(_add_leaves)
 
 
 def _is_usual(tree: Any) -> bool:

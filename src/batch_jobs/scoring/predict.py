@@ -15,6 +15,7 @@ from batch_jobs.errors import ContractError
 from batch_jobs.interval import Interval
 from batch_jobs.model import BatchModel
 from batch_jobs.redaction import first_line
+from batch_jobs.scoring import code_cache
 from batch_jobs.scoring.contract import check_features, records
 from batch_jobs.scoring.counts import Counts, Reject
 from batch_jobs.scoring.fitted import Fitted
@@ -170,6 +171,8 @@ def _compiled(fitted: Fitted, seen: Sequence[tuple[pd.DataFrame, NDArray[np.floa
         estimator = compiled(fitted.estimator)
         if estimator is None:
             return fitted
+        if unkept := code_cache.problem():
+            log.warning("%s", unkept)
         faster = replace(fitted, estimator=estimator)
         same = all(
             np.array_equal(faster.answers(inputs), answer, equal_nan=True)
