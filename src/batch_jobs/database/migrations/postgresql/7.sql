@@ -237,3 +237,10 @@ CREATE TABLE cancelled_requests (
 CREATE INDEX requests_of_client ON requests (client, request_id);
 
 -- == end of the prediction API ==
+
+-- == history ==
+
+-- A key is looked up in the history of ten thousand runs without a look at each of them.
+CREATE INDEX shared_predictions_of_entity ON shared_predictions (entity_id);
+
+-- == end of history ==
