@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from batch_jobs import errors as errors_
 from batch_jobs.cli.main import app
 from batch_jobs.model import BatchModel, Category, Gate, Limits, Number
-from batch_jobs.monitor import Monitor
+from batch_jobs.monitor import Monitor, Performance
 from batch_jobs.settings import Settings, WatchSettings
 from docs.generator.text import REQUIRED, attributes, code, default, table
 from prediction_api.config import Config
@@ -131,6 +131,11 @@ def limits_fields() -> str:
 def monitor_fields() -> str:
     """Every field of what is monitored."""
     return _of_model(Monitor)
+
+
+def performance_fields() -> str:
+    """Every field of how outcomes are judged."""
+    return _of_model(Performance)
 
 
 def _of_model(kind: type[BaseModel]) -> str:

@@ -28,6 +28,7 @@ def blocks(root: Path) -> dict[str, Callable[[], str]]:
         "gate-fields": reference.gate_fields,
         "limits-fields": reference.limits_fields,
         "monitor-fields": reference.monitor_fields,
+        "performance-fields": reference.performance_fields,
         "feature-fields": reference.feature_fields,
         "http": outward.http,
         "read-contract": outward.read_contract,

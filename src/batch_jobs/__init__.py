@@ -2,6 +2,15 @@
 
 from batch_jobs.interval import Interval
 from batch_jobs.model import BatchModel, Category, Gate, Limits, Number
-from batch_jobs.monitor import Monitor
+from batch_jobs.monitor import Monitor, Performance
 
-__all__ = ["BatchModel", "Category", "Gate", "Interval", "Limits", "Monitor", "Number"]
+__all__ = [
+    "BatchModel",
+    "Category",
+    "Gate",
+    "Interval",
+    "Limits",
+    "Monitor",
+    "Number",
+    "Performance",
+]

@@ -231,9 +231,21 @@ class BatchModel(_Frozen):
         if odd := [name for name in monitor.ignore if features and name not in features]:
             raise ValueError(f"ignore must name features, not {', '.join(odd)}")
         kinds = {name: feature.kind for name, feature in features.items()}
-        if odd := [n for n in monitor.slices or () if kinds and kinds.get(n) != "category"]:
+        named = (*(monitor.slices or ()), *(monitor.performance.slices or ()))
+        if odd := [name for name in named if kinds and kinds.get(name) != "category"]:
             raise ValueError(f"slices must name features of kind Category, not {', '.join(odd)}")
         return monitor
+
+    @field_validator("keep")
+    @classmethod
+    def _as_long_as_labels(cls, keep: timedelta, info: ValidationInfo) -> timedelta:
+        monitor = info.data.get("monitor")
+        if monitor and monitor.performance.labels_within > keep:
+            raise ValueError(
+                "must be at least monitor.performance.labels_within, for which labels of the "
+                "predictions are waited for"
+            )
+        return keep
 
     @field_validator("expire")
     @classmethod

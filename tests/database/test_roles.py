@@ -27,7 +27,7 @@ from tests.support.postgres_server import PostgresServer
 
 VIEWS = {
     *("current_predictions", "serving_status", "prediction_history", "predictions"),
-    *("read_contract", "model_drift", "incidents"),
+    *("read_contract", "model_drift", "model_performance", "incidents"),
 }
 CONTRACT = VIEWS | {
     *("prediction_runs", "rejected_rows", "model_versions", "promotions", "signs_of_life"),
@@ -37,6 +37,7 @@ INTERNAL = {
     "served_predictions",
     *("current_rows", "superseded_rows", "serving_heads", "alerts", "task_errors"),
     *("profiles", "drift_findings"),
+    *("performance_windows", "model_performance_rows", "damage_episodes"),
     *("incident_rows", "incident_reports", "mutes"),
     *("outbox_messages", "outbox_deliveries", "outbox_channels"),
     "online_predictions",
@@ -226,7 +227,7 @@ def reader(owned, login, tmp_path, monkeypatch):
 def test_a_reader_reads_the_contract(reader, owned):
     """Also what a writer has just put into a table of its own, through views of the owner."""
     with psycopg.connect(reader.replace("+psycopg", ""), autocommit=True) as connection:
-        empty = {"rejected_rows", "model_drift", "incidents", "signs_of_life"}
+        empty = {"rejected_rows", "model_drift", "model_performance", "incidents", "signs_of_life"}
         for name in CONTRACT:
             rows = connection.execute(f"SELECT * FROM serving.{name}").fetchall()
             assert bool(rows) == (name not in empty), name

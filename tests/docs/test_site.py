@@ -7,7 +7,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 from batch_jobs.model import BatchModel, Gate, Limits
-from batch_jobs.monitor import Monitor
+from batch_jobs.monitor import Monitor, Performance
 from docs.generator import __main__ as command
 from docs.generator import outward, reference
 from docs.generator.site import PLACE, blocks, build
@@ -128,6 +128,7 @@ def test_every_variable_of_the_server_is_in_the_reference():
         (Gate, reference.gate_fields),
         (Limits, reference.limits_fields),
         (Monitor, reference.monitor_fields),
+        (Performance, reference.performance_fields),
     ],
 )
 def test_every_field_of_a_model_is_in_the_reference(kind, generated):

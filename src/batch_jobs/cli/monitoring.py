@@ -27,5 +27,8 @@ def monitor(
 ) -> None:
     """Look at what a model has published: is it still what the model was trained for?"""
     report = look(Settings.from_environ(), model, parse_time(at) if at else None)
-    lines = [*report.notes, *(each.words for each in report.drift)]
-    tell(asdict(report), as_json, "\n".join(lines) or f"{model}: nothing unusual")
+    judgement = report.judgement
+    found = [*report.notes, *(each.words for each in judgement.damage)]
+    found += [each.words for each in report.drift]
+    lines = [*judgement.news, *(found or ["nothing unusual"])]
+    tell(asdict(report), as_json, "\n".join(f"{model}: {line}" for line in lines))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -71,11 +72,26 @@ def estimate(values: NDArray[np.float64], blocks: NDArray[np.int64], confidence:
     _, block = np.unique(blocks, return_inverse=True)
     sums = np.bincount(block, weights=values)
     sizes = np.bincount(block)
-    # A fixed seed: the same rows always give the same verdict.
-    draws = np.random.default_rng(0).multinomial(
-        len(sums), np.full(len(sums), 1 / len(sums)), size=REPLICATES
-    )
+    draws = drawn(len(sums))
     means = (draws @ sums) / (draws @ sizes)
+    return Estimate(float(values.mean()), *quantiles(means, confidence))
+
+
+@lru_cache(maxsize=4)
+def drawn(blocks: int) -> NDArray[np.int64]:
+    """How often each block is drawn, shape (replicates, blocks)."""
+    import numpy as np
+
+    # A fixed seed: the same rows always give the same verdict.
+    return np.random.default_rng(0).multinomial(
+        blocks, np.full(blocks, 1 / blocks), size=REPLICATES
+    )
+
+
+def quantiles(replicates: NDArray[np.float64], confidence: float) -> tuple[float, float]:
+    """The bounds of a two-sided interval of that confidence."""
+    import numpy as np
+
     tail = (1 - confidence) / 2
-    low, high = np.quantile(means, [tail, 1 - tail])
-    return Estimate(float(values.mean()), float(low), float(high))
+    low, high = np.quantile(replicates, [tail, 1 - tail])
+    return float(low), float(high)

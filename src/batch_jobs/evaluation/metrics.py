@@ -45,13 +45,18 @@ def baseline(fitted: Fitted, fit_rows: pd.DataFrame, holdout_rows: pd.DataFrame)
     """Evaluate the constant answer: the class frequencies, or the mean, of the rows learnt from."""
     import numpy as np
 
-    labels = fit_rows["label"]
-    if fitted.classes is None:
-        constant = np.array([labels.mean()], "float64")
-    else:
-        shares = labels.map(class_text).value_counts(normalize=True)
-        constant = shares.reindex(fitted.classes, fill_value=0).to_numpy("float64")
+    constant = constant_answer(fitted, fit_rows["label"])
     return _measured(fitted, holdout_rows, np.tile(constant, (len(holdout_rows), 1)))
+
+
+def constant_answer(fitted: Fitted, labels: pd.Series[Any]) -> NDArray[np.float64]:
+    """What is answered by who knows the labels alone: their mean, or the share of each class."""
+    import numpy as np
+
+    if fitted.classes is None:
+        return np.asarray([float(labels.mean())], dtype="float64")
+    shares = labels.map(class_text).value_counts(normalize=True)
+    return np.asarray(shares.reindex(fitted.classes, fill_value=0), dtype="float64")
 
 
 def _measured(fitted: Fitted, rows: pd.DataFrame, answer: NDArray[np.float64]) -> Evaluation:

@@ -8,7 +8,9 @@ from datetime import datetime
 
 from batch_jobs import clock
 from batch_jobs.interval import require_aware
+from batch_jobs.monitoring import performance
 from batch_jobs.monitoring.findings import Finding
+from batch_jobs.monitoring.judgement import Judgement, judge
 from batch_jobs.registry.deployment import Place, opened
 
 log = logging.getLogger(__name__)
@@ -23,12 +25,16 @@ class Report:
         at: when it was looked at.
         drift: what is unlike training in the newest day and in the newest window of days.
         notes: what could not be told and why, a line each.
+        judgement: whether outcomes show damage.
+        restated: how many past windows have other figures than at the look before.
     """
 
     model: str
     at: datetime
     drift: tuple[Finding, ...]
     notes: tuple[str, ...]
+    judgement: Judgement
+    restated: int = 0
 
 
 def monitor(place: Place, name: str, now: datetime | None = None) -> Report:
@@ -46,4 +52,12 @@ def monitor(place: Place, name: str, now: datetime | None = None) -> Report:
     deployment = opened(place)
     model = deployment.model(name)
     at = require_aware(now) if now else clock.now()
-    return Report(model.name, at, (), ())
+    restated = performance.update(deployment, name, at)
+    return Report(
+        model.name,
+        at,
+        (),
+        restated.notes,
+        judgement=judge(deployment, name, at),
+        restated=len(restated.windows),
+    )

@@ -53,6 +53,7 @@ def train(place: Place, name: str, as_of: datetime) -> ModelVersion:
         StoreUnavailableError: the model store does not answer.
     """
     deployment = opened(place)
+    from batch_jobs.evaluation.metrics import constant_answer
     from batch_jobs.scoring import golden
     from batch_jobs.training import fit
 
@@ -82,6 +83,7 @@ def train(place: Place, name: str, as_of: datetime) -> ModelVersion:
         "categories": dict(fitted.categories),
         "classes": fitted.classes,
         "positive": fitted.positive,
+        "constant": constant_answer(fitted, split.fit["label"]).tolist(),
         "metrics": metrics,
         "commit": deployment.settings.commit or _commit(model),
         "golden": golden.golden(fitted, split.holdout),

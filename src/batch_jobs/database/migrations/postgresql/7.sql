@@ -68,6 +68,68 @@ COMMENT ON COLUMN model_drift.found_at IS 'when it was last found so, UTC';
 
 -- == performance on late labels ==
 
+-- Each past window of a model that had predictions, so that only what has changed is judged anew.
+CREATE TABLE performance_windows (
+  model text COLLATE "C" NOT NULL,
+  grain text COLLATE "C" NOT NULL CHECK (grain IN ('day', 'week')),
+  window_start timestamptz NOT NULL,
+  window_end timestamptz NOT NULL,
+  row_count bigint NOT NULL,  -- rows that count
+  label_count bigint NOT NULL,  -- of these, rows whose outcome is known
+  late_count bigint NOT NULL,  -- rows that do not count: published after their outcome was known
+  digest text COLLATE "C" NOT NULL,  -- of all that its figures rest on
+  labels_until timestamptz NOT NULL,  -- labels that were known until then
+  labels_digest text COLLATE "C" NOT NULL,  -- of those: a label that is changed afterwards changes it
+  final smallint NOT NULL CHECK (final IN (0, 1)),
+  restated_at timestamptz NOT NULL,
+  PRIMARY KEY (model, grain, window_start)
+);
+
+-- Its figures: of what was published and of whoever is compared with it; see model_performance.
+CREATE TABLE model_performance_rows (
+  model text COLLATE "C" NOT NULL,
+  grain text COLLATE "C" NOT NULL,
+  window_start timestamptz NOT NULL,
+  slice text COLLATE "C" NOT NULL,
+  contender text COLLATE "C" NOT NULL
+    CHECK (contender IN ('published', 'constant', 'before', 'since', 'again')),
+  metric text COLLATE "C" NOT NULL,
+  estimated smallint NOT NULL CHECK (estimated IN (0, 1)),
+  value double precision NOT NULL,
+  low double precision NOT NULL,
+  high double precision NOT NULL,
+  worse_by double precision,
+  worse_by_low double precision,
+  worse_by_high double precision,
+  row_count bigint NOT NULL,
+  label_count bigint NOT NULL,
+  model_version text COLLATE "C" NOT NULL,
+  PRIMARY KEY (model, grain, window_start, slice, contender, metric, estimated)
+);
+
+-- Times in which a model did damage, as far as labels have shown it; the newest may be open.
+CREATE TABLE damage_episodes (
+  model text COLLATE "C" NOT NULL,
+  opened_at timestamptz NOT NULL,
+  closed_at timestamptz,
+  window_start timestamptz NOT NULL,  -- of the newest window that showed it
+  evidence json NOT NULL,
+  retraining_asked_at timestamptz,  -- once an episode
+  PRIMARY KEY (model, opened_at)
+);
+CREATE UNIQUE INDEX one_open_episode ON damage_episodes (model) WHERE closed_at IS NULL;
+
+-- readers: how well a model did in past windows, by the rows that readers saw in time; restated
+-- under the same key (model to estimated) as outcomes become known.
+CREATE VIEW model_performance AS
+  SELECT p.model, p.grain, p.window_start, w.window_end, p.slice, p.contender, p.metric,
+         p.estimated, p.value, p.low, p.high, p.worse_by, p.worse_by_low, p.worse_by_high,
+         p.row_count, p.label_count, p.model_version, w.restated_at
+  FROM model_performance_rows AS p
+  JOIN performance_windows AS w
+    ON w.model = p.model AND w.grain = p.grain AND w.window_start = p.window_start;
+COMMENT ON VIEW model_performance IS 'how well a model did in past windows, by the rows that readers saw in time; restated under the same key as outcomes become known';
+
 -- == end of performance on late labels ==
 
 -- == incidents, the outbox and mutes ==

@@ -90,6 +90,12 @@ GRANT INSERT, UPDATE, DELETE ON
   serving.outbox_messages, serving.outbox_deliveries, serving.outbox_channels
 TO batch_jobs_writer;
 
+-- Performance on late labels.
+GRANT SELECT ON serving.model_performance TO batch_jobs_reader, batch_jobs_requester;
+GRANT INSERT, UPDATE, DELETE ON
+  serving.performance_windows, serving.model_performance_rows, serving.damage_episodes
+TO batch_jobs_writer;
+
 -- Only the owner of a partitioned table may attach to it and detach from it. The role owns it and
 -- its parts, not a login, so that one login can go on where another one stopped.
 DO $$

@@ -68,6 +68,86 @@ CREATE VIEW model_drift (
 
 -- == performance on late labels ==
 
+-- Each past window of a model that had predictions, so that only what has changed is judged anew.
+CREATE TABLE performance_windows (
+  model TEXT NOT NULL,
+  grain TEXT NOT NULL CHECK (grain IN ('day', 'week')),
+  window_start TEXT NOT NULL,
+  window_end TEXT NOT NULL,
+  row_count INTEGER NOT NULL,  -- rows that count
+  label_count INTEGER NOT NULL,  -- of these, rows whose outcome is known
+  late_count INTEGER NOT NULL,  -- rows that do not count: published after their outcome was known
+  digest TEXT NOT NULL,  -- of all that its figures rest on
+  labels_until TEXT NOT NULL,  -- labels that were known until then
+  labels_digest TEXT NOT NULL,  -- of those: a label that is changed afterwards changes it
+  final INTEGER NOT NULL CHECK (final IN (0, 1)),
+  restated_at TEXT NOT NULL,
+  PRIMARY KEY (model, grain, window_start)
+) WITHOUT ROWID, STRICT;
+
+-- Its figures: of what was published and of whoever is compared with it; see model_performance.
+CREATE TABLE model_performance_rows (
+  model TEXT NOT NULL,
+  grain TEXT NOT NULL,
+  window_start TEXT NOT NULL,
+  slice TEXT NOT NULL,
+  contender TEXT NOT NULL
+    CHECK (contender IN ('published', 'constant', 'before', 'since', 'again')),
+  metric TEXT NOT NULL,
+  estimated INTEGER NOT NULL CHECK (estimated IN (0, 1)),
+  value REAL NOT NULL,
+  low REAL NOT NULL,
+  high REAL NOT NULL,
+  worse_by REAL,
+  worse_by_low REAL,
+  worse_by_high REAL,
+  row_count INTEGER NOT NULL,
+  label_count INTEGER NOT NULL,
+  model_version TEXT NOT NULL,
+  PRIMARY KEY (model, grain, window_start, slice, contender, metric, estimated)
+) WITHOUT ROWID, STRICT;
+
+-- Times in which a model did damage, as far as labels have shown it; the newest may be open.
+CREATE TABLE damage_episodes (
+  model TEXT NOT NULL,
+  opened_at TEXT NOT NULL,
+  closed_at TEXT,
+  window_start TEXT NOT NULL,  -- of the newest window that showed it
+  evidence TEXT NOT NULL CHECK (json_valid(evidence)),
+  retraining_asked_at TEXT,  -- once an episode
+  PRIMARY KEY (model, opened_at)
+) WITHOUT ROWID, STRICT;
+CREATE UNIQUE INDEX one_open_episode ON damage_episodes (model) WHERE closed_at IS NULL;
+
+-- readers: how well a model did in past windows, by the rows that readers saw in time; restated
+-- under the same key (model to estimated) as outcomes become known.
+CREATE VIEW model_performance (
+  model,  -- name of the model's file
+  grain,  -- day or week, of UTC; weeks begin on Mondays
+  window_start,  -- start of the window, UTC, included
+  window_end,  -- end of the window, UTC, not included
+  slice,  -- feature=value, or nothing for all rows
+  contender,  -- published: what readers saw; constant: the share or mean known from training; before, since: the version that served before and the newest one trained since, on the same rows; again: the version that served, on the rows as they are now
+  metric,  -- log_loss, brier, auc, calibration_error, bias, base_rate, accuracy, mae, rmse; error_rate and mse are what contenders are compared by where no other is
+  estimated,  -- 1 if outcomes are not known and the scores are taken at their word, else 0
+  value,  -- of the metric
+  low,  -- lower bound of its interval
+  high,  -- upper bound of its interval
+  worse_by,  -- how much higher the loss of what was published is on the same rows; NULL of published
+  worse_by_low,  -- lower bound of its interval
+  worse_by_high,  -- upper bound of its interval
+  row_count,  -- rows of the window and slice
+  label_count,  -- rows that the value rests on
+  model_version,  -- version that scored most rows, or the contender's
+  restated_at  -- when the figures of the window were last computed, UTC
+) AS
+  SELECT p.model, p.grain, p.window_start, w.window_end, p.slice, p.contender, p.metric,
+         p.estimated, p.value, p.low, p.high, p.worse_by, p.worse_by_low, p.worse_by_high,
+         p.row_count, p.label_count, p.model_version, w.restated_at
+  FROM model_performance_rows AS p
+  JOIN performance_windows AS w
+    ON w.model = p.model AND w.grain = p.grain AND w.window_start = p.window_start;
+
 -- == end of performance on late labels ==
 
 -- == incidents, the outbox and mutes ==
