@@ -63,11 +63,13 @@ IdempotencyKey = Annotated[
 ]
 
 
-class _Answer(BaseModel):
+class Answer(BaseModel):
+    """What the server answers with."""
+
     model_config = ConfigDict(protected_namespaces=(), ser_json_inf_nan="null")
 
 
-class Status(_Answer):
+class Status(Answer):
     """What `serving_status` says of a model, and whether it keeps its promise."""
 
     model: str
@@ -82,7 +84,7 @@ class Status(_Answer):
     age_seconds: int = Field(description="Time since fresh_until.")
 
 
-class Model(_Answer):
+class Model(Answer):
     """A model: what it says, what it is asked, and how fresh it is."""
 
     model: str
@@ -94,13 +96,13 @@ class Model(_Answer):
     status: Status | None = Field(default=None, description="Null before the first publication.")
 
 
-class Models(_Answer):
+class Models(Answer):
     """All models."""
 
     models: list[Model]
 
 
-class Prediction(_Answer):
+class Prediction(Answer):
     """A published prediction: a row of `current_predictions` or `prediction_history`."""
 
     model: str
@@ -129,7 +131,7 @@ class PastPrediction(Prediction):
     superseded_at: datetime | None
 
 
-class OnlinePrediction(_Answer):
+class OnlinePrediction(Answer):
     """A prediction that was computed on request."""
 
     id: int = Field(ge=1, le=LARGEST_ID)
@@ -216,59 +218,7 @@ def _told(kind: Feature) -> Any:
     return Field(description=f"{type(kind).__name__}: {limits}; another value is rejected.")
 
 
-class RowCounts(_Answer):
-    """How many rows a request has, and what became of them."""
-
-    read: int
-    scored: int
-    rejected: int
-    skipped: int
-
-
-class RowResult(_Answer):
-    """A prediction; rows are numbered from 1, as they were sent."""
-
-    row: int
-    entity_id: str | None
-    score: float
-    label: str | None
-
-
-class RowReject(_Answer):
-    """A row that has no prediction, and why."""
-
-    row: int
-    entity_id: str | None
-    reason: str
-
-
-class Accepted(_Answer):
-    """A request of many rows that will be answered."""
-
-    id: int = Field(ge=1, le=LARGEST_ID)
-    model: str
-    state: str = Field(examples=["waiting"])
-    rows: int
-    url: str = Field(description="Where to ask for its state and its results.")
-
-
-class ManyRows(_Answer):
-    """A request of many rows: how far it is, and a page of what came of it once it is done."""
-
-    id: int = Field(ge=1, le=LARGEST_ID)
-    model: str
-    state: Literal["waiting", "scoring", "done", "failed"]
-    progress: float = Field(ge=0, le=1, description="The share of rows that was dealt with.")
-    model_version: str | None
-    created_at: datetime
-    finished_at: datetime | None
-    error: str | None
-    rows: RowCounts
-    results: list[RowResult]
-    rejected: list[RowReject]
-
-
-class SignOfLife(_Answer):
+class SignOfLife(Answer):
     """When the watch, which tells people what is overdue or has stopped, was heard of last."""
 
     host: str
@@ -278,7 +228,7 @@ class SignOfLife(_Answer):
     problems: int = Field(description="How many it found.")
 
 
-class Readiness(_Answer):
+class Readiness(Answer):
     """Whether the server can answer, how fresh that would be, and whether somebody watches."""
 
     ready: bool
@@ -286,7 +236,7 @@ class Readiness(_Answer):
     watch: SignOfLife | None = Field(default=None, description="Null if none ever ran.")
 
 
-class Health(_Answer):
+class Health(Answer):
     """Whether the server runs."""
 
     ok: bool = True

@@ -14,17 +14,21 @@ from batch_jobs.database.transactions import loaded_time
 from prediction_api.database import Database, Row, Statement
 from prediction_api.formats import csv_of
 from prediction_api.problems import ProblemError
-from prediction_api.schemas import RowCounts, RowReject, RowResult
+from prediction_api.request_schemas import RowCounts, RowReject, RowResult
 from prediction_api.state import state_of
 
 MOST_ROWS = 10_000
 COLUMNS = ("row", "entity_id", "score", "label", "rejected_because")
-REQUEST = Statement(
-    """
-    SELECT request_id, model, state, client, created_at, rows_read, rows_scored, rows_rejected,
-           rows_skipped, model_version, finished_at, error
-    FROM requests WHERE request_id = :request_id""",
-    point=True,
+_REQUEST = """
+    SELECT r.request_id, r.model, r.client, r.created_at, r.rows_read, r.rows_scored,
+           r.rows_rejected, r.rows_skipped, r.model_version, r.finished_at, r.error,
+           CASE WHEN c.request_id IS NOT NULL AND r.state NOT IN ('done', 'retired')
+                THEN 'cancelled' ELSE r.state END AS state
+    FROM requests AS r LEFT JOIN cancelled_requests AS c ON c.request_id = r.request_id"""
+REQUEST = Statement(f"{_REQUEST} WHERE r.request_id = :request_id", point=True)
+_MINE = Statement(
+    f"{_REQUEST} WHERE r.client = :client AND r.state <> 'retired' "
+    f"ORDER BY r.created_at DESC, r.request_id DESC LIMIT :limit"
 )
 _PAGE = """
     SELECT row_number AS "row", entity_id, {} FROM {}
@@ -41,7 +45,7 @@ class StoredRequest:
     Attributes:
         id: of the request.
         model: who is asked.
-        state: waiting, scoring, done or failed.
+        state: waiting, scoring, done, failed or cancelled.
         model_version: who answers, once somebody does.
         created_at: when it was sent.
         finished_at: when it was done, or had failed.
@@ -91,10 +95,29 @@ async def find(request: Request, request_id: int) -> StoredRequest:
         raise ProblemError(404, "there is no request of this id")
     if row["state"] == "retired":
         raise ProblemError(410, "this request is older than its model keeps what was answered")
+    return _stored(row)
+
+
+async def find_all(request: Request, limit: int) -> list[StoredRequest]:
+    """The newest requests of who asks now, of which the rows are there.
+
+    Args:
+        request: of who asks.
+        limit: most of them.
+
+    Raises:
+        UnavailableError: the warehouse does not answer.
+    """
+    client = getattr(request.state, "client", "")
+    values = {"client": client, "limit": limit}
+    return [_stored(row) for row in await state_of(request).database.fetch(_MINE, **values)]
+
+
+def _stored(row: Row) -> StoredRequest:
     counts = {name: row[f"rows_{name}"] for name in ("read", "scored", "rejected", "skipped")}
     ended = row["finished_at"]
     return StoredRequest(
-        id=request_id,
+        id=row["request_id"],
         model=row["model"],
         state=row["state"],
         model_version=row["model_version"],

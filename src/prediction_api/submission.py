@@ -18,7 +18,7 @@ from batch_jobs.requests.submit import submit as store
 from prediction_api.database import unavailable
 from prediction_api.forms import FORM, form_of
 from prediction_api.problems import ProblemError
-from prediction_api.schemas import Accepted
+from prediction_api.request_schemas import Accepted
 from prediction_api.state import State, state_of
 from prediction_api.stored_requests import find_row
 from prediction_api.uploads import CSV, JSON, PARQUET, Reader

@@ -19,6 +19,7 @@ from batch_jobs.database.leases import LEASE
 from batch_jobs.database.transactions import repeatable, stored_time
 from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.errors import FencedError
+from batch_jobs.requests.cancellation import CANCELLED
 from batch_jobs.scoring.counts import Counts, counts_of
 
 if TYPE_CHECKING:
@@ -261,12 +262,16 @@ def _owned(warehouse: Warehouse, connection: Connection, claimed: Claimed) -> Ro
     """The request, which nobody else takes over before the transaction ends."""
     row = connection.execute(
         text(f"""
-            SELECT * FROM requests WHERE request_id = :request_id
+            SELECT *, EXISTS (SELECT 1 FROM cancelled_requests AS c
+                              WHERE c.request_id = requests.request_id) AS cancelled
+            FROM requests WHERE request_id = :request_id
             {warehouse.database.for_update}"""),  # noqa: S608
         {"request_id": claimed.request_id},
     ).first()
     if row is None or row.token != claimed.token:
         raise FencedError(f"request {claimed.request_id}: another attempt answers it now")
+    if row.cancelled and row.state == "scoring":
+        raise FencedError(f"request {claimed.request_id}: {CANCELLED}")
     return row
 
 

@@ -28,6 +28,7 @@ from batch_jobs.redaction import first_line
 from batch_jobs.registry import champions
 from batch_jobs.registry.deployment import Deployment, Place, opened
 from batch_jobs.requests import queue
+from batch_jobs.requests.cancellation import end_cancelled
 from batch_jobs.requests.queue import Answered, Claimed
 from batch_jobs.requests.rows import features_of, frame_of, key_columns
 from batch_jobs.scoring.counts import Progress
@@ -79,6 +80,7 @@ def answer(
         return answered
     answered += queue.give_up(warehouse, name, token)
     while (most is None or len(answered) < most) and not stop():
+        end_cancelled(warehouse, name)
         champion = champions.champion(warehouse, name)
         if champion is None:
             log.warning("the requests of %s wait for its first champion", name)

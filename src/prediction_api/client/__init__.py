@@ -18,6 +18,7 @@ from prediction_api.client.errors import (
     PredictionApiError,
     RefusedError,
 )
+from prediction_api.client.exports import Wanted
 from prediction_api.client.lookups import Given, LookedUp, Policy
 from prediction_api.client.records import (
     Computed,
@@ -28,6 +29,7 @@ from prediction_api.client.records import (
     Publication,
     Result,
     Status,
+    Submitted,
 )
 
 __all__ = [
@@ -49,4 +51,6 @@ __all__ = [
     "RefusedError",
     "Result",
     "Status",
+    "Submitted",
+    "Wanted",
 ]

@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 import httpx
 
+from prediction_api.client import exports, jobs
 from prediction_api.client.connection import TIMEOUT, reaching
-from prediction_api.client.exchange import Call, Pause
+from prediction_api.client.exchange import Ask, Call, Pause
+from prediction_api.client.exports import Form, Wanted
+from prediction_api.client.jobs import Features
 from prediction_api.client.lookups import STRICT, Given, Key, LookedUp, LookUps, Policy
-from prediction_api.client.records import PastPrediction, Status
+from prediction_api.client.records import (
+    Computed,
+    PastPrediction,
+    Prediction,
+    Progress,
+    Result,
+    Status,
+    Submitted,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
 
 T = TypeVar("T")
 
@@ -44,7 +59,7 @@ class PredictionClient:
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         self._http = httpx.Client(**reaching(url, key, timeout), transport=transport)
-        self._look_ups = LookUps(policy, retries)
+        self._look_ups, self._retries = LookUps(policy, retries), retries
 
     def get(self, model: str, entity_id: Key) -> Given:
         """The prediction of an entity, or what the policy gives in its place.
@@ -84,6 +99,121 @@ class PredictionClient:
         """
         return self._run(self._look_ups.status(model))
 
+    def predict(
+        self, model: str, features: Features, *, idempotency_key: str | None = None
+    ) -> Computed:
+        """A prediction that is computed now, and kept; of features by name or as declared.
+
+        Raises:
+            RefusedError: a feature does not fit, or the model has no champion.
+            PredictionApiError: there is no answer.
+        """
+        return self._run(jobs.computed(model, features, idempotency_key, self._retries))
+
+    def submit(
+        self,
+        model: str,
+        rows: Iterable[Mapping[str, Any]] | bytes,
+        kind: str = "csv",
+        *,
+        idempotency_key: str | None = None,
+    ) -> Submitted:
+        """Ask for predictions of many rows, which come later.
+
+        Args:
+            model: who is asked.
+            rows: each with its features and perhaps `entity_id`; or the bytes of a file.
+            kind: of the file: `csv` or `parquet`.
+            idempotency_key: of the request; one is made unless it is given.
+
+        Raises:
+            RefusedError: the rows do not fit.
+            PredictionApiError: there is no answer.
+        """
+        return self._run(jobs.submitted(model, rows, kind, idempotency_key, self._retries))
+
+    def progress(self, request_id: int) -> Progress:
+        """How far a request of many rows is.
+
+        Raises:
+            PredictionApiError: there is none of this id and key, or no answer.
+        """
+        return self._run(jobs.progress(request_id, self._retries))
+
+    def wait(
+        self,
+        request_id: int,
+        seconds: float = 3600,
+        told: Callable[[Progress], None] | None = None,
+    ) -> Progress:
+        """Wait until a request of many rows is over.
+
+        Args:
+            request_id: which.
+            seconds: for how long.
+            told: called with its progress now and then.
+
+        Raises:
+            TimeoutError: it is not over yet.
+            PredictionApiError: there is none of this id and key, or no answer.
+        """
+        return self._run(jobs.waited(request_id, seconds, told, self._retries))
+
+    def results(self, request_id: int) -> Iterator[Result]:
+        """What came of each row of a request that is done, in their order.
+
+        Raises:
+            PredictionApiError: there is none of this id and key, or no answer.
+        """
+        after, more = 0, True
+        while more:
+            found, more = self._run(jobs.results_page(request_id, after, self._retries))
+            after += jobs.LARGEST_PAGE
+            yield from found
+
+    def requests(self, limit: int = 100) -> list[Progress]:
+        """The requests of many rows of this key, the newest first.
+
+        Raises:
+            PredictionApiError: there is no answer.
+        """
+        return self._run(jobs.mine(limit, self._retries))
+
+    def cancel(self, request_id: int) -> Progress:
+        """Take a request of many rows back that is not over yet.
+
+        Raises:
+            RefusedError: it is over.
+            PredictionApiError: there is none of this id and key, or no answer.
+        """
+        return self._run(jobs.cancelled(request_id, self._retries))
+
+    def pages(self, model: str, form: Form = "ndjson", **wanted: Unpack[Wanted]) -> Iterator[bytes]:
+        """All that is current of a model, in pages of 10,000 rows; all are of one moment.
+
+        Raises:
+            NoPredictionError: nothing is published yet.
+            PredictionApiError: there is no answer, or the export took more than an hour.
+        """
+        ask: Ask | None = exports.first_page(model, form, wanted)
+        while ask is not None:
+            page = self._run(exports.page(ask, self._retries))
+            yield page.content
+            ask = None if "top" in wanted else page.following
+
+    def export(self, model: str, **wanted: Unpack[Wanted]) -> Iterator[Prediction]:
+        """All that is current of a model, row by row; see `pages`."""
+        for content in self.pages(model, **wanted):
+            yield from exports.rows_in(content)
+
+    def to_arrow(self, model: str, **wanted: Unpack[Wanted]) -> pa.Table:
+        """All that is current of a model as a table; needs pyarrow. See `pages`."""
+        return exports.as_arrow(self.pages(model, "arrow", **wanted))
+
+    def to_pandas(self, model: str, **wanted: Unpack[Wanted]) -> pd.DataFrame:
+        """All that is current of a model as a frame; needs pyarrow and pandas. See `pages`."""
+        return exports.as_pandas(self.pages(model, "arrow", **wanted))
+
     def _run(self, call: Call[T]) -> T:
         """Do what a call wants done."""
         step = next(call)
@@ -109,6 +239,7 @@ class PredictionClient:
             params=step.params or None,
             headers=step.headers,
             content=step.content,
+            **({} if step.seconds is None else {"timeout": step.seconds}),
         )
 
     def close(self) -> None:

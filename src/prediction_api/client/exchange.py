@@ -33,13 +33,17 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.2, 10.0
 
 @dataclass(frozen=True)
 class Ask:
-    """A request; sending it twice does what sending it once does."""
+    """A request; sending it twice does what sending it once does.
+
+    `seconds` is how long it may take where that is longer than usual.
+    """
 
     method: str
     path: str
     params: Mapping[str, str] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
     content: bytes | None = None
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)

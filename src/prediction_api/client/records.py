@@ -143,6 +143,17 @@ class Computed(_Told):
 
 
 @dataclass(frozen=True)
+class Submitted(_Told):
+    """A request of many rows that was taken in."""
+
+    id: int
+    model: str
+    state: str
+    rows: int
+    url: str
+
+
+@dataclass(frozen=True)
 class Progress(_Told):
     """How far a request of many rows is: waiting, scoring, done, failed or cancelled.
 

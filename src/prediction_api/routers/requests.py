@@ -12,8 +12,9 @@ from fastapi import APIRouter, Query, Request, Response
 
 from prediction_api.forms import FORM
 from prediction_api.problems import documented
+from prediction_api.request_schemas import Accepted, ManyRows
 from prediction_api.routing import GuardedRoute, require_same_site
-from prediction_api.schemas import Accepted, IdempotencyKey, ManyRows, PredictionId
+from prediction_api.schemas import IdempotencyKey, PredictionId
 from prediction_api.state import State, state_of
 from prediction_api.stored_requests import MOST_ROWS, find, page_of, results_csv
 from prediction_api.submission import sent_in, submit
@@ -52,7 +53,7 @@ def _add(router: APIRouter, path: str, reader: Reader) -> None:
     async def request_rows(request: Request, idempotency_key: IdempotencyKey = None) -> Response:
         require_same_site(request)
         accepted = await submit(request, reader, await sent_in(request), idempotency_key)
-        headers = {"Location": accepted.url}
+        headers = {"Location": accepted.url, "Retry-After": "1"}
         return Response(accepted.model_dump_json(), 202, headers, JSON)
 
     router.add_api_route(
@@ -101,6 +102,8 @@ async def progress(
     state, found = state_of(request), await find(request, id)
     results, rejected = await page_of(state.database, found, after, limit)
     headers = {"Cache-Control": "no-store"}
+    if found.state in ("waiting", "scoring"):
+        headers["Retry-After"] = "1"
     if found.state == "done" and after + limit < found.rows.read:
         url = f"/v1/requests/{id}?limit={limit}&after={after + limit}"
         headers["Link"] = f'<{url}>; rel="next"'

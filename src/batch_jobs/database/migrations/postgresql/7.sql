@@ -296,7 +296,7 @@ CREATE TABLE cancelled_requests (
   request_id bigint PRIMARY KEY REFERENCES requests ON DELETE CASCADE,
   cancelled_at timestamptz NOT NULL
 );
-CREATE INDEX requests_of_client ON requests (client, request_id);
+CREATE INDEX requests_of_client ON requests (client, created_at);
 
 -- == end of the prediction API ==
 

@@ -316,6 +316,6 @@ CREATE TABLE cancelled_requests (
   request_id INTEGER PRIMARY KEY REFERENCES requests ON DELETE CASCADE,
   cancelled_at TEXT NOT NULL
 ) STRICT;
-CREATE INDEX requests_of_client ON requests (client, request_id);
+CREATE INDEX requests_of_client ON requests (client, created_at);
 
 -- == end of the prediction API ==
