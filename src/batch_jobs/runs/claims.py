@@ -18,6 +18,8 @@ from batch_jobs.runs.ledger import Run, load_run, span
 
 # From so many rows on, a population is cheaper to publish from a table of its own.
 LARGE = 100_000
+# To read them by another process saves more than it takes from so many rows on.
+MANY = 100_000
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ def expects_many(warehouse: Warehouse, run: Run) -> bool:
         rows = connection.scalar(
             text("SELECT row_count FROM serving_status WHERE model = :model"), {"model": run.model}
         )
-    return rows is not None and rows >= LARGE
+    return rows is not None and rows >= MANY
 
 
 def _open_run(
