@@ -51,10 +51,8 @@ _INSERT = text(
     f"VALUES ({', '.join(f':{name}' for name in COLUMNS)}) "
     "ON CONFLICT (client, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING"
 )
-# With the client, which the index begins with.
-WINNERS = text(
-    f"SELECT {_LIST} FROM online_predictions "  # noqa: S608
-    "WHERE client = :client AND idempotency_key IN :keys"
+_WINNERS = text(
+    f"SELECT {_LIST} FROM online_predictions WHERE idempotency_key IN :keys"  # noqa: S608
 ).bindparams(bindparam("keys", expanding=True))
 
 
@@ -181,15 +179,12 @@ class Online:
         rows = [
             _row(champion, one, answer)
             for one, answer in zip(asked, scored, strict=True)
-            if isinstance(answer, Scored)
+            if answer is not None
         ]
         kept = iter(_keep(self._warehouse, rows) if rows else [])
         unsound = ProblemError(409, f"{model} has no sound answer to these features")
-        untried = UnavailableError(f"{model} was asked too much at once that it refuses")
         return [
-            same(one, Answered.from_row(next(kept)))
-            if isinstance(answer, Scored)
-            else (unsound if answer is None else untried)
+            unsound if answer is None else same(one, Answered.from_row(next(kept)))
             for one, answer in zip(asked, scored, strict=True)
         ]
 
@@ -224,16 +219,12 @@ def _row(champion: Champion, asked: Asked, scored: Scored) -> dict[str, Any]:
 
 def _keep(warehouse: Warehouse, rows: Sequence[dict[str, Any]]) -> list[Row]:
     """Keep answers in one transaction; where a key is known already, the first answer counts."""
-    keys: dict[str, set[str]] = {}
-    for row in rows:
-        if row["idempotency_key"] is not None:
-            keys.setdefault(row["client"], set()).add(row["idempotency_key"])
-    found: list[Any] = []
+    keys = {row["idempotency_key"] for row in rows} - {None}
     with warehouse.write() as connection:
         connection.execute(_INSERT, list(rows))
-        for client, of_client in keys.items():
-            values = {"client": client, "keys": sorted(of_client)}
-            found += connection.execute(WINNERS, values).mappings()
+        found: Sequence[Any] = (
+            connection.execute(_WINNERS, {"keys": list(keys)}).mappings().all() if keys else []
+        )
     first = {(row["client"], row["idempotency_key"]): row for row in found}
     return [first.get((row["client"], row["idempotency_key"]), row) for row in rows]
 

@@ -46,6 +46,13 @@ NOON = MIDNIGHT + timedelta(minutes=10 * SERVED)  # of this little day
 on_sqlite = pytest.mark.parametrize("warehouse", ["sqlite"], indirect=True)
 
 
+@pytest.fixture(autouse=True)
+def _spool(tmp_path, monkeypatch):
+    """What is kept outside of the warehouse, and a deployment without a channel."""
+    monkeypatch.setenv("BATCH_JOBS_SPOOL", str(tmp_path / "spool"))
+    monkeypatch.delenv("AIRFLOW_CONN_SLACK_WEBHOOK", raising=False)
+
+
 @pytest.fixture
 def rest():
     """A stand-in for Airflow that knows `orders` alone."""
@@ -118,6 +125,7 @@ def test_what_works_is_not_told_of(site):
     assert look(site, NOON + timedelta(minutes=20)) == set()
 
 
+@pytest.mark.failure_mode(76)
 def test_a_silent_model_is_heard_of_once_the_interval_after_is_due_too(site):
     """Within two periods, and it is over once that is published."""
     assert look(site, NOON + timedelta(minutes=22)) == {("orders", "overdue")}
@@ -161,6 +169,7 @@ def _hanging(rest):
     rest.runs = [run]
 
 
+@pytest.mark.failure_mode(74, 75)
 @on_sqlite
 @pytest.mark.parametrize(
     ("change", "cause"),
@@ -203,6 +212,7 @@ def asked_of(site, name, at):
     site.rest.questions["train_orders"] = question | {"created_at": at.isoformat()}
 
 
+@pytest.mark.failure_mode(80)
 def test_a_person_is_reminded_and_told_when_their_time_is_over(site, monkeypatch):
     """Nobody is reminded at once, nor after an answer, whatever it was."""
     approving(monkeypatch, timedelta(hours=1))
@@ -226,6 +236,7 @@ def approving(monkeypatch, patience):
     monkeypatch.setattr(orders, "model", orders.model.model_copy(update={"gate": gate}))
 
 
+@pytest.mark.failure_mode(80)
 def test_trainings_that_do_not_come_or_are_refused_are_told(site):
     """Once the last one should have ended, and from the second refusal in a row on."""
     for number in range(SERVED, SERVED + 4):
@@ -247,6 +258,7 @@ def test_trainings_that_do_not_come_or_are_refused_are_told(site):
     assert look(site, later + timedelta(days=1)) == silent
 
 
+@pytest.mark.failure_mode(76)
 def test_a_gap_behind_newer_intervals_is_told_and_is_not_called_overdue(site):
     """Once it is older than a delay; and it is over when it is filled."""
     for number in range(SERVED + 1, SERVED + 4):
@@ -256,6 +268,7 @@ def test_a_gap_behind_newer_intervals_is_told_and_is_not_called_overdue(site):
     assert look(site, NOON + timedelta(minutes=41)) == set()
 
 
+@pytest.mark.failure_mode(77)
 def test_an_attempt_that_hangs_is_told_and_not_the_delay_that_it_brings(site):
     """If it works for longer than the timeout, and if it was not heard of for ten minutes."""
     with clock.set_to(NOON + timedelta(minutes=10)):
@@ -272,6 +285,7 @@ def test_an_attempt_that_hangs_is_told_and_not_the_delay_that_it_brings(site):
     assert ("orders", "attempt-hangs") not in look(site, NOON + timedelta(minutes=46))
 
 
+@pytest.mark.failure_mode(80)
 def test_a_model_without_a_champion_or_that_never_ran_is_told(warehouse, rest, tmp_path):
     """While it is trained it has its time; a paused model that never ran is nobody's concern."""
     site = settle(warehouse, rest, tmp_path)
@@ -303,6 +317,7 @@ def held(path):
         connection.execute("ROLLBACK")
 
 
+@pytest.mark.failure_mode(79)
 @on_sqlite
 def test_a_warehouse_that_nobody_can_write_to_is_told_and_is_over(site, monkeypatch):
     """Not by the warehouse, which takes nothing: by whoever tells without it."""
@@ -318,6 +333,7 @@ def test_a_warehouse_that_nobody_can_write_to_is_told_and_is_over(site, monkeypa
     assert look(site, NOON + 2 * MINUTE) == set()
 
 
+@pytest.mark.failure_mode(79)
 @on_sqlite
 def test_a_warehouse_that_is_away_is_one_incident(site):
     """Nothing else is told that nobody can know; what others were asked is judged all the same."""
@@ -341,6 +357,7 @@ def _looked(site, now):
     return found
 
 
+@pytest.mark.failure_mode(75)
 @on_sqlite
 def test_an_airflow_that_hangs_holds_nobody_up(site, monkeypatch):
     """Each question has its time, and what others answer is judged."""
@@ -379,6 +396,7 @@ def test_where_everybody_is_an_administrator_no_login_is_needed(site, tmp_path):
     assert look(site, NOON) == set()
 
 
+@pytest.mark.failure_mode(83)
 @on_sqlite
 def test_a_clock_that_goes_back_is_told_and_ends_nothing(site):
     """What was overdue stays so; once the clock has been believed, all goes on."""
@@ -390,6 +408,7 @@ def test_a_clock_that_goes_back_is_told_and_ends_nothing(site):
     assert look(site, NOON + timedelta(hours=1, minutes=2)) == {("orders", "overdue")}
 
 
+@pytest.mark.failure_mode(82)
 @on_sqlite
 def test_a_detector_that_fails_is_one_warning_and_stops_no_other(site, monkeypatch):
     """And the incidents that it would have judged are neither opened nor ended."""
@@ -410,6 +429,7 @@ def test_a_detector_that_fails_is_one_warning_and_stops_no_other(site, monkeypat
     assert found.failed == ["overdue: ZeroDivisionError: of a password=***"]
 
 
+@pytest.mark.failure_mode(81)
 @on_sqlite
 def test_a_model_file_that_breaks_or_goes_is_told_by_a_watch_that_runs_on(
     warehouse, rest, tmp_path, monkeypatch
@@ -487,6 +507,7 @@ def test_numbers_that_stand_still_are_told(warehouse, rest, tmp_path):
         assert look(site, NOON + 4 * MINUTE) == {(None, "service-away/prediction-API")}
 
 
+@pytest.mark.failure_mode(82)
 @on_sqlite
 def test_the_dead_mans_switch_hears_of_good_looks_and_of_bad_ones(site, tmp_path):
     """Its address is a secret; one that cannot be reached stops nothing."""
@@ -556,6 +577,7 @@ def test_a_sign_of_life_remembers_between_looks_of_different_processes(warehouse
     assert (sign[0], loaded_time(sign[1]), *sign[2:]) == ("watch", NOON + MINUTE, 60, 1)
 
 
+@pytest.mark.failure_mode(78)
 def test_a_source_that_is_silent_is_told_and_not_the_delay_that_it_brings(
     shop, rest, tmp_path, monkeypatch
 ):

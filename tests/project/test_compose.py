@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent.parent
 TEXT = (ROOT / "docker-compose.yaml").read_text("utf-8")
 COMPOSE = yaml.safe_load(TEXT)
 SERVICES = COMPOSE["services"]
-AIRFLOW = sorted(set(SERVICES) - {"postgres"})
+AIRFLOW = sorted(set(SERVICES) - {"postgres", "watch"})
 DOCKERFILE = (ROOT / "Dockerfile").read_text("utf-8")
 REQUIRED = set(re.findall(r"\$\{(\w+):\?", TEXT))
 SECRET = re.compile(r"PASSWORD|SECRET|KEY|SQL_ALCHEMY_CONN$")
@@ -26,6 +26,14 @@ def service(request):
 def test_every_process_of_airflow_is_a_service():
     """Nothing that Airflow 3 needs is missing."""
     assert AIRFLOW == ["api-server", "dag-processor", "init", "scheduler", "triggerer"]
+
+
+def test_somebody_watches():
+    """From outside of Airflow, which it asks as a user that there is."""
+    watch = SERVICES["watch"]
+    assert watch["command"] == ["bash", "-c", "exec batch-jobs watch"]
+    assert watch["environment"]["BATCH_JOBS_AIRFLOW_URL"] == "http://api-server:8080"
+    assert watch["environment"]["BATCH_JOBS_AIRFLOW_USER"] == "admin"
 
 
 def test_services_give_up_what_they_do_not_need(service):

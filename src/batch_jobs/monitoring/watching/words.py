@@ -25,6 +25,17 @@ def moment(time: datetime) -> str:
     return f"{time.astimezone(UTC):%d %b %H:%M} UTC"
 
 
+def capital(text: str) -> str:
+    """The text as a heading; an identifier at its beginning stays as it is."""
+    first = text.partition(" ")[0]
+    return text if "_" in first or not first.isalpha() else text[0].upper() + text[1:]
+
+
+def sentence(text: str) -> str:
+    """The text as a sentence of its own."""
+    return capital(text) + ("" if text.endswith((".", "…", "`")) else ".")
+
+
 def size(count: int) -> str:
     """Bytes, for a person."""
     return f"{count / GIB:.1f} GiB" if count >= GIB else f"{count / 1024**2:.0f} MiB"
