@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from batch_jobs import Gate
+from batch_jobs.backtest import monitored
 from batch_jobs.backtest.features import read_features
 from batch_jobs.backtest.replay import Replay, trainings
 from batch_jobs.backtest.report import predictions, shared_figures
@@ -20,6 +21,7 @@ from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.errors import ConfigurationError, ContractError, IntervalError
 from batch_jobs.interval import Interval
 from batch_jobs.registry.champions import champion_at
+from batch_jobs.reports.backtest import replay_page
 from tests.support.attempts import ask
 from tests.support.faults import until
 
@@ -125,6 +127,28 @@ def test_two_replays_are_alike_also_if_one_was_interrupted(replayed):
     assert 0 < done < told["published"]
     assert {**again, "seconds": 0} == {**told, "seconds": 0}
     assert predictions(halved).equals(predictions(whole))
+
+
+@on_sqlite
+def test_monitoring_tells_what_it_would_have_told_and_changes_nothing(replayed):
+    """Look by look, also once more with other settings; the replay's own figures stay."""
+    replay = replayed(gate=Gate(min_rows=20))
+    told = live(replay)
+    watched = monitored.watched(replay)
+    assert {**live(replay), "seconds": 0} == {**told, "seconds": 0}
+    assert [month["month"] for month in watched["months"]] == ["2024-02", "2024-03"]
+    assert watched["alarms"] == []
+    (week,) = watched["weeks"]
+    assert (week["start"][:10], week["damaged"], week["metric"]) == (
+        "2024-02-19",
+        False,
+        "log_loss",
+    )
+    assert week["low"] < week["value"] < week["high"]
+    assert week["value"] < week["constant"]
+    assert monitored.watched(replay)["weeks"] == watched["weeks"]
+    page = replay_page([told | {"monitor": watched}])
+    assert "Monitoring, by the gate non_inferiority: 0 alarms and " in page
 
 
 @on_sqlite

@@ -41,12 +41,16 @@ def replay(
         ),
     ] = None,
     fresh: Annotated[bool, typer.Option(help="Begin anew what was begun before.")] = False,
+    monitor: Annotated[
+        bool, typer.Option("--monitor", help="Tell, too, what monitoring would have told.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Live through a past time as the DAGs would have, beside the warehouse; goes on if it stopped.
 
     Writes report.html into the folder.
     """
+    from batch_jobs.backtest import monitored
     from batch_jobs.backtest import run as time_machine
     from batch_jobs.backtest.replay import Replay
     from batch_jobs.backtest.report import shared_figures
@@ -64,6 +68,10 @@ def replay(
         due = count_due(settings, model, span)
         with bar(f"{model} {each.rule or ''}: intervals replayed", due) as advance:
             reports.append(time_machine.live(each, fresh=fresh, progress=advance))
+        if monitor:
+            looks = len(monitored.moments(each))
+            with bar(f"{model} {each.rule or ''}: looks of monitoring", looks) as advance:
+                reports[-1]["monitor"] = monitored.watched(each, advance)
     if len(replays) > 1:
         for report, shared in zip(reports, shared_figures(replays), strict=True):
             report["shared"] = shared
@@ -76,6 +84,27 @@ def replay(
         | {n: shown_figure(row.get(figure)) for n, row in zip(names, found, strict=True)}
         for figure in found[0]
     ]
+    if monitor and not as_json:
+        for report in reports:
+            _tell_monitored(report)
     if not as_json:
         out.print(f"drawn in {page}", markup=False, highlight=False, soft_wrap=True)
     tell(reports[0] if len(reports) == 1 else {"replays": reports}, as_json, rows)
+
+
+def _tell_monitored(report: dict[str, Any]) -> None:
+    """Alarms and news a month, and each alarm in a line."""
+    told = report["monitor"]
+    rows = [
+        {name: str(value) for name, value in month.items()}
+        for month in (*told["months"], _total(told["months"]))
+    ]
+    tell(None, False, rows)
+    for alarm in told["alarms"]:
+        line = f"{alarm['at'][:16]}, {alarm['delay_hours']:.0f} h late: {alarm['words']}"
+        out.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _total(months: list[dict[str, Any]]) -> dict[str, Any]:
+    sums = {name: sum(month[name] for month in months) for name in ("alarms", "news")}
+    return {"month": "all", **sums}

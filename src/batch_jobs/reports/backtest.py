@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from batch_jobs.reports.html import Section, Svg, page, svg
 from batch_jobs.reports.palette import BLUE, CARD, GREEN, GREY, ORANGE, PURPLE
+from batch_jobs.reports.performance import performance_section
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,6 +34,7 @@ def replay_page(reports: Sequence[Report]) -> str:
     sections = [
         Section(text=[told], rows=summary_table(reports)),
         Section("By week", drawings=[*_by_week(reports), _champions(reports)]),
+        *(_monitored(report) for report in reports if "monitor" in report),
         Section("Predictions", drawings=[_scores(reports), _volume(first)]),
         *(
             Section(f"Trainings evaluated by {report['gate']}", rows=_trainings(report))
@@ -41,6 +43,16 @@ def replay_page(reports: Sequence[Report]) -> str:
         ),
     ]
     return page(f"Replay of {first['model']}", sections)
+
+
+def _monitored(report: Report) -> Section:
+    """What monitoring would have told, and the weeks as it saw them."""
+    told = report["monitor"]
+    counts = f"{len(told['alarms'])} alarms and {len(told['news'])} pieces of news"
+    words = [f"{alarm['at'][:16]}: {alarm['words']}" for alarm in told["alarms"]]
+    return performance_section(
+        told["weeks"], [f"Monitoring, by the gate {report['gate']}: {counts}.", *words]
+    )
 
 
 def summary_table(reports: Sequence[Report]) -> list[dict[str, object]]:
