@@ -16,6 +16,7 @@ from batch_jobs import errors as errors_
 from batch_jobs.cli.main import app
 from batch_jobs.model import BatchModel, Category, Gate, Limits, Number
 from batch_jobs.monitor import Monitor, Performance
+from batch_jobs.placement import Placement
 from batch_jobs.settings import Settings, WatchSettings
 from docs.generator.text import REQUIRED, attributes, code, default, table
 from prediction_api.config import Config
@@ -136,6 +137,11 @@ def monitor_fields() -> str:
 def performance_fields() -> str:
     """Every field of how outcomes are judged."""
     return _of_model(Performance)
+
+
+def placement_fields() -> str:
+    """Every field of where a model's tasks run."""
+    return _of_model(Placement)
 
 
 def _of_model(kind: type[BaseModel]) -> str:

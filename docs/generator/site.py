@@ -29,6 +29,7 @@ def blocks(root: Path) -> dict[str, Callable[[], str]]:
         "limits-fields": reference.limits_fields,
         "monitor-fields": reference.monitor_fields,
         "performance-fields": reference.performance_fields,
+        "placement-fields": reference.placement_fields,
         "feature-fields": reference.feature_fields,
         "http": outward.http,
         "read-contract": outward.read_contract,

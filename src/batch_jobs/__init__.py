@@ -3,6 +3,7 @@
 from batch_jobs.interval import Interval
 from batch_jobs.model import BatchModel, Category, Gate, Limits, Number
 from batch_jobs.monitor import Monitor, Performance
+from batch_jobs.placement import Placement
 
 __all__ = [
     "BatchModel",
@@ -13,4 +14,5 @@ __all__ = [
     "Monitor",
     "Number",
     "Performance",
+    "Placement",
 ]

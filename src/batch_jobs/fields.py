@@ -61,6 +61,9 @@ Owner = Annotated[str, Field(max_length=500), AfterValidator(_line)]
 
 Tag = Annotated[str, Field(max_length=100), AfterValidator(_line)]
 
+# Of a pool or a queue.
+Name = Annotated[str, Field(max_length=256), AfterValidator(_line)]
+
 
 def _query(sql: str) -> str:
     sql = CAST_PATTERN.sub(r"(:\1)", QUOTED_PATTERN.sub(_without_parameters, sql))

@@ -17,6 +17,7 @@ from pydantic import (
 
 from batch_jobs.fields import Cron, Owner, Query, Span, Tag, Written
 from batch_jobs.monitor import Monitor
+from batch_jobs.placement import Placement
 
 RESERVED_COLUMNS = ("entity_id", "as_of", "label", "known_at")
 NAME_PATTERN = re.compile(r"^[a-z][a-z0-9_]{0,62}$")
@@ -160,6 +161,8 @@ class BatchModel(_Frozen):
         tags: further tags in Airflow's UI.
         timeout: longest time one prediction run may take.
         train_timeout: longest time one training may take.
+        placement: where Airflow runs the tasks, and before whose.
+        train_placement: likewise of training and rollback; by default the same.
         name: set from the file's name when the file is read.
         file: path of that file, set likewise.
     """
@@ -191,6 +194,8 @@ class BatchModel(_Frozen):
     tags: tuple[Tag, ...] = ()
     timeout: Span = timedelta(minutes=30)
     train_timeout: Span = timedelta(hours=2)
+    placement: Placement = Placement()
+    train_placement: Placement | None = None
     name: str = ""
     file: str = ""
 

@@ -24,8 +24,9 @@ from pydantic import ConfigDict
 from batch_jobs.catalog import hidden_files, load_model, model_names
 from batch_jobs.errors import ModelFileError
 from batch_jobs.model import BatchModel
+from batch_jobs.placement import Placement
 from batch_jobs.settings import model_packages
-from batch_jobs_airflow import forms
+from batch_jobs_airflow import forms, placing
 from batch_jobs_airflow.alerts import fail_alert, record_error, recovery_alert
 from batch_jobs_airflow.errors import translated
 from batch_jobs_airflow.tasks import evidence
@@ -89,12 +90,15 @@ def _fail_because(reason: ModelFileError, _: Context) -> None:
     raise AirflowFailException(str(reason)) from reason
 
 
-def dag_settings(model: BatchModel, doc: str | None) -> dict[str, Any]:
+def dag_settings(
+    model: BatchModel, doc: str | None, placement: Placement | None = None
+) -> dict[str, Any]:
     """What every DAG of a model has in common.
 
     Args:
         model: the model served.
         doc: its module's docstring, which says what to do at three in the morning.
+        placement: where its tasks run, if not where the model's do.
     """
     broken = (
         {"pre_execute": partial(_fail_because, model.reason)} if isinstance(model, StandIn) else {}
@@ -109,6 +113,7 @@ def dag_settings(model: BatchModel, doc: str | None) -> dict[str, Any]:
             "retries": 2,
             "retry_delay": timedelta(seconds=30),
             "on_failure_callback": record_error,
+            **placing.task_settings(placement or model.placement),
             **broken,
         },
         "on_failure_callback": fail_alert,

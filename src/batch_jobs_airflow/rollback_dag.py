@@ -27,7 +27,7 @@ def make_dag(model: BatchModel) -> None:
         is_paused_upon_creation=False,  # nothing starts it but a person
         dagrun_timeout=model.train_timeout,
         params=forms.ROLLBACK_PARAMS,
-        **dags.dag_settings(model, __doc__),
+        **dags.dag_settings(model, __doc__, model.train_placement),
     ):
         PythonOperator(
             task_id="rollback",

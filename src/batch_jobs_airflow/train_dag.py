@@ -33,7 +33,7 @@ def make_dag(model: BatchModel) -> None:
         schedule=dags.train_schedule(model),
         dagrun_timeout=dags.train_timeout(model),
         user_defined_macros={"as_of": partial(dags.as_of, model.train_schedule)},
-        **dags.dag_settings(model, __doc__),
+        **dags.dag_settings(model, __doc__, model.train_placement),
     ):
         train = command.CommandOperator(
             task_id="train",

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from datetime import timedelta
+from importlib.util import find_spec
 
 import pytest
 from airflow.dag_processing.dagbag import DagBag
@@ -15,6 +16,7 @@ from airflow.sdk.exceptions import AirflowFailException, ParamValidationError
 from airflow.serialization.serialized_objects import DagSerialization
 from typer.testing import CliRunner
 
+from batch_jobs import Placement
 from batch_jobs.cli.main import app
 from batch_jobs_airflow import dags
 from batch_jobs_airflow.alerts import fail_alert, record_error, recovery_alert
@@ -265,6 +267,42 @@ def test_a_model_can_ask_a_person_and_be_trained_when_it_drifts(monkeypatch):
     assert isinstance(train.timetable, AssetOrTimeSchedule)
     assert isinstance(train.timetable.timetable, CronDataIntervalTimetable)
     assert train.timetable.asset_condition.objects[0].name == "iris_drift"
+
+
+def test_a_model_says_where_its_tasks_run_and_before_whose(monkeypatch, bag):
+    """Its training elsewhere, if it says so; without a word all is Airflow's default."""
+    from batch_jobs.models.iris import model
+
+    large = Placement(pool="large", queue="big", priority=7, cpu=2, memory="4Gi")
+    wanted = {"placement": Placement(pool="small", priority=5), "train_placement": large}
+    monkeypatch.setattr("batch_jobs.models.iris.model", model.model_copy(update=wanted))
+    placed = DagBag(ROOT / "dags").dags
+
+    assert {placement_of(task) for task in bag.dags["predict_iris"].tasks} == {
+        ("default_pool", "default", 1)
+    }
+    assert {placement_of(task) for task in placed["predict_iris"].tasks} == {
+        ("small", "default", 5)
+    }
+    for verb in ("train", "rollback"):
+        assert {placement_of(task) for task in placed[f"{verb}_iris"].tasks} == {
+            ("large", "big", 7)
+        }
+
+
+def placement_of(task):
+    """Pool, queue and the weight by which the scheduler sorts, of a task as it is stored."""
+    stored = DagSerialization.to_dict(task.dag)["dag"]["tasks"]
+    [found] = [one["__var"] for one in stored if one["__var"]["task_id"] == task.task_id]
+    found = found.get("partial_kwargs", found)
+    asks = "cpu" in str(found.get("executor_config"))
+    assert asks == (find_spec("kubernetes") is not None and found.get("pool") == "large")
+    assert found["weight_rule"] == "absolute"
+    return (
+        found.get("pool", "default_pool"),
+        found.get("queue", "default"),
+        found.get("priority_weight", 1),
+    )
 
 
 def test_the_training_command_holds_no_user_input(bag):

@@ -21,7 +21,7 @@ NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 OTHERS = {
     *("--all-extras", "--all-groups", "--output", "--build", "--detach", "--pyargs"),
     *("--once", "--port", "--api-port", "--serve", "--quiet", "--data-binary", "--no-deps"),
-    *("--soak-seconds", "--soak-seed"),
+    *("--soak-seconds", "--soak-seed", "--queues"),
 }
 
 

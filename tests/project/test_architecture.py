@@ -14,7 +14,7 @@ LIBRARY = Path(__file__).parent.parent.parent / "src" / "batch_jobs"
 API = LIBRARY.parent / "prediction_api"
 WORDS = {
     *("errors", "settings", "interval", "clock", "model", "catalog", "redaction", "failpoints"),
-    *("interruption", "fields", "monitor"),
+    *("interruption", "fields", "monitor", "placement"),
 }
 # Which rooms a room may know; all of them may use the words.
 BELOW = {
@@ -261,7 +261,10 @@ def test_heavy_libraries_are_imported_where_they_are_used(path):
 
 @pytest.mark.parametrize(
     "name",
-    ["alerts/messages", *sorted(WORDS - {"model", "fields", "interval", "catalog", "monitor"})],
+    [
+        "alerts/messages",
+        *sorted(WORDS - {"model", "fields", "interval", "catalog", "monitor", "placement"}),
+    ],
 )
 def test_words_need_the_standard_library_only(name):
     """But for pydantic and croniter, where a model and its schedule are declared."""

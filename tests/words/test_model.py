@@ -5,7 +5,8 @@ from datetime import timedelta
 import pytest
 from pydantic import ValidationError
 
-from batch_jobs import BatchModel, Category, Gate, Monitor, Number
+from batch_jobs import BatchModel, Category, Gate, Monitor, Number, Placement
+from batch_jobs.registry.versions import contract_of
 
 QUERY = "SELECT entity_id, as_of, x FROM t WHERE as_of >= :start AND as_of < :end"
 
@@ -227,3 +228,31 @@ def test_what_is_monitored_names_features():
     )
     told = _problems(monitor=Monitor(slices=("x",)))["monitor"]
     assert "slices must name features of kind Category, not x" in told
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"pool": ""}, "one line of text"),
+        ({"pool": "x" * 257}, "at most 256 characters"),
+        ({"queue": "a\nb"}, "one line of text"),
+        ({"priority": 0}, "greater than or equal to 1"),
+        ({"cpu": "two"}, "'two' is no number of processors such as 2, 0.5 or '500m'"),
+        ({"cpu": 0}, "'0' is no number of processors"),
+        ({"cpu": True}, "valid string"),
+        ({"memory": "2 GB"}, "'2 GB' is no amount of memory such as '512Mi' or '2Gi'"),
+        ({"memory": "0Gi"}, "'0Gi' is no amount of memory"),
+        ({"cpus": 2}, "not permitted"),
+    ],
+)
+def test_a_placement_that_no_executor_takes_is_refused(wrong, told):
+    """When the file is read, and with what would be right."""
+    assert told in _problems(placement=wrong)["placement"]
+
+
+def test_where_a_model_runs_does_not_change_what_it_is_trained_for():
+    """A version stays the champion of a model that moves to another machine."""
+    moved = Placement(pool="large", queue="big", priority=9, cpu=0.5, memory="2Gi")
+    here, there = BatchModel(**_fields()), BatchModel(**_fields(placement=moved))
+    assert contract_of(here) == contract_of(there)
+    assert (moved.cpu, here.placement) == ("0.5", Placement())

@@ -59,6 +59,9 @@ from batch_jobs.training import train as training
 
 log = logging.getLogger(__name__)
 
+# Fields that a team may change while a replay goes on: what is watched, and where tasks run.
+UNREPLAYED = {"estimator", "monitor", "placement", "train_placement"}
+
 
 def live(
     replay: Replay, *, fresh: bool = False, progress: Progress | None = None
@@ -223,8 +226,7 @@ def _request(replay: Replay, model: BatchModel) -> dict[str, Any]:
         "start": stored_time(replay.span.start),
         "end": stored_time(replay.span.end),
         "gate": model.gate.rule,
-        # Not what is watched: a team tries that on one and the same replay.
-        "file": model.model_dump_json(exclude={"estimator", "monitor"}),
+        "file": model.model_dump_json(exclude=UNREPLAYED),
     }
 
 
