@@ -111,7 +111,7 @@ class Place:
             place = cls(**told)
             began = loaded_time(place.began)
         except (ValueError, TypeError, AttributeError):
-            raise ProblemError(422, "this cursor is none that the server has given") from None
+            raise ProblemError(404, "there is no page of this cursor; begin again") from None
         if place.as_of is not None and clock.now() - began > min(LIFE, keep):
             raise ProblemError(410, "this export was begun too long ago; begin again")
         return place

@@ -18,6 +18,7 @@ from prediction_api.champions import Champions
 from prediction_api.config import Config
 from prediction_api.current_predictions import CurrentPredictions
 from prediction_api.database import open_database
+from prediction_api.events import Listeners
 from prediction_api.metrics import Metrics
 from prediction_api.online import Online
 from prediction_api.problems import add_handlers
@@ -25,6 +26,7 @@ from prediction_api.protection import Limited
 from prediction_api.rendering import STATIC
 from prediction_api.routers import (
     current,
+    events,
     lookup,
     models,
     my_requests,
@@ -68,6 +70,7 @@ def create_app(config: Config | None = None) -> FastAPI:
         predictions.router,
         lookup.router,
         current.router,
+        events.router,
         models.router,
         page.router,
         page.doors,
@@ -135,6 +138,7 @@ def _state(config: Config, renew: Callable[[BatchModel], None]) -> State:
         online=Online(champions, warehouse),
         readers={name: _reader(model, config) for name, model in known.items()},
         worker=RequestWorker(settings, list(known) if config.answer else []),
+        listeners=Listeners(),
     )
 
 

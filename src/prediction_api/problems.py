@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field
 from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Match
 
 from prediction_api.problem_types import url_of
 from prediction_api.versioning import with_prefix
@@ -131,11 +132,22 @@ def add_handlers(app: FastAPI) -> None:
     app.openapi = openapi  # type: ignore[method-assign] # FastAPI's documented way
 
 
-def _http(_: Request, error: Exception) -> Response:
+def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 # for the type checker
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        error.headers = {"Allow": _allowed(request)}
     kind = error.kind if isinstance(error, ProblemError) else "no-route"
     kind = None if kind == "no-route" and error.status_code != HTTPStatus.NOT_FOUND else kind
     return problem(error.status_code, str(error.detail), error.headers, kind=kind)
+
+
+def _allowed(request: Request) -> str:
+    """The methods of all routes of a path, of which the first one alone tells its own."""
+    found: set[str] = set()
+    for route in request.app.router.routes:
+        if route.matches(request.scope)[0] is not Match.NONE:
+            found |= getattr(route, "methods", None) or set()
+    return ", ".join(sorted(found))
 
 
 def _invalid(_: Request, error: Exception) -> Response:

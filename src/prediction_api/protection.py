@@ -21,6 +21,8 @@ from prediction_api.metrics import Metrics
 from prediction_api.problems import ProblemError, problem
 
 UPLOADS = ("/requests", "/uploads")  # how the paths end to which many rows are sent
+EVENTS = "/events"  # and those on which somebody listens
+LISTENING_SECONDS = 600.0
 
 
 class Limited:
@@ -52,6 +54,8 @@ class Limited:
     async def _bounded(self, scope: Scope, receive: Receive, answer: Answer) -> None:
         upload = scope["method"] == "POST" and scope["path"].endswith(UPLOADS)
         most, seconds = self._limits_of_uploads if upload else self._limits
+        if scope["method"] == "GET" and scope["path"].endswith(EVENTS):
+            seconds = LISTENING_SECONDS
         body = Body(receive, most)
         try:
             async with asyncio.timeout(seconds):

@@ -12,6 +12,7 @@ from prediction_api.champions import Champions
 from prediction_api.config import Config
 from prediction_api.current_predictions import CurrentPredictions
 from prediction_api.database import Database
+from prediction_api.events import Listeners
 from prediction_api.metrics import Metrics
 from prediction_api.online import Online
 from prediction_api.uploads import Reader
@@ -32,6 +33,7 @@ class State:
         online: computes them.
         readers: read requests of many rows, by the name of the model.
         worker: scores requests of many rows in this process, if it is to.
+        listeners: those who are told what is new.
     """
 
     config: Config
@@ -43,6 +45,7 @@ class State:
     online: Online
     readers: dict[str, Reader]
     worker: RequestWorker
+    listeners: Listeners
 
     def paths(self, end: str) -> Iterator[tuple[str, str]]:
         """Where each model is asked for something, and where the configured one is: path, name."""

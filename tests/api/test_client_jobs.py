@@ -89,7 +89,7 @@ def test_a_request_is_taken_back_before_it_is_answered(shop):
         with pytest.raises(RefusedError, match="409: the request is over: its state is done"):
             client.cancel(second)
         warehouse = Warehouse(shop.warehouse)
-        assert ask(warehouse, "SELECT state FROM requests ORDER BY request_id") == [
+        assert ask(warehouse, "SELECT state FROM requests ORDER BY created_at") == [
             ("failed",),
             ("done",),
         ]

@@ -5,22 +5,24 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from datetime import datetime
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import httpx
 
 from prediction_api.client import exports, jobs
-from prediction_api.client.connection import TIMEOUT, reaching
-from prediction_api.client.exchange import Ask, Call, Pause
+from prediction_api.client.drivers import AsyncDriver
+from prediction_api.client.errors import AwayError
+from prediction_api.client.exchange import Ask, failure
 from prediction_api.client.exports import Form, Wanted
 from prediction_api.client.jobs import Features
-from prediction_api.client.lookups import STRICT, Given, Key, LookedUp, LookUps, Policy
+from prediction_api.client.listening import PAUSE, Ear, path_of, require_stream
+from prediction_api.client.lookups import Given, Key, LookedUp
 from prediction_api.client.records import (
     Computed,
     PastPrediction,
     Prediction,
     Progress,
+    Publication,
     Result,
     Status,
     Submitted,
@@ -30,10 +32,8 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-T = TypeVar("T")
 
-
-class AsyncPredictionClient:
+class AsyncPredictionClient(AsyncDriver):
     """A client for code that awaits, of one event loop. To be closed, or used in an `async with`.
 
     Args:
@@ -47,19 +47,6 @@ class AsyncPredictionClient:
     Raises:
         MisconfiguredError: the URL is none, or no header can carry the key.
     """
-
-    def __init__(
-        self,
-        url: str,
-        *,
-        key: str | None = None,
-        policy: Policy = STRICT,
-        timeout: httpx.Timeout | float = TIMEOUT,
-        retries: int = 0,
-        transport: httpx.AsyncBaseTransport | None = None,
-    ) -> None:
-        self._http = httpx.AsyncClient(**reaching(url, key, timeout), transport=transport)
-        self._look_ups, self._retries = LookUps(policy, retries), retries
 
     async def get(self, model: str, entity_id: Key) -> Given:
         """The prediction of an entity, or what the policy gives in its place.
@@ -218,45 +205,36 @@ class AsyncPredictionClient:
         """All that is current of a model as a frame; needs pyarrow and pandas. See `pages`."""
         return exports.as_pandas([page async for page in self.pages(model, "arrow", **wanted)])
 
-    async def _run(self, call: Call[T]) -> T:
-        """Do what a call wants done."""
-        step = next(call)
+    async def publications(
+        self, model: str, after: str | None = None
+    ) -> AsyncIterator[Publication]:
+        """Each publication of a model as it happens, for ever; none is missed between two.
+
+        A server that is away is asked again until it is back.
+
+        Args:
+            model: whose.
+            after: the `published_at` of the last one that is known, ISO 8601; None for now.
+
+        Raises:
+            MisconfiguredError: the URL, the key or the model is wrong.
+            RefusedError: the server does not do it.
+        """
+        ear = Ear(after)
         while True:
             try:
-                try:
-                    done = await self._do(step)
-                except httpx.RequestError as error:
-                    step = call.throw(error)
-                else:
-                    step = call.send(done)
-            except StopIteration as ended:
-                found: T = ended.value
-                return found
-
-    async def _do(self, step: Any) -> httpx.Response | None:
-        if isinstance(step, Pause):
-            await asyncio.sleep(step.seconds)
-            return None
-        return await self._http.request(
-            step.method,
-            step.path,
-            params=step.params or None,
-            headers=step.headers,
-            content=step.content,
-            **({} if step.seconds is None else {"timeout": step.seconds}),
-        )
-
-    async def aclose(self) -> None:
-        """Close the connections."""
-        await self._http.aclose()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.aclose()
+                async with self._http.stream(
+                    "GET", path_of(model), headers=ear.headers(), timeout=self._listening
+                ) as answer:
+                    if not answer.is_success:
+                        await answer.aread()
+                    require_stream(answer)
+                    async for line in answer.aiter_lines():
+                        if (told := ear.hear(line)) is not None:
+                            yield Publication.from_json(told)
+            except httpx.RequestError as error:
+                if not isinstance(found := failure(error), AwayError):
+                    raise found from error
+                await asyncio.sleep(PAUSE)
+            except AwayError:
+                await asyncio.sleep(PAUSE)

@@ -5,22 +5,24 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import httpx
 
 from prediction_api.client import exports, jobs
-from prediction_api.client.connection import TIMEOUT, reaching
-from prediction_api.client.exchange import Ask, Call, Pause
+from prediction_api.client.drivers import BlockingDriver
+from prediction_api.client.errors import AwayError
+from prediction_api.client.exchange import Ask, failure
 from prediction_api.client.exports import Form, Wanted
 from prediction_api.client.jobs import Features
-from prediction_api.client.lookups import STRICT, Given, Key, LookedUp, LookUps, Policy
+from prediction_api.client.listening import PAUSE, Ear, path_of, require_stream
+from prediction_api.client.lookups import Given, Key, LookedUp
 from prediction_api.client.records import (
     Computed,
     PastPrediction,
     Prediction,
     Progress,
+    Publication,
     Result,
     Status,
     Submitted,
@@ -30,10 +32,8 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-T = TypeVar("T")
 
-
-class PredictionClient:
+class PredictionClient(BlockingDriver):
     """A client for code that waits; threads may share it. To be closed, or used in a `with`.
 
     Args:
@@ -47,19 +47,6 @@ class PredictionClient:
     Raises:
         MisconfiguredError: the URL is none, or no header can carry the key.
     """
-
-    def __init__(
-        self,
-        url: str,
-        *,
-        key: str | None = None,
-        policy: Policy = STRICT,
-        timeout: httpx.Timeout | float = TIMEOUT,
-        retries: int = 0,
-        transport: httpx.BaseTransport | None = None,
-    ) -> None:
-        self._http = httpx.Client(**reaching(url, key, timeout), transport=transport)
-        self._look_ups, self._retries = LookUps(policy, retries), retries
 
     def get(self, model: str, entity_id: Key) -> Given:
         """The prediction of an entity, or what the policy gives in its place.
@@ -214,45 +201,34 @@ class PredictionClient:
         """All that is current of a model as a frame; needs pyarrow and pandas. See `pages`."""
         return exports.as_pandas(self.pages(model, "arrow", **wanted))
 
-    def _run(self, call: Call[T]) -> T:
-        """Do what a call wants done."""
-        step = next(call)
+    def publications(self, model: str, after: str | None = None) -> Iterator[Publication]:
+        """Each publication of a model as it happens, for ever; none is missed between two.
+
+        A server that is away is asked again until it is back.
+
+        Args:
+            model: whose.
+            after: the `published_at` of the last one that is known, ISO 8601; None for now.
+
+        Raises:
+            MisconfiguredError: the URL, the key or the model is wrong.
+            RefusedError: the server does not do it.
+        """
+        ear = Ear(after)
         while True:
             try:
-                try:
-                    done = self._do(step)
-                except httpx.RequestError as error:
-                    step = call.throw(error)
-                else:
-                    step = call.send(done)
-            except StopIteration as ended:
-                found: T = ended.value
-                return found
-
-    def _do(self, step: Any) -> httpx.Response | None:
-        if isinstance(step, Pause):
-            time.sleep(step.seconds)
-            return None
-        return self._http.request(
-            step.method,
-            step.path,
-            params=step.params or None,
-            headers=step.headers,
-            content=step.content,
-            **({} if step.seconds is None else {"timeout": step.seconds}),
-        )
-
-    def close(self) -> None:
-        """Close the connections."""
-        self._http.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
+                with self._http.stream(
+                    "GET", path_of(model), headers=ear.headers(), timeout=self._listening
+                ) as answer:
+                    if not answer.is_success:
+                        answer.read()
+                    require_stream(answer)
+                    for line in answer.iter_lines():
+                        if (told := ear.hear(line)) is not None:
+                            yield Publication.from_json(told)
+            except httpx.RequestError as error:
+                if not isinstance(found := failure(error), AwayError):
+                    raise found from error
+                time.sleep(PAUSE)
+            except AwayError:
+                time.sleep(PAUSE)

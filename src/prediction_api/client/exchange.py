@@ -110,7 +110,7 @@ def told_by(answer: httpx.Response) -> Any:
             return answer.json()
     except ValueError:
         pass
-    raise _no_api(answer)
+    raise no_api(answer)
 
 
 def failure(error: httpx.RequestError) -> PredictionApiError:
@@ -164,7 +164,7 @@ def _refuse(answer: httpx.Response, problem: Mapping[str, Any]) -> NoReturn:
         raise MisconfiguredError(f"the API answers {status}: {detail or 'no'}; {cure}")
     known = problem and kind != "no-route"
     if not known and status not in (408, 413, 429) and not answer.is_server_error:
-        raise _no_api(answer)
+        raise no_api(answer)
     errors = "; ".join(
         f"{one['where']}: {one['what']}" for one in problem.get("errors", ()) if len(one) > 1
     )
@@ -183,7 +183,7 @@ def _problem(answer: httpx.Response) -> Mapping[str, Any]:
     return told if isinstance(told, dict) and "type" in told else {}
 
 
-def _no_api(answer: httpx.Response) -> MisconfiguredError:
+def no_api(answer: httpx.Response) -> MisconfiguredError:
     """What is there is something else: a gateway's page, a sign-in, another path."""
     kind = answer.headers.get("content-type", "no type").partition(";")[0]
     to = f" to {answer.headers['location']}" if "location" in answer.headers else ""

@@ -35,7 +35,9 @@ Key = Annotated[
 class LookUp(BaseModel):
     """Which entities are looked up: as readers see them now, saw them, or in a run."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"not": {"required": ["as_of", "run_id"]}}
+    )
 
     entity_ids: list[Key] = Field(min_length=1, max_length=MOST_KEYS)
     as_of: str | None = Field(
@@ -79,7 +81,7 @@ class LookedUp(BaseModel):
 async def look_up(request: Request, model: ModelName, body: LookUp) -> Response:
     """The predictions of up to a thousand entities, from one published state, in their order."""
     state = state_of(request)
-    if body.as_of is not None and body.run_id is not None:
+    if {"as_of", "run_id"} <= body.model_fields_set:
         raise ProblemError(422, "give as_of or run_id, and not both")
     found, told = await _found(state, model, body)
     keys = body.entity_ids
