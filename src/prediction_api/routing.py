@@ -7,7 +7,7 @@ looked at by the route, and a quick one lets pydantic read all of its parameters
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, NotRequired
 from urllib.parse import urlsplit
@@ -32,9 +32,12 @@ class GuardedRoute(APIRoute):
     def get_route_handler(self) -> Handler:
         """The handler, behind the check."""
         handle = self.handler()
+        names = {field.alias for field in self.dependant.query_params}
 
         async def handle_known(request: Request) -> Response:
             require_key(request, key_in(request.headers.get("authorization", "")))
+            if request.scope["query_string"]:
+                _require_known(request.query_params.keys(), names)
             return await handle(request)
 
         return handle_known
@@ -137,6 +140,14 @@ def require_key(request: Request, key: str) -> None:
             401, "send a key: Authorization: Bearer …", {"WWW-Authenticate": "Bearer"}
         )
     request.state.client = name_of(key)
+
+
+def _require_known(given: Iterable[str], names: set[str]) -> None:
+    """Refuse parameters that nobody reads: `as_off` would be answered with the present."""
+    unknown = sorted(set(given) - names)
+    if unknown:
+        there = f"it has {', '.join(sorted(names))}" if names else "it has none"
+        raise ProblemError(422, f"this path has no parameter {unknown[0]!r:.50}; {there}")
 
 
 def require_same_site(request: Request) -> None:

@@ -196,6 +196,14 @@ def test_the_ends_of_time_are_moments_too(api):
         assert answer.status_code == status
 
 
+def test_a_parameter_that_nobody_reads_is_refused(api):
+    """And not answered as if it had not been there."""
+    publish(api.warehouse, tick(0), {"a": 0.25})
+    wrong = api.get("/v1/models/orders/predictions/a", params={"as_off": "2024-03-01T00:00:00Z"})
+    assert "no parameter 'as_off'; it has as_of" in detail(wrong, 422)
+    assert "it has none" in detail(api.get("/v1/models?limit=1"), 422)
+
+
 def test_who_has_an_answer_is_told_so_until_there_is_another(api):
     """304 by ETag: the same run, as fresh as it was, is the same answer whatever its age."""
     publish(api.warehouse, tick(0), {"a": 0.25})

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import to_json
 
 from batch_jobs import clock
@@ -32,6 +32,14 @@ Key = Annotated[
 ]
 
 
+RunId = Annotated[
+    int,
+    Field(strict=True, ge=1, le=LARGEST_ID),
+    # JSON has one kind of number, and Python two.
+    BeforeValidator(lambda v: int(v) if isinstance(v, float) and v.is_integer() else v),
+]
+
+
 class LookUp(BaseModel):
     """Which entities are looked up: as readers see them now, saw them, or in a run."""
 
@@ -46,9 +54,7 @@ class LookUp(BaseModel):
         description="A moment, ISO 8601 with an offset: what readers saw then.",
         json_schema_extra={"format": "date-time"},
     )
-    run_id: int | None = Field(
-        None, strict=True, ge=1, le=LARGEST_ID, description="A published run: what it says."
-    )
+    run_id: RunId | None = Field(None, description="A published run: what it says.")
 
 
 class FoundPrediction(Prediction):
