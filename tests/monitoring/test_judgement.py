@@ -9,6 +9,8 @@ from pydantic import ValidationError
 from batch_jobs import Monitor
 from batch_jobs.monitor import Performance
 from batch_jobs.monitoring import episodes, judgement, performance, performance_rows
+from batch_jobs.monitoring.monitor import monitor
+from batch_jobs.monitoring.page import monitor_page
 from batch_jobs.monitoring.performance_rows import Figure
 from tests.support.attempts import ask
 from tests.support.late_labels import (
@@ -163,3 +165,18 @@ def test_options_that_contradict_each_other_are_told(options, told):
     """Each in one line, when the model file is read."""
     with pytest.raises(ValidationError, match=told):
         Monitor(performance=Performance(**options))
+
+
+@on_sqlite
+def test_the_verb_judges_and_a_page_shows_it(warehouse, tmp_path):
+    """All that a person asks: what is wrong, since when, and how it looks beside others."""
+    found = outcomes_of(21, 24, flipped_from=MONDAY + WEEK)
+    world = open_world(warehouse, tmp_path)
+    publish_all(warehouse, found)
+    label_all(warehouse, found)
+    report = monitor(world, "late", MONDAY + 3 * WEEK + 5 * DAY)
+    page = monitor_page(world, report)
+    assert report.restated > 20
+    assert report.judgement.damage[0].words in page
+    assert "Log-loss of what was published" in page
+    assert "Nothing is unlike training." in page or report.drift
