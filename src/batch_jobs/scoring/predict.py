@@ -19,6 +19,7 @@ from batch_jobs.scoring import code_cache
 from batch_jobs.scoring.contract import check_features, records
 from batch_jobs.scoring.counts import Counts, Reject
 from batch_jobs.scoring.fitted import Fitted
+from batch_jobs.scoring.profiles import Profile, Profiler
 
 if TYPE_CHECKING:
     import numpy as np
@@ -114,12 +115,14 @@ class Predicted:
         scored: `entity_id`, `score`, `label`.
         rejected: entity id, reason, the row as it was read.
         scores: the lowest and the highest score, if there is any.
+        profile: what they looked like, if the predictor has a profiler and it did not fail.
     """
 
     counts: Counts
     scored: pa.Table
     rejected: Sequence[Reject]
     scores: tuple[float, float] | None
+    profile: Profile | None = None
 
 
 class Predictor:
@@ -134,7 +137,10 @@ class Predictor:
 
     Attributes:
         fitted: the one that predicts.
+        profiler: tells what the rows looked like, if that is wanted.
     """
+
+    profiler: Profiler | None = None
 
     def __init__(self, fitted: Fitted) -> None:
         self.fitted = fitted
@@ -211,7 +217,7 @@ def predict_chunk(
     checked = check_features(model, chunk, interval)
     rows, rejected = checked.rows, list(checked.rejected)
     if rows.empty or predictor is None:
-        return Predicted(Counts(len(chunk), 0, len(rejected)), _no_rows(), rejected, None)
+        return _none_scored(predictor, chunk, rows, rejected)
     answer, refused = answered(predictor.answers, rows)
     if refused:
         bad = rows.iloc[list(refused)]
@@ -223,7 +229,7 @@ def predict_chunk(
         ]
         rows = rows.drop(index=bad.index)
     if answer is None:
-        return Predicted(Counts(len(chunk), 0, len(rejected)), _no_rows(), rejected, None)
+        return _none_scored(predictor, chunk, rows, rejected)
     scores, labels = predictor.fitted.scores_and_labels(answer)
     table = pa.table(
         {
@@ -241,10 +247,30 @@ def predict_chunk(
                 wild["entity_id"], scores[~sound], records(wild), strict=True
             )
         ]
-        table, scores = table.filter(pa.array(sound)), scores[sound]
-    return Predicted(
-        Counts(len(chunk), table.num_rows, len(rejected)),
-        table,
-        rejected,
-        (float(scores.min()), float(scores.max())) if len(scores) else None,
-    )
+        table, scores, rows = table.filter(pa.array(sound)), scores[sound], rows[sound]
+    counts = Counts(len(chunk), table.num_rows, len(rejected))
+    extremes = (float(scores.min()), float(scores.max())) if len(scores) else None
+    profile = profile_of(predictor, rows, table, counts)
+    return Predicted(counts, table, rejected, extremes, profile)
+
+
+def _none_scored(
+    predictor: Predictor | None, chunk: pd.DataFrame, rows: pd.DataFrame, rejected: Sequence[Reject]
+) -> Predicted:
+    counts, table = Counts(len(chunk), 0, len(rejected)), _no_rows()
+    return Predicted(counts, table, rejected, None, profile_of(predictor, rows[:0], table, counts))
+
+
+def profile_of(
+    predictor: Predictor | None, rows: pd.DataFrame, scored: pa.Table, counts: Counts
+) -> Profile | None:
+    """What rows looked like; None if nobody asks, or it cannot be told: that stops no run."""
+    if predictor is None or predictor.profiler is None:
+        return None
+    try:
+        scores = scored["score"].to_numpy().astype("float64")
+        labels = scored["label"].combine_chunks()
+        return predictor.profiler.of(rows, scores, labels, counts)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the rows are scored
+        log.warning("a chunk has no profile: %s", first_line(error))
+        return None
