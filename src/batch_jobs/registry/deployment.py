@@ -9,6 +9,7 @@ from batch_jobs.catalog import load_model
 from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.model import BatchModel
 from batch_jobs.registry.loading import as_trained, load_version
+from batch_jobs.registry.references import profiler_of
 from batch_jobs.registry.store import ModelStore
 from batch_jobs.registry.versions import ModelVersion, find_version
 from batch_jobs.settings import Settings
@@ -71,8 +72,13 @@ class Deployment:
             self._trained[key] = as_trained(self.settings, self.model(name), found)
         return self._trained[key]
 
-    def predictor(self, name: str, version: str) -> Predictor:
+    def predictor(self, name: str, version: str, *, profiles: bool = False) -> Predictor:
         """The predictor of a version, loaded and verified; the one before it is let go.
+
+        Args:
+            name: of which model.
+            version: which one.
+            profiles: whether it tells what the rows looked like, as far as its training allows.
 
         Raises:
             ArtifactError: there is no such version, or it does not load.
@@ -85,6 +91,8 @@ class Deployment:
             fitted = load_version(self.settings, self.model(name), found)
             self._predictors.clear()
             self._predictors[key] = Predictor(fitted)
+            if profiles:
+                self._predictors[key].profiler = profiler_of(found)
         return self._predictors[key]
 
     def _version(self, name: str, version: str) -> ModelVersion:

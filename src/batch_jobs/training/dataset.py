@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,8 @@ class Split:
         holdout: rows scored since, whose labels are known by the time of training.
         coverage: share of the rows since the cut whose label is known.
         as_of: the moment of the training.
+        rows: all rows of the features query, labelled or not.
+        rejected: share of the rows read that did not fit the contract.
     """
 
     cut: datetime
@@ -36,6 +38,8 @@ class Split:
     holdout: pd.DataFrame
     coverage: float
     as_of: datetime
+    rows: pd.DataFrame
+    rejected: float = 0.0
 
 
 def split_by_time(
@@ -71,7 +75,8 @@ def split_by_time(
                 f"{name}, at least {wanted:,} are needed; nothing is promoted"
                 f"{_why_so_few(model, features, labels, as_of)}"
             )
-    return Split(cut, fit, holdout, len(holdout) / max(int(recent.sum()), 1), as_of)
+    coverage = len(holdout) / max(int(recent.sum()), 1)
+    return Split(cut, fit, holdout, coverage, as_of, ordered)
 
 
 def _why_so_few(
@@ -171,7 +176,7 @@ def read_split(warehouse: Warehouse, model: BatchModel, as_of: datetime) -> Spli
 
     from batch_jobs.scoring import contract
 
-    features, labels = [], []
+    features, labels, read, rejected = [], [], 0, 0
     for interval in training_intervals(model, as_of - model.history, as_of):
         values = bounds(interval)
         for kind, query in (("features", model.features_query), ("labels", model.labels_query)):
@@ -187,11 +192,12 @@ def read_split(warehouse: Warehouse, model: BatchModel, as_of: datetime) -> Spli
                 f"{len(checked.rejected):,}",
                 *checked.rejected[0][:2],
             )
+        read, rejected = read + len(rows), rejected + len(checked.rejected)
         features.append(checked.rows)
         labels.append(
             contract.check_labels(model, read_whole(warehouse, model.labels_query, interval))
         )
-    return split_by_time(
+    split = split_by_time(
         model,
         pd.concat(features, ignore_index=True),
         pd.concat(labels, ignore_index=True).drop_duplicates(
@@ -199,6 +205,7 @@ def read_split(warehouse: Warehouse, model: BatchModel, as_of: datetime) -> Spli
         ),
         as_of,
     )
+    return replace(split, rejected=rejected / max(read, 1))
 
 
 def _require_own_intervals(warehouse: Warehouse, model: BatchModel, rows: pd.DataFrame) -> None:

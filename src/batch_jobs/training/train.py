@@ -27,6 +27,7 @@ from batch_jobs.redaction import first_line
 from batch_jobs.registry import champions, signing, versions
 from batch_jobs.registry.deployment import Place, opened
 from batch_jobs.registry.loading import as_trained, load_version
+from batch_jobs.registry.references import MANIFEST_FIELD, as_stored
 from batch_jobs.registry.store import PAGE, libraries, name_version, serialize
 from batch_jobs.registry.versions import ModelVersion
 from batch_jobs.settings import HASH_ONLY, Settings
@@ -87,6 +88,7 @@ def train(place: Place, name: str, as_of: datetime) -> ModelVersion:
         "metrics": metrics,
         "commit": deployment.settings.commit or _commit(model),
         "golden": golden.golden(fitted, split.holdout),
+        **_referenced(model, split, fitted),
     }
     if deployment.settings.signing_key:
         manifest = signing.sign(manifest, deployment.settings.signing_key)
@@ -107,6 +109,18 @@ def train(place: Place, name: str, as_of: datetime) -> ModelVersion:
     )
     log.info("registered %s %s", model.name, version)
     return registered
+
+
+def _referenced(model: BatchModel, split: Split, fitted: Fitted) -> dict[str, Any]:
+    """What the rows looked like; a training that cannot tell is none the worse for it."""
+    from batch_jobs.training.reference import reference
+
+    try:
+        found = reference(model, split, fitted)
+    except Exception as error:  # noqa: BLE001 - the estimator is asked for rows without a label, too
+        log.warning("%s: drift will not be found: %s", model.name, first_line(error))
+        return {}
+    return {MANIFEST_FIELD: as_stored(found)}
 
 
 def _serialized(model: BatchModel, fitted: Fitted) -> bytes:
