@@ -114,7 +114,7 @@ def test_every_row_of_every_chunk_is_scored_and_staged(warehouse, score):
     """With counts and the range of the scores; what is told of progress is what was read."""
     told = []
     answer = score(_model(warehouse), progress=told.append)
-    assert answer == (Counts(200, 200), (0.0, 199.0))
+    assert answer == (Counts(200, 200), (0.0, 199.0), None)
     assert told == [10] * 20
     staging.close_part(warehouse, score.part, score.run.token, *answer)
     publication.publish(warehouse, score.run.run_id)
@@ -255,6 +255,6 @@ def test_a_version_is_loaded_while_many_rows_are_being_read(postgres_url, monkey
 
     monkeypatch.setattr(scoring, "_read", late)
     model = _model(warehouse)
-    counts, _ = score_part(warehouse, model, load, run, part, run.token)
+    counts, *_ = score_part(warehouse, model, load, run, part, run.token)
     assert run.rows_table == f"predictions_r{run.run_id}"
     assert counts == Counts(200, 200)

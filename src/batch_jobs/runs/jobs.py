@@ -114,16 +114,17 @@ def _score_part(
     part: int,
     token: str,
     progress: Progress | None,
-) -> tuple[Part, tuple[Counts, tuple[float, float] | None] | None]:
+) -> tuple[Part, tuple[Counts, tuple[float, float] | None, bytes | None] | None]:
     """Stage a part, from its first row on whenever the source is lost half-way through.
 
     Returns:
         The part, and what came of it; None if there was nothing to do.
     """
     from batch_jobs.runs.scoring import duplicates, score_part
+    from batch_jobs.scoring.profile_bytes import encoded_sum
 
     def load() -> Predictor:
-        return deployment.predictor(name, run.model_version)
+        return deployment.predictor(name, run.model_version, profiles=True)
 
     run, taken = staging.open_part(warehouse, run_id, part, token)
     if taken.staged or run.is_done:
@@ -135,15 +136,15 @@ def _score_part(
     try:
         if isinstance(deployment, Prescorer) and (found := deployment.prescored(run, taken)):
             stage_prescored(warehouse, taken, token, found)
-            return taken, (found.counts, found.scores)
-        counts, scores = score_part(warehouse, trained, load, run, taken, token, progress)
+            return taken, (found.counts, found.scores, encoded_sum([found.profile]))
+        scored = score_part(warehouse, trained, load, run, taken, token, progress)
     except IntegrityError as error:
         if not warehouse.database.is_doubled_key(error):
             raise
         raise duplicates(warehouse, trained, run.interval) from error
-    if counts.rejected and staging.has_doubled_reject(warehouse, run):
+    if scored[0].rejected and staging.has_doubled_reject(warehouse, run):
         raise duplicates(warehouse, trained, run.interval)
-    return taken, (counts, scores)
+    return taken, scored
 
 
 def publish(place: Place, run_id: int) -> Run:

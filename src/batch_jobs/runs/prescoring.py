@@ -5,8 +5,11 @@ The features query is additive, so that nothing changes but the time it takes.
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from batch_jobs.database.columns import times
@@ -14,22 +17,28 @@ from batch_jobs.database.transactions import bounds
 from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.errors import ContractError
 from batch_jobs.failpoints import failpoint
-from batch_jobs.interval import Interval
+from batch_jobs.interval import Interval, due_between
 from batch_jobs.model import BatchModel
+from batch_jobs.redaction import first_line
 from batch_jobs.registry.deployment import Deployment
 from batch_jobs.runs import staging
 from batch_jobs.runs.ledger import Part, Run
 from batch_jobs.scoring.counts import Counts
 from batch_jobs.scoring.predict import Predicted, Predictor, predict_chunk
+from batch_jobs.scoring.profiles import Profile, Profiler
 from batch_jobs.settings import Settings
 
 if TYPE_CHECKING:
     import numpy as np
+    import pandas as pd
     import pyarrow as pa
     from numpy.typing import NDArray
 
 
 PRESCORED_ROWS = 500_000  # at most: they are held in memory
+PROFILED_AT_ONCE = 5_000
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -40,11 +49,13 @@ class Prescored:
         span: the long interval.
         moments: when each row could be scored, ascending, shape (rows,).
         scored: as in `Predicted`, in the same order.
+        profiles: what the rows of each due interval look like, by its first and its last row.
     """
 
     span: Interval
     moments: NDArray[np.datetime64]
     scored: pa.Table
+    profiles: Mapping[tuple[int, int], Profile]
 
     def within(self, interval: Interval) -> Predicted | None:
         """What the rows of an interval get; None if it does not lie in the span."""
@@ -57,7 +68,8 @@ class Prescored:
         rows = self.scored.slice(first, last - first)
         scores = rows["score"].to_numpy()
         extremes = (float(scores.min()), float(scores.max())) if len(scores) else None
-        return Predicted(Counts(len(rows), len(rows)), rows, [], extremes)
+        profile = self.profiles.get((first, last))
+        return Predicted(Counts(len(rows), len(rows)), rows, [], extremes, profile)
 
 
 class Prescorer(Deployment):
@@ -73,7 +85,8 @@ class Prescorer(Deployment):
         Raises:
             ArtifactError: see `Deployment.predictor`.
         """
-        predictor, trained = self.predictor(name, version), self.trained(name, version)
+        predictor = self.predictor(name, version, profiles=True)
+        trained = self.trained(name, version)
         self._prescored = (version, _prescore(self.warehouse, trained, predictor, span))
 
     def prescored(self, run: Run, part: Part) -> Predicted | None:
@@ -97,7 +110,7 @@ def _prescore(
     import pyarrow as pa
 
     scored = pa.schema({"entity_id": pa.string(), "score": pa.float64(), "label": pa.string()})
-    tables, moments, rows = [], [], 0
+    tables, moments, frames, rows = [], [], [], 0
     with closing(warehouse.stream(model.features_query, bounds(span), model.chunk_rows)) as chunks:
         for chunk in chunks:
             try:
@@ -108,9 +121,50 @@ def _prescore(
             if predicted.rejected or rows > PRESCORED_ROWS:
                 return None
             tables.append(predicted.scored.cast(scored))
+            frames.append(chunk)
             moments.append(times(chunk["as_of"]).dt.tz_localize(None).to_numpy("datetime64[us]"))
     order = np.argsort(np.concatenate(moments), kind="stable")
-    return Prescored(span, np.concatenate(moments)[order], pa.concat_tables(tables).take(order))
+    sorted_moments, table = np.concatenate(moments)[order], pa.concat_tables(tables).take(order)
+    profiles: Mapping[tuple[int, int], Profile] = {}
+    if predictor.profiler is not None and rows:
+        ticks = [
+            span.start,
+            *(due.end for due in due_between(model.schedule, *vars(span).values())),
+        ]
+        naive = [np.datetime64(tick.replace(tzinfo=None)) for tick in ticks]
+        ends = np.unique(np.searchsorted(sorted_moments, naive))
+        profiles = _profiles(predictor.profiler, frames, order, table, ends)
+    return Prescored(span, sorted_moments, table, profiles)
+
+
+def _profiles(
+    profiler: Profiler,
+    frames: Sequence[pd.DataFrame],
+    order: NDArray[np.int64],
+    scored: pa.Table,
+    ends: NDArray[np.int64],
+) -> Mapping[tuple[int, int], Profile]:
+    """The profiles of the rows between each two ends; none if they cannot be told."""
+    import pandas as pd
+
+    try:
+        rows = pd.concat(frames, ignore_index=True).iloc[order]
+        scores, labels = scored["score"].to_numpy(), scored["label"].combine_chunks()
+        found: dict[tuple[int, int], Profile] = {}
+        left = list(pairwise(ends.tolist()))
+        while left:
+            start = left[0][0]
+            taken = [pair for pair in left if pair[1] - start <= PROFILED_AT_ONCE] or left[:1]
+            here = slice(start, taken[-1][1])
+            made = profiler.each(
+                rows.iloc[here], scores[here], labels[here], [first - start for first, _ in taken]
+            )
+            found.update(zip(taken, made, strict=True))
+            left = left[len(taken) :]
+    except Exception as error:  # noqa: BLE001 - whatever it is, the rows are scored
+        log.warning("what was prescored has no profiles: %s", first_line(error))
+        return {}
+    return found
 
 
 def stage_prescored(warehouse: Warehouse, part: Part, token: str, found: Predicted) -> None:

@@ -29,6 +29,7 @@ from batch_jobs.runs.ledger import Part, Run
 from batch_jobs.scoring.contract import CURE_OF_DUPLICATES
 from batch_jobs.scoring.counts import Counts, Progress
 from batch_jobs.scoring.predict import Predicted, Predictor, predict_chunk
+from batch_jobs.scoring.profile_bytes import encoded_sum
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,7 +48,7 @@ def score_part(
     part: Part,
     token: str,
     progress: Progress | None = None,
-) -> tuple[Counts, tuple[float, float] | None]:
+) -> tuple[Counts, tuple[float, float] | None, bytes | None]:
     """Read, check, predict and stage the rows of a part.
 
     Args:
@@ -61,14 +62,14 @@ def score_part(
         progress: called with the number of rows of each chunk.
 
     Returns:
-        The counts, and the lowest and the highest score.
+        The counts, the lowest and the highest score, and the profile as bytes, if there is any.
 
     Raises:
         ContractError: the rows are not what the model declares.
         FencedError: a newer attempt has claimed the interval, or a newer try the part.
         sqlalchemy.exc.IntegrityError: an entity comes twice.
     """
-    counts, lows, highs = Counts(), [], []
+    counts, lows, highs, profiles = Counts(), [], [], []
     predictor: Predictor | None = None
     with ThreadPoolExecutor(1, "stage") as writer:
         most = warehouse.database.rows_to_sort
@@ -99,6 +100,7 @@ def score_part(
                 else:
                     staged = writer.submit(stage)
             counts += predicted.counts
+            profiles.append(predicted.profile)
             if predicted.scores is not None:
                 lows.append(predicted.scores[0])
                 highs.append(predicted.scores[1])
@@ -110,7 +112,7 @@ def score_part(
         if held:
             _stage(warehouse, part, token, numbers, held)
             failpoint("score.chunk_staged")
-    return counts, (min(lows), max(highs)) if lows else None
+    return counts, (min(lows), max(highs)) if lows else None, encoded_sum(profiles)
 
 
 def _stage(

@@ -180,6 +180,7 @@ def close_part(
     token: str,
     counts: Counts,
     scores: tuple[float, float] | None = None,
+    profile: bytes | None = None,
 ) -> None:
     """Record that a part is staged in full.
 
@@ -189,20 +190,26 @@ def close_part(
         token: the token that opened it.
         counts: what became of its rows.
         scores: the lowest and the highest score, if there is any.
+        profile: what the rows looked like, if that is known.
 
     Raises:
         FencedError: a newer attempt has claimed the interval, or a newer try the part.
     """
-    low, high = scores or (None, None)
     with warehouse.write() as connection:
         require_part(warehouse, connection, part, token)
         connection.execute(
             text("""
                 UPDATE run_parts SET staged = 1, rows_read = :read, rows_scored = :scored,
                   rows_rejected = :rejected, rows_skipped = :skipped,
-                  score_min = :low, score_max = :high
+                  score_min = :low, score_max = :high, profile = :profile
                 WHERE run_id = :run_id AND part = :part"""),
-            {"run_id": part.run_id, "part": part.part, **asdict(counts), "low": low, "high": high},
+            {
+                **asdict(counts),
+                **dict(zip(("low", "high"), scores or (None, None), strict=True)),
+                "run_id": part.run_id,
+                "part": part.part,
+                "profile": profile,
+            },
         )
 
 
