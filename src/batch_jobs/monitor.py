@@ -70,8 +70,8 @@ class Monitor(BaseModel):
 
     Attributes:
         window: the longer time over which days are judged together; a whole number of days.
-        limit: how far a statistic may lie from its training days, in multiples of what those
-            differ by among themselves.
+        limit: how far off a statistic may lie, 1 being the limits that brought no false alarm in a
+            real year; 1.5 lets each go half as far again.
         ignore: features that are not watched.
         slices: categories for each of whose values the number of rows is watched; by default those
             of which training saw at most twelve.
@@ -82,7 +82,7 @@ class Monitor(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     window: Span = timedelta(days=7)
-    limit: float = Field(default=4, ge=2, le=100)
+    limit: float = Field(default=1, ge=0.5, le=100)
     ignore: tuple[str, ...] = ()
     slices: tuple[str, ...] | None = None
     drift_alarm: bool = False

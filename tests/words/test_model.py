@@ -211,7 +211,7 @@ def test_the_kind_of_a_feature_says_what_may_be_declared():
     [
         ({"window": timedelta(hours=30)}, "whole number of days"),
         ({"window": timedelta(days=1)}, "two or more"),
-        ({"limit": 1}, "greater than or equal to 2"),
+        ({"limit": 0.1}, "greater than or equal to 0.5"),
         ({"ignore": ("x",), "slices": ("x",)}, "x cannot be watched and in `ignore` at once"),
     ],
 )

@@ -9,6 +9,7 @@ from datetime import datetime
 from batch_jobs import clock
 from batch_jobs.interval import require_aware
 from batch_jobs.monitoring import performance
+from batch_jobs.monitoring.drift_search import look_for_drift
 from batch_jobs.monitoring.findings import Finding
 from batch_jobs.monitoring.judgement import Judgement, judge
 from batch_jobs.registry.deployment import Place, opened
@@ -25,6 +26,7 @@ class Report:
         at: when it was looked at.
         drift: what is unlike training in the newest day and in the newest window of days.
         notes: what could not be told and why, a line each.
+        judged: start of the newest day that could be compared with training, if any.
         judgement: whether outcomes show damage.
         restated: how many past windows have other figures than at the look before.
     """
@@ -35,6 +37,7 @@ class Report:
     notes: tuple[str, ...]
     judgement: Judgement
     restated: int = 0
+    judged: datetime | None = None
 
 
 def monitor(place: Place, name: str, now: datetime | None = None) -> Report:
@@ -52,12 +55,14 @@ def monitor(place: Place, name: str, now: datetime | None = None) -> Report:
     deployment = opened(place)
     model = deployment.model(name)
     at = require_aware(now) if now else clock.now()
+    judged, drift, notes = look_for_drift(deployment.warehouse, model, at)
     restated = performance.update(deployment, name, at)
     return Report(
         model.name,
         at,
-        (),
-        restated.notes,
+        tuple(drift),
+        (*notes, *restated.notes),
         judgement=judge(deployment, name, at),
         restated=len(restated.windows),
+        judged=judged,
     )

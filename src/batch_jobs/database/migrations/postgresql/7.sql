@@ -12,6 +12,10 @@ CREATE TABLE profiles (
   span_start timestamptz NOT NULL,
   model_version text COLLATE "C" NOT NULL,
   runs text NOT NULL,  -- digest of the runs in it: another one is merged anew
+  run_count integer NOT NULL,  -- that have a profile
+  missing integer NOT NULL,  -- how many runs with rows have none
+  covered double precision NOT NULL,  -- share of the span whose intervals are in it
+  judged integer NOT NULL DEFAULT 0 CHECK (judged IN (0, 1)),  -- whether drift was looked for in it
   profile bytea NOT NULL,
   folded_at timestamptz NOT NULL,
   PRIMARY KEY (model, grain, span_start, model_version)

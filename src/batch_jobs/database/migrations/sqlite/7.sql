@@ -12,6 +12,10 @@ CREATE TABLE profiles (
   span_start TEXT NOT NULL,
   model_version TEXT NOT NULL,
   runs TEXT NOT NULL,  -- digest of the runs in it: another one is merged anew
+  run_count INTEGER NOT NULL,  -- that have a profile
+  missing INTEGER NOT NULL,  -- how many runs with rows have none
+  covered REAL NOT NULL,  -- share of the span whose intervals are in it
+  judged INTEGER NOT NULL DEFAULT 0 CHECK (judged IN (0, 1)),  -- whether drift was looked for in it
   profile BLOB NOT NULL,
   folded_at TEXT NOT NULL,
   PRIMARY KEY (model, grain, span_start, model_version)
