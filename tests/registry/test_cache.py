@@ -91,7 +91,7 @@ def test_copies_are_bounded_and_those_used_last_stay(tmp_path):
         copies.keep(name, contents[name])
     for age, path in enumerate([tmp_path / ".new-killed", *(tmp_path / name for name in names)]):
         os.utime(path, (age, age))
-    assert copies.find(names[0]) == contents[names[0]]
+    assert copies.find(names[0], 1000) == contents[names[0]]
     for name in (newer, newest):
         copies.keep(name, contents[name])
     assert {path.name for path in tmp_path.iterdir()} == {names[0], *names[2:], newer, newest}

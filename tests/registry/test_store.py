@@ -70,6 +70,26 @@ def test_other_bytes_than_those_recorded_are_refused(store, tmp_path, content):
     assert caught.value.exit_code == 2
 
 
+@pytest.mark.parametrize("kind", ["a pipe", "a file of nothing", "a folder", "a device"])
+@pytest.mark.failure_mode(41)
+def test_what_is_no_file_of_that_size_is_not_read(store, tmp_path, kind):
+    """A pipe would be waited for for ever, and 100 GB of nothing be read into memory."""
+    store.write("orders", "v1", GOOD, {})
+    path = tmp_path / "models/orders/v1/model.joblib"
+    path.unlink()
+    if kind == "a pipe":
+        os.mkfifo(path)
+    elif kind == "a file of nothing":
+        path.touch()
+        os.truncate(path, 10**11)
+    elif kind == "a folder":
+        path.mkdir()
+    else:
+        path.symlink_to("/dev/zero")
+    with pytest.raises(ArtifactError):
+        store.read(replace(version_of(), manifest={"size_bytes": len(GOOD)}))
+
+
 @pytest.mark.failure_mode(42)
 def test_a_hostile_file_is_never_unpickled(store, tmp_path):
     """Its code would leave a marker; the same bytes with the right hash show that it would run."""

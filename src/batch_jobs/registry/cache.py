@@ -16,6 +16,7 @@ from pathlib import Path
 
 from batch_jobs.errors import ConfigurationError
 from batch_jobs.registry.local_folder import write_synced
+from batch_jobs.registry.plain_files import UnfitFileError, read_plain
 
 log = logging.getLogger(__name__)
 
@@ -32,8 +33,8 @@ class ArtifactCache:
     def __init__(self, root: str) -> None:
         self._root = Path(root).expanduser().absolute()
 
-    def find(self, sha256: str) -> bytes | None:
-        """The bytes with that hash; None if there is no copy, or it was changed.
+    def find(self, sha256: str, most: int) -> bytes | None:
+        """The bytes with that hash, at most so many; None if there is no copy, or it was changed.
 
         Raises:
             ConfigurationError: others could have put files into the folder.
@@ -41,13 +42,15 @@ class ArtifactCache:
         path = self._root / sha256
         try:
             self._require_own()
-            content = path.read_bytes()
+            content = read_plain(path, most)
             if hashlib.sha256(content).hexdigest() == sha256:
                 os.utime(path)
                 return content
             path.unlink(missing_ok=True)
         except FileNotFoundError:
             return None
+        except UnfitFileError:
+            path.unlink(missing_ok=True)
         except OSError as error:
             log.warning("the copy %s cannot be read: %s", path, error.strerror)
             return None

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from batch_jobs import clock
 from batch_jobs.errors import ArtifactError, ConfigurationError
+from batch_jobs.registry.plain_files import read_plain
 
 ABANDONED_SECONDS = 24 * 3600  # after which nobody is still writing a version's files
 
@@ -56,15 +57,15 @@ class LocalFolder:
         """Find out whether a file is there; raises what `read` raises."""
         self._inside(*names).stat()
 
-    def read(self, *names: str) -> bytes:
-        """The bytes of a file.
+    def read(self, *names: str, most: int) -> bytes:
+        """The bytes of a file, which are at most so many.
 
         Raises:
-            ArtifactError: a link leads elsewhere.
+            ArtifactError: a link leads elsewhere, or it is larger, or no plain file.
             ConfigurationError: too many may write a folder on the way.
             OSError: it cannot be read.
         """
-        return self._inside(*names).read_bytes()
+        return read_plain(self._inside(*names), most)
 
     def write(self, model: str, version: str, files: Mapping[str, bytes]) -> None:
         """Keep the files of a version, all of them at one moment unless it has some already.

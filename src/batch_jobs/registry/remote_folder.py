@@ -14,8 +14,13 @@ from functools import cached_property
 from typing import Any
 from urllib.parse import urlsplit
 
-from batch_jobs.errors import BatchJobsError, ConfigurationError, StoreUnavailableError
+from batch_jobs.errors import (
+    BatchJobsError,
+    ConfigurationError,
+    StoreUnavailableError,
+)
 from batch_jobs.redaction import first_line, redact
+from batch_jobs.registry.plain_files import UnfitFileError
 
 ANSWER_SECONDS = 45
 TRANSFER_SECONDS = 600
@@ -55,14 +60,21 @@ class RemoteFolder:
         """Find out whether a file is there; raises what `read` raises."""
         self._ask("info", *names, patience=ANSWER_SECONDS)
 
-    def read(self, *names: str) -> bytes:
-        """The bytes of a file.
+    def read(self, *names: str, most: int) -> bytes:
+        """The bytes of a file, which are at most so many.
 
         Raises:
+            UnfitFileError: they are more.
             FileNotFoundError: it is not there.
             ConfigurationError: nobody knows how to open the URL.
             StoreUnavailableError: it did not answer, or lets us not read.
         """
+        size = self._ask("info", *names, patience=ANSWER_SECONDS).get("size") or 0
+        if size > most:
+            raise UnfitFileError(
+                f"{self.tell(*names)} has {size:,} bytes, where at most {most:,} belong; restore "
+                f"the file, or roll back to another version"
+            )
         content: bytes = self._ask("cat_file", *names, patience=TRANSFER_SECONDS)
         return content
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from batch_jobs.errors import ArtifactError, ConfigurationError
+from batch_jobs.registry.plain_files import UnfitFileError, read_plain
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import (
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     )
 
 SIGNATURE = "signature"
+MOST_BYTES = 100_000  # of a key
 HOW_TO_MAKE = (
     "make a pair with `openssl genpkey -algorithm ed25519 -out signing.pem` and "
     "`openssl pkey -in signing.pem -pubout -out verify.pem`"
@@ -121,7 +123,9 @@ def _public_key(key_file: str) -> Ed25519PublicKey:
 
 def _read(variable: str, key_file: str) -> bytes:
     try:
-        return Path(key_file).read_bytes()
+        return read_plain(Path(key_file), MOST_BYTES)
+    except UnfitFileError as error:
+        raise ConfigurationError(f"{variable}: {error}") from error
     except OSError as error:
         raise ConfigurationError(
             f"{variable}: {key_file} cannot be read: {error.strerror}; {HOW_TO_MAKE}"

@@ -25,6 +25,7 @@ from batch_jobs.errors import ArtifactError, StoreUnavailableError
 from batch_jobs.model import NAME_PATTERN
 from batch_jobs.registry.cache import ArtifactCache
 from batch_jobs.registry.local_folder import LocalFolder
+from batch_jobs.registry.plain_files import UnfitFileError
 from batch_jobs.registry.remote_folder import RemoteFolder
 from batch_jobs.registry.versions import ModelVersion
 from batch_jobs.settings import is_url
@@ -32,6 +33,8 @@ from batch_jobs.settings import is_url
 log = logging.getLogger(__name__)
 
 VERSION_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+MOST_BYTES = 2**33  # of an artifact of which nobody knows how large it is
+MOST_OF_MANIFEST = 2**26
 SHA256_PATTERN = re.compile(r"[0-9a-f]{64}")
 LIBRARIES = ("joblib", "numpy", "pandas", "scikit-learn")
 ARTIFACT = "model.joblib"
@@ -106,10 +109,11 @@ class ModelStore:
         version.require_kept()
         if not SHA256_PATTERN.fullmatch(version.sha256):
             raise ArtifactError(f"{subject} has no sha256 in the warehouse, but {version.sha256!r}")
-        kept = self._copies.find(version.sha256) if self._copies else None
+        most = version.manifest.get("size_bytes", MOST_BYTES)
+        kept = self._copies.find(version.sha256, most) if self._copies else None
         try:
             self._files.require(*where)
-            content = kept or self._files.read(*where)
+            content = kept or self._files.read(*where, most=most)
         except ANSWERED as error:
             raise ArtifactError(
                 f"{subject} cannot be read from {self._files.tell(*where)}: {error.strerror}"
@@ -157,11 +161,13 @@ class ModelStore:
     def _is_whole(self, model: str, version: str) -> bool:
         """Whether the artifact is the one that its own manifest tells of."""
         try:
-            manifest = json.loads(self._files.read(model, version, MANIFEST))
-            content = self._files.read(model, version, ARTIFACT)
-        except (OSError, ValueError):
+            manifest = json.loads(self._files.read(model, version, MANIFEST, most=MOST_OF_MANIFEST))
+            known = manifest if isinstance(manifest, dict) else {}
+            most = known.get("size_bytes", MOST_BYTES)
+            content = self._files.read(model, version, ARTIFACT, most=most)
+        except (OSError, ValueError, UnfitFileError):
             return False
-        told = manifest.get("sha256") if isinstance(manifest, dict) else None
+        told = known.get("sha256")
         return bool(told == hashlib.sha256(content).hexdigest())
 
 
