@@ -36,6 +36,7 @@ os.environ |= {
     "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{AIRFLOW_HOME}/airflow.db",
     "PYTHONPATH": str(ROOT),
     "OMP_WAIT_POLICY": "passive",
+    "BATCH_JOBS_SPOOL": str(AIRFLOW_HOME / "spool"),
 }
 
 # Files that take longest, which boot an Airflow or live through weeks: they are begun first, so

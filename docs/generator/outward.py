@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Any
 
-from batch_jobs.alerts import messages, slack
+from batch_jobs.alerts import delivery_words, incident_words, news, slack
+from batch_jobs.alerts.problems import Incident, Message, Problem, Served
 from batch_jobs.settings import Settings
 from docs.generator.text import REQUIRED, code, default, table
 from prediction_api.config import Config
@@ -94,40 +95,81 @@ def read_contract() -> str:
 
 
 def slack_messages() -> str:
-    """Every message to Slack, in the very words."""
+    """Every message, in the very words."""
     start = datetime(2026, 11, 22, 14, 50, tzinfo=UTC)
     end, now = start + timedelta(minutes=10), start + timedelta(minutes=25)
-    served = messages.Served("20261116T0300-5f2c9a1e", start, end, end, 57)
-    readers = messages.readers_see(served, now)
-    run = messages.FailedRun(
-        dag_id="predict_flight_delay",
-        model="flight_delay",
-        task="score[0]",
-        attempt=(3, 3),
-        span=(end, end + timedelta(minutes=10)),
-        what="ContractError: flight_delay: the query does not return dep_hour",
-        is_exception=True,
-        log_url="http://localhost:8080/dags/predict_flight_delay/runs/…",
+    served = Served("20261116T0300-5f2c9a1e", start, end, end, 57)
+    problem = Problem(
+        "predict-rejects",
+        "flight_delay",
+        "Too many rows were rejected",
+        "CircuitBreakerError: run 17 of flight_delay is not published: 40 of 57 rows were rejected",
+        next_step="see `rejected_rows`; if all is as it should be, run `batch-jobs predict "
+        "flight_delay --start 2026-11-22T15:00:00Z --end 2026-11-22T15:10:00Z --accept 'WHY'`",
+        links={"Open the log": "https://airflow.example/dags/predict_flight_delay/runs/…"},
+        subject="predict_flight_delay",
+        facts=("predict_flight_delay", "task publish", "interval 22 Nov 15:00 - 15:10 UTC"),
     )
-    first, again = messages.Incident(1, now), messages.Incident(4, start)
-    version, url = "20261123T0300-b1c7d402", "http://localhost:8080/required_actions"
-    days = timedelta(days=2)
+    killed = replace(
+        problem,
+        cause="predict-killed",
+        title="score[0] was killed (out of memory?)",
+        detail="It left no exception: it was killed (out of memory?), its worker was lost, or the "
+        "DAG file could not be loaded there.",
+        next_step="If memory was short, lower `chunk_rows` or raise `parts` in the model file.",
+    )
+    dead = Problem(
+        "warehouse-away",
+        None,
+        "The warehouse does not answer",
+        "WarehouseUnavailableError: the warehouse postgresql://***@db/serving did not answer",
+        next_step="Look at the database.",
+    )
+    first, again = Incident(1, problem, 1, now, now), Incident(1, killed, 7, start, now, told=1)
+    change = news.Change(
+        model="flight_delay",
+        version="20261123T0300-b1c7d402",
+        previous="20261116T0300-5f2c9a1e",
+        is_rollback=False,
+        actor="airflow scheduled__2026-11-23",
+        reason="not shown worse than the champion",
+    )
+    version, url = change.version, "https://airflow.example/required_actions"
     told = {
-        "A run failed": messages.run_failed(run, first, readers),
-        "It fails again, and is told as a reminder": messages.run_failed(run, again, readers),
-        "It works again": messages.recovered(run.dag_id, again, now, readers),
-        "A DAG file does not load": messages.file_failed(
-            "/opt/dags/predict.py", "SyntaxError: '(' was never closed (predict.py, line 40)", first
+        "A problem": incident_words.told(first, served, now),
+        "It lasts, and is told as a reminder": incident_words.told(again, served, now),
+        "One of the whole deployment": incident_words.told(
+            Incident(2, dead, 1, now, now), None, now
         ),
-        "A version waits for a person": messages.approval_wanted(
-            "flight_delay", version, "not shown worse than the champion", days, url
+        "It works again": incident_words.recovered([again], served, now),
+        "It was over before it could be told": incident_words.summed_up([again], now),
+        "There is a new champion": news.champion_changed(change),
+        "Somebody rolled back": news.champion_changed(
+            replace(change, is_rollback=True, actor="ada", reason="scores near 1 since Monday")
         ),
-        "A run succeeded (only with `success_alert`)": messages.succeeded(
-            run.dag_id, None, run.span, readers
+        "The champion stays": news.champion_stays(
+            "flight_delay", version, change.previous, "worse than the champion by .012 log-loss"
         ),
-        "Slack did not take it at first": messages.delayed("…", start, now),
+        "A version waits for a person": news.approval_wanted(
+            "flight_delay", version, change.reason, timedelta(days=2), url
+        ),
+        "A run succeeded (only with `success_alert`)": news.succeeded(
+            "predict_flight_delay", None, (start, end), incident_words.readers_see(served, now)
+        ),
+        "A test of the way (`batch-jobs alert --test`)": news.trial("slack", "host-1"),
+        "The channel did not take it at first": delivery_words.late(Message("…", "…"), start, now),
+        "Many had to wait": delivery_words.together(
+            ["flight_delay has a new champion", "*iris* failed 14:50 - 15:00 UTC and works again"],
+            start,
+            now,
+        ),
+        "Others may not have arrived": delivery_words.doubtful(
+            Message("…", "…"), [":red_circle: iris: score was killed (since 22 Nov 14:50 UTC)"]
+        ),
     }
-    return "\n\n".join(f"### {title}\n\n```text\n{text}\n```" for title, text in told.items())
+    return "\n\n".join(
+        f"### {title}\n\n```text\n{message.text}\n```" for title, message in told.items()
+    )
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Slack: every failure is told once, or kept until it can be; never with a secret in it.
+"""Alerts: every failure is told once, or kept until it can be; never with a secret in it.
 
     with DAG(
         ...,
@@ -9,7 +9,7 @@
 
 Airflow calls a task's callback only if the task itself lives to see its failure, and a DAG's
 callback always but without the exception. So the task's callback notes the exception and the
-DAG's callback sends the message; `the listener` sees to what neither is told.
+DAG's callback tells of the run; `the listener` sees to what neither is told.
 
 Callbacks are killed after 20 seconds and their exceptions are lost, so everything here is bounded
 and nothing raises. Importing this file is cheap: DAG files do it every 30 seconds.
@@ -21,39 +21,34 @@ import json
 import logging
 import os
 from collections.abc import Callable
-from concurrent.futures import Future
-from contextlib import suppress
-from datetime import datetime
-from functools import partial, wraps
-from threading import Thread
-from types import SimpleNamespace
+from datetime import datetime, timedelta
+from functools import wraps
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
-from urllib.parse import quote
 from uuid import uuid4
 
 from batch_jobs.errors import BatchJobsError, FormError
 from batch_jobs.redaction import first_line, redact
 from batch_jobs_airflow.context import (
-    UNKNOWN,
     WAS_AWAY,
     Context,
     attribute,
     dag_id_of,
-    describe,
     is_made_up_for,
+    kind_of,
     model_of,
     name_of,
     redacted_line,
+    run_id_of,
     run_key_of,
     span_of,
-    task_instance_of,
     task_try_of,
     was_away,
 )
-from batch_jobs_airflow.slack import SENDING_SECONDS, post_to, utc_now, way_to_slack
+from batch_jobs_airflow.slack import channels, utc_now
 
 if TYPE_CHECKING:
-    from batch_jobs.alerts.messages import Incident
+    from batch_jobs.alerts.problems import Message, Problem
+    from batch_jobs.alerts.reporter import Reporter
     from batch_jobs.alerts.task_errors import TaskTry
     from batch_jobs.database.warehouse import Warehouse
 
@@ -61,10 +56,8 @@ log = logging.getLogger(__name__)
 
 # Of whoever triggered the run, who finds it in the log.
 OWN_MISTAKE = f"{FormError.__name__}: "
-# A callback has 20 seconds: a task's to note its error, a DAG's to compose, to look and to send.
+# A callback has 20 seconds: a task's to note its error.
 NOTING_SECONDS = 14.0
-COMPOSING_SECONDS = 8.0
-LOOKING_SECONDS = 3.0
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -85,9 +78,9 @@ def _never_raises(function: Callable[P, T]) -> Callable[P, T | None]:
 
 @_never_raises
 def fail_alert(context: Context) -> None:
-    """Tell Slack that a DAG run failed; for `on_failure_callback` of a DAG, a task or both."""
-    record_failure(context)
-    flush_alerts()
+    """Tell that a DAG run failed; for `on_failure_callback` of a DAG, a task or both."""
+    if record_failure(context):
+        flush_alerts()
 
 
 @_never_raises
@@ -95,152 +88,158 @@ def record_error(context: Context) -> None:
     """Note why a task failed, for `fail_alert`; for `on_failure_callback` of every task."""
     error, task = context.get("exception"), task_try_of(context)
     if error is not None and task is not None:
-        warehouse = _warehouse()
-
-        def note() -> None:
-            warehouse.ensure_schema()
-            _remember(warehouse, task, error)
-
-        _within(NOTING_SECONDS, note)
+        _note(task, redacted_line(error))
 
 
 @_never_raises
 def recovery_alert(context: Context) -> None:
-    """Tell Slack that a DAG that had failed works again; for `on_success_callback` of a DAG."""
-    if "reason" in context:  # a single task's success does not mean that the DAG works
-        _record_success(context, always=False)
+    """Tell that a DAG that had failed works again; for `on_success_callback` of a DAG."""
+    # A single task's success does not mean that the DAG works.
+    if "reason" in context and _record_success(context, always=False):
         flush_alerts()
 
 
 @_never_raises
 def success_alert(context: Context) -> None:
-    """Tell Slack of every success; for `on_success_callback` of a DAG or a task."""
-    _record_success(context, always=True)
-    flush_alerts()
+    """Tell of every success; for `on_success_callback` of a DAG or a task."""
+    if _record_success(context, always=True):
+        flush_alerts()
 
 
 @_never_raises
 def send_message(text: str, *, key: str | None = None) -> None:
-    """Send a message to Slack, or keep it for the next run.
+    """Send a message, or keep it until it can be sent.
 
     Args:
         text: Slack's mrkdwn; what comes from outside must be escaped with
-            `batch_jobs.alerts.messages.escape`. Secrets are taken out.
+            `batch_jobs.alerts.mrkdwn.escape`. Secrets are taken out.
         key: what the message is about; a second message with the same key is not sent.
     """
-    from batch_jobs.alerts import outbox
+    from batch_jobs.alerts import news
 
-    text = redact(text)
-    key = key or f"message {uuid4()}"
-    _put(lambda warehouse, now: outbox.record(warehouse, key, text, now), lambda _: text)
-    flush_alerts()
+    send_news(news.free(redact(text)), key or f"message {uuid4()}")
+
+
+@_never_raises
+def send_news(message: Message, key: str) -> None:
+    """Send a message that is made already, once for each key."""
+    if _reporter().write(message, key):
+        flush_alerts()
+
+
+@_never_raises
+def tell_problem(problem: Problem, key: str, hold: timedelta = timedelta()) -> None:
+    """Tell of a problem that failed no run; see `incidents.report`."""
+    if _reporter().report(problem, key, hold=hold):
+        flush_alerts()
 
 
 @_never_raises
 def flush_alerts() -> None:
     """Send the messages that wait, the oldest first, for at most seven seconds."""
-    from batch_jobs.alerts import delivery, outbox
-
-    warehouse = _warehouse()
-    if _within(LOOKING_SECONDS, lambda: outbox.waiting(warehouse, utc_now())):
-        slack = way_to_slack()
-        if slack is not None:
-            post = partial(post_to, slack)
-            _within(
-                SENDING_SECONDS + 1,
-                lambda: delivery.send_waiting(warehouse, post, SENDING_SECONDS, utc_now),
-            )
+    _reporter().flush()
 
 
 @_never_raises
-def record_failure(context: Context) -> None:
-    """Put a failed run into the outbox, without sending; if there is no outbox, send at once."""
-    from batch_jobs.alerts import messages, outbox, task_errors
+def record_failure(context: Context) -> bool:
+    """Report a failed run, without sending; if the warehouse is away, it is sent at once.
 
-    run, exception = run_key_of(context), context.get("exception")
+    Returns:
+        Whether there may be something to send.
+    """
+    from batch_jobs.alerts import incidents
+    from batch_jobs_airflow import failures
+
+    run, at = run_key_of(context), utc_now()
     if was_away(context) and is_made_up_for(context):
         log.info("nobody is told of %s: %s The next run publishes what it left", run, WAS_AWAY)
-        return
+        return False
+    reporter, exception = _reporter(), context.get("exception")
 
-    def put(warehouse: Warehouse, now: datetime) -> None:
-        told = _of_the_first(context, warehouse)
-        task, error = task_try_of(told), None
+    def is_own(failure: failures.Failure) -> bool:
+        if failure.error is None or not failure.error.startswith(OWN_MISTAKE):
+            return False
+        log.info("nobody is told of %s: %s", run, failure.error)
+        return True
+
+    def put(warehouse: Warehouse) -> None:
+        task = task_try_of(context)
         if task is not None and exception is not None:
-            error = _remember(warehouse, task, exception)
-        elif task is not None:
-            error = task_errors.recall_error(warehouse, task)
-        cause, failed = describe(told, error)
-        if failed.is_exception and failed.what.startswith(OWN_MISTAKE):
-            log.info("nobody is told of %s: %s", run, failed.what)
+            _remember(warehouse, task, redacted_line(exception), at)
+        failure = failures.failure_of(context, failures.errors_of(context, warehouse))
+        if not is_own(failure):
+            hold = failures.BACKFILL_HOLD if failure.is_of_backfill else timedelta()
+            incidents.report(
+                warehouse,
+                failure.problem,
+                f"failed {run}",
+                at,
+                hold=hold,
+                is_passing=failure.is_of_backfill,
+            )
+
+    def alone(error: BaseException) -> None:
+        known = _spooled_errors(reporter, context)
+        if exception is None and not known:
+            # Why a task failed is kept where nothing can be read now; and that is a reason.
+            reporter.report_warehouse(f"failed {run}", at, error)
             return
-        readers = _readers(warehouse, failed.model, now)
-        outbox.record_failure(
-            warehouse,
-            outbox.Failure(f"failed {run}", failed.dag_id, cause),
-            lambda incident: messages.run_failed(failed, incident, readers),
-            now,
-        )
+        failure = failures.failure_of(context, known)
+        if not is_own(failure):
+            reporter.report_alone(failure.problem, f"failed {run}", at, error)
 
-    def alone(now: datetime) -> str:
-        # Why a task failed is kept where nothing can be read now.
-        error = UNKNOWN if exception is None else redacted_line(exception)
-        _, failed = describe(context, error)
-        return messages.run_failed(failed, messages.Incident(1, now), None)
-
-    _put(put, alone)
+    return reporter.put(put, alone)
 
 
 @_never_raises
 def import_error_alert(path: str, error: str, *, is_new: bool) -> None:
-    """Tell Slack that a DAG file does not load.
+    """Tell that a DAG file does not load.
 
     Args:
         path: the file.
         error: the last line of its stack trace.
         is_new: whether the file loaded until now.
     """
-    from batch_jobs.alerts import delivery, messages
+    from batch_jobs_airflow import dag_files
 
-    error = redacted_line(error or "no reason given")
-
-    def put(warehouse: Warehouse, now: datetime) -> None:
-        delivery.record_broken_file(warehouse, path, error, now, is_new=is_new)
-
-    def alone(now: datetime) -> str:
-        return messages.file_failed(path, error, messages.Incident(1, now))
-
-    _put(put, alone if is_new else None)
-    flush_alerts()
+    told = redacted_line(error or "no reason given")
+    if dag_files.report(_reporter(), path, told, is_new=is_new):
+        flush_alerts()
 
 
-def _record_success(context: Context, *, always: bool) -> None:
-    from batch_jobs.alerts import messages, outbox
+def _record_success(context: Context, *, always: bool) -> bool:
+    from batch_jobs.alerts import incidents, news, outbox_messages
+    from batch_jobs.alerts.incident_words import readers_see
+    from batch_jobs.alerts.reporter import DEPLOYMENT_CAUSES
+    from batch_jobs_airflow import dag_files, failures
 
-    dag_id, of_dag = dag_id_of(context), "reason" in context
-    file = attribute(context.get("dag"), "fileloc")
-    subjects = [dag_id, str(file)] if file else [dag_id]
+    dag_id, of_dag, now = dag_id_of(context), "reason" in context, utc_now()
+    model = model_of(dag_id)
     task = None if of_dag else task_try_of(context)
     name = None if task is None else name_of(task)
     key = f"succeeded {run_key_of(context)}" + (f" {name}" if name else "")
+    reporter = _reporter()
 
-    def put(warehouse: Warehouse, now: datetime) -> None:
-        readers = _readers(warehouse, model_of(dag_id), now)
-
-        def recovered(incident: Incident) -> str:
-            return messages.recovered(dag_id, incident, now, readers)
-
-        if of_dag and _is_unhealed(dag_id):
-            return  # it failed for intervals that are still missing
-        if of_dag and outbox.close_incidents(warehouse, subjects, now, (key, recovered)):
-            return
+    def put(warehouse: Warehouse) -> None:
+        if of_dag:
+            incidents.resolve(warehouse, None, DEPLOYMENT_CAUSES, now)
+            dag_files.resolve(warehouse, attribute(context.get("dag"), "fileloc"), now)
+            if _is_unhealed(dag_id):
+                return  # it failed for intervals that are still missing
+            causes = failures.causes_of(dag_id)
+            if incidents.resolve(warehouse, model, causes, now):
+                return
         if always:
-            text = messages.succeeded(dag_id, name, span_of(context), readers)
-            outbox.record(warehouse, key, text, now)
+            served = outbox_messages.served(warehouse, model) if model else None
+            readers = readers_see(served, now) if model else None
+            message = news.succeeded(dag_id, name, span_of(context), readers)
+            outbox_messages.write_alone(warehouse, key, message, now)
 
-    def alone(_: datetime) -> str:
-        return messages.succeeded(dag_id, name, span_of(context), None)
+    def alone(_: BaseException) -> None:
+        message = news.succeeded(dag_id, name, span_of(context), None)
+        reporter.write_alone(message, key, "news", now)
 
-    _put(put, alone if always else None)
+    return reporter.put(put, alone if always else None)
 
 
 def _is_unhealed(dag_id: str) -> bool:
@@ -248,8 +247,8 @@ def _is_unhealed(dag_id: str) -> bool:
     from batch_jobs.runs import attempts
     from batch_jobs_airflow.connections import airflow_settings
 
-    kind, model = dag_id.partition("_")[0], model_of(dag_id)
-    if kind != "predict" or model is None:
+    model = model_of(dag_id)
+    if kind_of(dag_id) != "predict" or model is None:
         return False
     try:
         return bool(attempts.unhealed(airflow_settings(), model))
@@ -258,97 +257,39 @@ def _is_unhealed(dag_id: str) -> bool:
         return False
 
 
-def _put(
-    put: Callable[[Warehouse, datetime], object], alone: Callable[[datetime], str] | None
-) -> None:
-    """Put a message into the outbox; with no outbox, rather send it twice than not at all.
+def _note(task: TaskTry, error: str) -> None:
+    """Keep an error for the DAG's callback: in the warehouse, or else beside it."""
+    reporter, at = _reporter(), utc_now()
 
-    Args:
-        put: does so.
-        alone: makes the message if there is no outbox; None if it can then be done without.
-    """
-    now = utc_now()
-    try:
-        warehouse = _warehouse()
+    def alone(_: BaseException) -> None:
+        reporter.spool.add("error", at, task=vars(task), error=error)
 
-        def prepared() -> None:
-            if alone is not None:
-                warehouse.ensure_schema()
-            put(warehouse, now)
-
-        _within(COMPOSING_SECONDS, prepared)
-    except Exception as error:  # noqa: BLE001 - whatever it is, the alert comes first
-        log.warning("the outbox of alerts cannot be used: %s", redacted_line(error))
-        if alone is not None:
-            _send_alone(alone(now))
+    reporter.put(
+        lambda warehouse: _remember(warehouse, task, error, at), alone, seconds=NOTING_SECONDS
+    )
 
 
-def _send_alone(text: str) -> None:
-    slack = way_to_slack()
-    if slack is None:
-        log.warning("this alert could neither be sent nor kept: %s", text)
-        return
-    problem = _within(SENDING_SECONDS + 1, lambda: post_to(slack, text, SENDING_SECONDS))
-    if problem:
-        log.warning("this alert could neither be sent (%s) nor kept: %s", problem, text)
+def _remember(warehouse: Warehouse, task: TaskTry, error: str, at: datetime) -> None:
+    from batch_jobs.alerts import task_errors
+
+    task_errors.remember_error(warehouse, task, error, at)
 
 
-def _warehouse() -> Warehouse:
-    from batch_jobs.database.warehouse import Warehouse
+def _spooled_errors(reporter: Reporter, context: Context) -> list[tuple[TaskTry, str]]:
+    """What tasks of a run on this machine failed with while the warehouse was away."""
+    from batch_jobs.alerts.task_errors import TaskTry
+
+    run = (dag_id_of(context), run_id_of(context))
+    found = [event for event in reporter.spool.events() if event["kind"] == "error"]
+    tried = [(TaskTry(**event["task"]), str(event["error"])) for event in found]
+    return [(task, error) for task, error in tried if (task.dag_id, task.run_id) == run]
+
+
+def _reporter() -> Reporter:
+    from batch_jobs.alerts.reporter import Reporter
     from batch_jobs_airflow.connections import airflow_settings
 
-    return Warehouse(airflow_settings().warehouse)
-
-
-def _within(seconds: float, work: Callable[[], T]) -> T:
-    """Do the work in a thread of its own, so that nothing it waits for can hold us longer."""
-    future: Future[T] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(work())
-        except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
-            future.set_exception(error)
-
-    Thread(target=run, name="slack-alert", daemon=True).start()
-    return future.result(timeout=seconds)
-
-
-def _of_the_first(context: Context, warehouse: Warehouse) -> Context:
-    """A DAG's context about the task that failed first; the last one often only echoes it."""
-    from batch_jobs.alerts import task_errors
-
-    last, task = task_instance_of(context), task_try_of(context)
-    if context.get("reason") != "task_failure" or task is None:
-        return context
-    first = task_errors.first_failed(
-        warehouse, task, attribute(context.get("dag_run"), "start_date")
-    )
-    if first is None or name_of(first) == name_of(task):
-        return context
-    path = quote(first.task_id) + (f"/mapped/{first.map_index}" if first.map_index >= 0 else "")
-    log_url = str(attribute(last, "log_url") or "").rpartition("/tasks/")[0]
-    log_url = log_url and f"{log_url}/tasks/{path}?try_number={first.try_number}"
-    known = {"log_url": log_url, "task": attribute(last, "task")}
-    return {**context, "ti": SimpleNamespace(**vars(first), **known), "task_instance": None}
-
-
-def _remember(warehouse: Warehouse, task: TaskTry, exception: BaseException | str) -> str:
-    from batch_jobs.alerts import task_errors
-
-    error = redacted_line(exception)
-    task_errors.remember_error(warehouse, task, error, utc_now())
-    return error
-
-
-def _readers(warehouse: Warehouse, model: str | None, now: datetime) -> str | None:
-    from batch_jobs.alerts import messages, outbox
-
-    if model is None:
-        return None
-    with suppress(Exception):  # the alert is worth more than this line of it
-        return messages.readers_see(outbox.served(warehouse, model), now)
-    return None
+    return Reporter(airflow_settings().warehouse, channels, utc_now)
 
 
 if __name__ == "__main__":  # the listener starts this, away from the DAG processor

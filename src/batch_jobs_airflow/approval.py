@@ -13,7 +13,7 @@ from airflow.providers.standard.operators.hitl import HITLOperator
 
 from batch_jobs import clock
 from batch_jobs.interval import parse_time
-from batch_jobs_airflow.alerts import send_message
+from batch_jobs_airflow.alerts import send_news
 from batch_jobs_airflow.connections import airflow_settings
 from batch_jobs_airflow.errors import translated
 from batch_jobs_airflow.forms import trained_as_of
@@ -104,20 +104,22 @@ class ApprovalOperator(HITLOperator):
         return parse_time(str(asked)) + self.patience - clock.now()
 
     def _silence(self) -> str:
-        from batch_jobs.alerts.messages import length
+        from batch_jobs.alerts.mrkdwn import length
 
         return f"nobody approved it within {length(self.patience)}"
 
     def _tell_slack(self, context: Context, version: ModelVersion) -> None:
-        from batch_jobs.alerts import messages
+        from batch_jobs.alerts import news
+        from batch_jobs_airflow.context import is_of_this_machine
 
-        send_message(
-            messages.approval_wanted(
+        url = self.generate_link_to_ui(task_instance=context["ti"])
+        send_news(
+            news.approval_wanted(
                 self.model,
                 version.version,
                 "; ".join(version.gate["reasons"]),
                 self.patience,
-                self.generate_link_to_ui(task_instance=context["ti"]),
+                None if is_of_this_machine(url) else url,
             ),
             key=f"approval of {self.model} {version.version}",
         )

@@ -2,35 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from batch_jobs.errors import BatchJobsError
 from batch_jobs.interval import parse_time
 from batch_jobs.redaction import first_line
 
 if TYPE_CHECKING:
-    from batch_jobs.alerts.messages import FailedRun
     from batch_jobs.alerts.task_errors import TaskTry
 
+log = logging.getLogger(__name__)
 
+KINDS = {"predict", "train", "rollback", "monitor"}
+# An error is kept with its advice, which must not be cut.
+ERROR_LENGTH = 2_000
 MARKED_FAILED = "marked failed by hand"
 UNKNOWN = "unknown"
-
-_REASONS = {
-    "timed_out": "The run took longer than its dagrun_timeout.",
-    "all_tasks_deadlocked": "No task could run: each waits for another one.",
-    MARKED_FAILED: "The run was marked failed by hand.",
-}
-
-_ERRORS = {
-    "AirflowTaskTimeout": "The task took longer than its execution_timeout.",
-    MARKED_FAILED: "The task was marked failed by hand.",
-    UNKNOWN: "Why cannot be told now, the warehouse does not answer; the log has the reason.",
-}
 
 # Airflow looks every few seconds whether a run's time is up, unless it is away.
 AWAY = timedelta(minutes=1)
@@ -40,23 +32,18 @@ WAS_AWAY = (
     "clear it."
 )
 
-_KILLED = (
-    "The task left no exception: it was killed (out of memory?), its worker was lost, "
-    "or the DAG file could not be loaded there."
-)
-
 Context = Mapping[str, Any]
 
 
 def redacted_line(error: BaseException | str) -> str:
-    """The first line of an error, without secrets."""
+    """The first line of an error, as long as its advice may be, without secrets."""
     from airflow.sdk.log import redact as redact_known  # type: ignore[attr-defined]
 
     # A task translates our errors into Airflow's, whose names say only whether to try again.
     is_airflows = type(error).__module__.startswith("airflow.")
     told = (is_airflows and attribute(error, "__cause__")) or error
     # Airflow's masker knows the secrets of the connections that this process has read.
-    return str(redact_known(first_line(told)))
+    return str(redact_known(first_line(told, length=ERROR_LENGTH)))
 
 
 def attribute(source: object, name: str) -> Any:
@@ -126,21 +113,67 @@ def span_of(context: Context) -> tuple[datetime, datetime] | None:
     return (start, end) if start and end else None
 
 
+def kind_of(dag_id: str) -> str:
+    """What a DAG does: the first word of its id."""
+    return dag_id.partition("_")[0]
+
+
 def model_of(dag_id: str) -> str | None:
     """The model that a DAG serves, by its id."""
     kind, _, model = dag_id.partition("_")
-    return model if kind in {"predict", "train"} and model else None
+    return model if kind in KINDS and model else None
 
 
-def _attempt(context: Context) -> tuple[int, int] | None:
-    ti = task_instance_of(context)
-    number, most = attribute(ti, "try_number"), attribute(ti, "max_tries")
-    # A DAG's callback finds no max_tries in the task instance, but the task.
-    retries = attribute(context.get("task") or attribute(ti, "task"), "retries")
-    if not isinstance(number, int) or number < 1:  # nothing was tried
-        return None
-    tries = [found + 1 for found in (most, retries) if isinstance(found, int)]
-    return number, max(number, *tries) if tries else number
+def actor_of(dag_run: Any) -> str:
+    """Who does what a run does: the person who started it, if one did, and the run."""
+    run, user = f"airflow {dag_run.run_id}", attribute(dag_run, "triggering_user_name")
+    return f"{user} ({run})" if user else run
+
+
+def tries_of(context: Context) -> int:
+    """How often the task was tried; 0 if it was not."""
+    number = attribute(task_instance_of(context), "try_number")
+    return number if isinstance(number, int) and number > 0 else 0
+
+
+def failed_tasks(context: Context) -> list[TaskTry]:
+    """The tasks of the run that failed, in the order of the DAG; none if Airflow does not tell.
+
+    It tells in tasks and in callbacks, and nowhere else.
+    """
+    from batch_jobs.alerts.task_errors import TaskTry
+
+    dag_id, run_id = dag_id_of(context), run_id_of(context)
+    tasks = attribute(context.get("dag"), "task_dict") or {}
+    try:
+        from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
+
+        found = RuntimeTaskInstance.get_task_states(dag_id=dag_id, run_ids=[run_id])
+    except Exception as error:  # noqa: BLE001 - whatever the way to Airflow's server raises
+        log.debug("the states of the tasks of %s are not known: %s", run_id, first_line(error))
+        return []
+    failed = []
+    for name, state in found.get(run_id, {}).items():
+        if state != "failed":
+            continue
+        task_id, index = (name, -1) if name in tasks else _mapped(name)
+        retries = attribute(tasks.get(task_id), "retries")
+        number = retries + 1 if isinstance(retries, int) else 0
+        failed.append(TaskTry(dag_id, run_id, task_id, index, number))
+    order = list(tasks)
+    return sorted(
+        failed,
+        key=lambda each: (
+            order.index(each.task_id) if each.task_id in order else len(order),
+            each.map_index,
+        ),
+    )
+
+
+def _mapped(name: str) -> tuple[str, int]:
+    """Task and index of a name as Airflow makes it of the two."""
+    task_id, _, index = name.rpartition("_")
+    return (task_id, int(index)) if task_id and index.isdecimal() else (name, -1)
 
 
 def was_away(context: Context) -> bool:
@@ -158,42 +191,26 @@ def is_made_up_for(context: Context) -> bool:
     return kind == "predict" and attribute(context.get("dag_run"), "run_type") == "scheduled"
 
 
-def log_url_of(context: Context) -> str | None:
-    """Where the log is, as far as it can be told."""
-    if url := attribute(task_instance_of(context), "log_url"):
-        return str(url)
-    from airflow.configuration import conf
+def link_to_log(context: Context) -> str | None:
+    """Where the log is, if somebody who reads the message elsewhere can open it.
 
-    base = conf.get("api", "base_url", fallback="").rstrip("/")
-    run = f"dags/{quote(dag_id_of(context))}/runs/{quote(run_id_of(context))}"
-    return f"{base}/{run}" if base else None
+    An address of this machine alone, as Airflow makes it where `[api] base_url` is not set, leads
+    nobody anywhere.
+    """
+    url = attribute(task_instance_of(context), "log_url")
+    if not url:
+        from airflow.configuration import conf
+
+        base = conf.get("api", "base_url", fallback="").rstrip("/")
+        run = f"dags/{quote(dag_id_of(context))}/runs/{quote(run_id_of(context))}"
+        url = f"{base}/{run}" if base else None
+    return str(url) if url and not is_of_this_machine(str(url)) else None
 
 
-def describe(context: Context, error: str | None) -> tuple[str, FailedRun]:
-    """The cause, by which incidents are told apart, and what to tell."""
-    from batch_jobs.alerts.messages import FailedRun
-
-    task, reason, dag_id = task_try_of(context), context.get("reason"), dag_id_of(context)
-    if was_away(context):
-        cause, what = "away", WAS_AWAY
-    elif reason in _REASONS:
-        cause, what = str(reason), _REASONS[reason]
-    elif error is not None:
-        cause = error.partition(":")[0]
-        what = _ERRORS.get(cause, error)
-    elif task is not None:
-        cause, what = "killed", _KILLED
-    else:
-        cause = what = redacted_line(str(reason or "no reason given"))
-    if task is not None and reason not in _REASONS:
-        cause = f"{task.task_id} {cause}"
-    return cause, FailedRun(
-        dag_id=dag_id,
-        model=model_of(dag_id),
-        task=None if task is None else name_of(task),
-        attempt=_attempt(context),
-        span=span_of(context),
-        what=what,
-        is_exception=what == error,
-        log_url=log_url_of(context),
-    )
+def is_of_this_machine(url: str) -> bool:
+    """Whether an address leads to the machine of whoever opens it."""
+    try:
+        host = urlsplit(url).hostname or ""
+    except ValueError:
+        return True
+    return host in {"", "localhost", "::1", "0.0.0.0"} or host.startswith("127.")  # noqa: S104

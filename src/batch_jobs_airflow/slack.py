@@ -1,22 +1,21 @@
-"""The way to Slack by Airflow's connection `slack_webhook`."""
+"""The channels inside Airflow: Slack by its connection, others by the environment."""
 
 from __future__ import annotations
 
 import logging
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, NamedTuple
-from urllib.parse import quote, urlsplit
+from typing import TYPE_CHECKING
+from urllib.parse import quote
 
-from batch_jobs.redaction import redact
+from batch_jobs.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from slack_sdk import WebhookClient
-
+    from batch_jobs.alerts.channels import Channel
+    from batch_jobs.alerts.slack import Webhook
 
 log = logging.getLogger(__name__)
 
 SLACK_CONNECTION_ID = "slack_webhook"
-SENDING_SECONDS = 7.0
 
 
 def utc_now() -> datetime:
@@ -24,57 +23,62 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-class Slack(NamedTuple):
-    """The way to Slack, and what must never be seen of it."""
+def channels() -> list[Channel]:
+    """Where messages go; none, and one line in the log, if nowhere."""
+    from batch_jobs.alerts.channels import configured
 
-    client: WebhookClient
-    secrets: frozenset[str]
+    slack, problem = _webhook()
+    try:
+        found = configured({}, slack) + _others()
+    except ConfigurationError as error:
+        log.warning("alerts go to Slack alone: %s", error)
+        found = configured({}, slack)
+    if not found and problem:
+        log.warning("nothing is sent to Slack: %s", problem)
+    return found
 
 
-def way_to_slack() -> Slack | None:
-    """The way to Slack by the connection; None, and one line in the log, if there is none."""
-    from airflow.providers.slack.hooks.slack_webhook import SlackWebhookHook
+def _others() -> list[Channel]:
+    import os
+
+    from batch_jobs.alerts.channels import VARIABLE, configured
+
+    found = configured({VARIABLE: os.environ.get(VARIABLE, "")})
+    for channel in found:
+        _mask(getattr(channel.way, "secrets", ()))
+    return found
+
+
+def _webhook() -> tuple[Webhook | None, str | None]:
+    """Slack's webhook by the connection; or why there is none."""
     from airflow.sdk import Connection
-    from airflow.sdk.log import mask_secret
 
-    from batch_jobs.alerts.slack import SILENT, webhook_url
+    from batch_jobs.alerts.slack import Webhook, secrets_of, webhook_url
 
     try:
         found = Connection.get(SLACK_CONNECTION_ID)
     except Exception:  # noqa: BLE001 - not found, and whatever a secrets backend raises
-        log.warning("nothing is sent to Slack: no connection %s found", SLACK_CONNECTION_ID)
-        return None
+        return None, f"no connection {SLACK_CONNECTION_ID} found"
     url = webhook_url(found)
     if url is None:
-        log.warning(
-            "nothing is sent to Slack: connection %s has no webhook's secret path as its password",
-            SLACK_CONNECTION_ID,
+        return None, (
+            f"connection {SLACK_CONNECTION_ID} has no webhook's secret path as its password"
         )
-        return None
-    path = urlsplit(url).path
-    parts = (url, path, path.lstrip("/"), path.partition("/services/")[2], found.password or "")
-    secrets = frozenset(part for part in map(str.strip, parts) if len(part) >= 8)
+    secrets = secrets_of(url, found.password)
+    _mask(secrets)
+    extra = found.extra_dejson
+    timeout = extra.get("timeout")
+    return Webhook(
+        url,
+        proxy=extra.get("proxy"),
+        timeout=float(timeout) if isinstance(timeout, int | float) and timeout > 0 else None,
+        secrets=secrets,
+    ), None
+
+
+def _mask(secrets: frozenset[str] | tuple[()]) -> None:
+    from airflow.sdk.log import mask_secret
+
     for secret in secrets:
         mask_secret(secret)
         mask_secret(quote(secret, safe=""))
-
-    class Hook(SlackWebhookHook):
-        """The provider's hook, given the connection in the one form that it always understands."""
-
-        @classmethod
-        def get_connection(cls, conn_id: str) -> Connection:
-            return Connection(conn_id=conn_id, password=url, extra=found.extra)
-
-    hook = Hook(slack_webhook_conn_id=SLACK_CONNECTION_ID, retry_handlers=[], logger=SILENT)
-    client = hook.client
-    if not any(name.endswith("proxy") for name in found.extra_dejson):
-        # slack_sdk would use HTTPS_PROXY for every address; urllib respects NO_PROXY.
-        client.proxy = None
-    return Slack(client, secrets)
-
-
-def post_to(slack: Slack, text: str, seconds: float) -> str | None:
-    """Post a text; what was wrong if Slack did not take it."""
-    from batch_jobs.alerts.slack import post
-
-    return post(slack.client, redact(text, slack.secrets), seconds, slack.secrets)

@@ -31,8 +31,9 @@ from batch_jobs.errors import (
 from batch_jobs.interval import Interval, newest_due
 from batch_jobs.redaction import first_line
 from batch_jobs_airflow import forms
-from batch_jobs_airflow.alerts import flush_alerts
+from batch_jobs_airflow.alerts import flush_alerts, send_news
 from batch_jobs_airflow.connections import airflow_settings
+from batch_jobs_airflow.context import actor_of
 from batch_jobs_airflow.errors import left_to_newer, raise_one, translated
 from batch_jobs_airflow.forms import trained_as_of
 
@@ -48,7 +49,7 @@ Done = TypeVar("Done")
 
 def evidence(model: str, dag_run: Any, triggering_asset_events: Any, **_: Any) -> None:
     """Tell what started the training; skipped if it was drift and the model is fresh enough."""
-    from batch_jobs.alerts.messages import length
+    from batch_jobs.alerts.mrkdwn import length
     from batch_jobs.registry import promotion
     from batch_jobs.registry.deployment import Deployment
 
@@ -74,14 +75,16 @@ def promote(model: str, ti: Any, outlet_events: Any, dag_run: Any, **_: Any) -> 
     from batch_jobs.registry import promotion
     from batch_jobs.registry.deployment import Deployment
 
-    version, by, actor = None, None, f"airflow {dag_run.run_id}"
+    version, by, actor = None, None, actor_of(dag_run)
     if "approve" in ti.task.upstream_task_ids:
         word = ti.xcom_pull(task_ids="approve")
         version, by = word["version"], word["by"]
         if word["refused"]:
+            asked = version or "the new version"
+            _tell_that_it_stays(model, asked, None, word["refused"], dag_run)
             raise AirflowSkipException(f"the champion stays: {word['refused']}")
         if by:
-            actor = f"{by} ({actor})"
+            actor = f"{by} (airflow {dag_run.run_id})"
     with translated():
         deployment = Deployment(airflow_settings())
         answer = promotion.promote(
@@ -93,6 +96,7 @@ def promote(model: str, ti: Any, outlet_events: Any, dag_run: Any, **_: Any) -> 
             approved_by=by,
         )
     if answer.outcome == "kept":
+        _tell_that_it_stays(model, answer.version.version, answer.champion, answer.reason, dag_run)
         raise AirflowSkipException(
             f"{answer.version.version} is not promoted, {answer.champion or 'nobody'} goes on "
             f"serving: {answer.reason}"
@@ -102,6 +106,16 @@ def promote(model: str, ti: Any, outlet_events: Any, dag_run: Any, **_: Any) -> 
     for outlet in ti.task.outlets:
         outlet_events[outlet].extra = {**event, "metrics": dict(answer.version.metrics)}
     return event
+
+
+def _tell_that_it_stays(
+    model: str, version: str, champion: str | None, reason: str, dag_run: Any
+) -> None:
+    """News: the gate or a person said no, or nobody said anything in time."""
+    from batch_jobs.alerts import news
+
+    key = f"champion of {model} stays: {version} in {dag_run.run_id}"
+    send_news(news.champion_stays(model, version, champion, reason), key)
 
 
 def rollback(
@@ -123,7 +137,7 @@ def rollback(
             settings,
             model,
             params["version"],
-            actor=f"airflow {dag_run.run_id}",
+            actor=actor_of(dag_run),
             reason=params["reason"],
         )
     log.info("%s is the champion; %d intervals were scored again", params["version"], len(runs))

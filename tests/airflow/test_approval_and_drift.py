@@ -160,9 +160,8 @@ def test_a_person_sees_what_the_gate_says(site, asked):
         assert part in found["body"]
     until(lambda: asked_of(site, "careful"), "the question in Slack")
     [message] = asked_of(site, "careful")
-    assert f"may `{version.version}` serve?" in message
-    assert f"/dags/{DAG}/runs/" in message
-    assert "/required_actions" in message
+    assert f"may {version.version} serve?" in message
+    assert "Answer in Airflow, under *Required Actions*." in message  # no link to 127.0.0.1
     assert promotions(site) == []
 
 
@@ -195,6 +194,11 @@ def test_a_rejected_version_is_not_promoted(site, retrained):
     assert ended(site, retrained)["state"] == "success"
     assert states(site, retrained)["promote"] == "skipped"
     assert "the champion stays: admin rejected it" in log(site, retrained, "promote")
+    refused = until(
+        lambda: [said for said in asked_of(site, "careful") if "is not promoted" in said],
+        "the refusal in Slack",
+    )
+    assert "admin rejected it" in refused[0]
     assert promotions(site) == before
 
 
@@ -220,3 +224,4 @@ def test_a_question_that_nobody_answers_keeps_the_champion(site):
     assert states(site, run)["promote"] == "skipped"
     assert "nobody approved it within" in log(site, run, "promote")
     assert promotions(site, "hasty") == []
+    assert any("nobody approved it" in said for said in asked_of(site, "hasty"))

@@ -121,7 +121,7 @@ def test_a_training_is_given_nothing_that_it_does_not_know(settings, capfd):
     """It would be ignored; who asked for it finds that in the log."""
     assert run("train_orders", {"as_of": "2026-01-01"})[0] == "failed"
     assert "unknown parameter 'as_of'; there are: none" in capfd.readouterr().out
-    assert rows(settings, "SELECT * FROM alerts") == []
+    assert rows(settings, "SELECT * FROM incident_rows") == []
 
 
 def test_a_run_promotes_the_version_that_it_has_trained(promoted, now):
@@ -158,7 +158,7 @@ def test_nobody_is_asked_about_a_version_that_the_gate_refuses(promoted, now, mo
         "success",
         {"train": "success", "approve": "success", "promote": "skipped"},
     )
-    assert rows(promoted, "SELECT text FROM alerts") == []
+    assert rows(promoted, "SELECT title FROM incident_rows") == []
     assert len(rows(promoted, "SELECT * FROM promotions")) == 1
 
 
@@ -178,7 +178,7 @@ def test_a_rollback_leaves_nothing_of_the_later_version(promoted, now, capfd):
     [(action, actor, reason)] = rows(
         promoted, "SELECT action, actor, reason FROM promotions ORDER BY promotion_id DESC LIMIT 1"
     )
-    assert (action, actor.startswith("airflow manual__"), reason) == (
+    assert (action, "airflow manual__" in actor, reason) == (
         *("rollback", True),
         "it is worse",
     )
@@ -189,7 +189,7 @@ def test_a_rollback_leaves_nothing_of_the_later_version(promoted, now, capfd):
     ):
         assert run("rollback_orders", conf)[0] == "failed"
         assert words in capfd.readouterr().out
-    assert rows(promoted, "SELECT * FROM alerts") == []
+    assert rows(promoted, "SELECT * FROM incident_rows") == []
 
 
 def test_before_the_first_training_there_is_nothing_to_score_with(settings, capfd):
@@ -424,7 +424,7 @@ def test_an_impossible_interval_fails_with_one_clear_error(promoted, capfd, conf
     assert (state, tasks["plan"]) == ("failed", "failed")
     assert said in capfd.readouterr().out
     assert rows(promoted, "SELECT * FROM fences") == []
-    assert rows(promoted, "SELECT * FROM alerts") == []
+    assert rows(promoted, "SELECT * FROM incident_rows") == []
 
 
 def test_parts_of_an_interval_are_scored_by_mapped_tasks(promoted, now, monkeypatch):

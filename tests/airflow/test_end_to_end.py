@@ -180,7 +180,7 @@ def test_a_provoked_failure_is_told_once_and_readers_keep_what_they_had(publishe
     assert run["state"] == "failed"
     assert published.slack.wait_for(heard + 1, PATIENCE), task_logs(published)
     message = published.slack.texts[heard]
-    for part in ("flight_delay", PREDICT, "score", "has changed", champion.version, "http://"):
+    for part in ("flight_delay", PREDICT, "score", "has changed", champion.version, "run manual__"):
         assert part in message, f"{message}\n{task_logs(published)}"
     assert query(published, "SELECT * FROM current_predictions ORDER BY entity_id") == before
 

@@ -75,8 +75,11 @@ def test_occurrence_that_is_reported_twice_is_counted_once(warehouse):
 
 def test_night_of_failures_is_a_handful_of_messages(warehouse):
     """A failure every ten minutes for a night: told at once and after 1 and 5 hours; then over."""
-    told = [n for n in range(72) if meet(warehouse, n, NOW + 10 * n * MINUTES)]
-    deliver(warehouse)
+    told = []
+    for number in range(72):
+        if meet(warehouse, number, NOW + 10 * number * MINUTES):
+            told.append(number)
+            deliver(warehouse)
     incidents.resolve(warehouse, "iris", ["predict-*"], NOW + 12 * HOURS)
     assert told == [0, 6, 30]
     assert written(warehouse) == [
@@ -164,6 +167,21 @@ def test_what_is_mended_and_breaks_again_is_another_incident(warehouse):
     meet(warehouse, 1)
     incidents.resolve(warehouse, "iris", ["*"], NOW)
     assert meet(warehouse, 2, NOW + MINUTES)
+
+
+def test_what_comes_and_goes_all_night_is_a_handful_of_messages_too(warehouse):
+    """Every other run fails: told twice as new, and then as the one incident that it is."""
+    for number in range(36):
+        meet(warehouse, number, NOW + 20 * number * MINUTES)
+        deliver(warehouse)
+        incidents.resolve(warehouse, "iris", ["*"], NOW + (20 * number + 10) * MINUTES)
+        deliver(warehouse)
+    lines = written(warehouse)
+    assert len(lines) == 8
+    assert lines[:4] == 2 * [
+        ":red_circle: *iris: score was killed*",
+        ":large_green_circle: *iris works again*",
+    ]
 
 
 def test_muted_cause_is_counted_and_told_when_the_mute_ends(warehouse):

@@ -1,4 +1,4 @@
-"""The outbox loses no alert, sends none twice while a sender lives, and tells an incident once."""
+"""The outbox loses no message, sends them in their order, and none again and again."""
 
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -6,32 +6,41 @@ from threading import Barrier
 
 from sqlalchemy import text
 
-from batch_jobs.alerts import outbox, task_errors
-from batch_jobs.alerts.outbox import Failure
-from batch_jobs.alerts.task_errors import TaskTry
-from batch_jobs.database.transactions import loaded_time
+from batch_jobs.alerts import incidents, outbox, outbox_messages, outbox_status, parcels
+from batch_jobs.alerts.incidents import Problem
+from batch_jobs.alerts.problems import Message
+from batch_jobs.alerts.slack import Answer
 
 NOW = datetime(2026, 11, 22, 15, 0, tzinfo=UTC)
 MINUTES = timedelta(minutes=1)
-TRY = TaskTry("predict_iris", "scheduled__1", "score", -1, 2)
+ALL = ("page", "warn", "news")
+REFUSED = Answer("Slack answered 500: server_error", 0.5)
+UNANSWERED = Answer("sent, and not answered in time", is_unanswered=True)
 
 
-def fail(warehouse, run, now=NOW, cause="ValueError", subject="predict_iris"):
-    """Report that a run failed; the message is the number of failures."""
-    failure = Failure(f"{subject} {run}", subject, cause)
-    return outbox.record_failure(warehouse, failure, lambda found: f"{found.failures} failed", now)
+def write(warehouse, name, now=NOW, severity="news"):
+    """Write a message that says its name."""
+    message = Message(f"line {name}", f"text {name}")
+    return outbox_messages.write_alone(warehouse, name, message, now, severity)
 
 
-def texts(warehouse, now=NOW):
-    """Send what waits, and tell what it was."""
-    sent = []
-    while message := outbox.claim(warehouse, now):
-        outbox.mark_sent(warehouse, message, now)
-        sent.append(message.text)
-    return sent
+def send(warehouse, now=NOW, channel="slack", answers=(), severities=ALL):
+    """Send what waits, as a sender does; the texts that were handed over."""
+    handed, answers = [], list(answers)
+    if not outbox.take_hold(warehouse, channel, severities, "me", now):
+        return None
+    while parcel := parcels.next_parcel(warehouse, channel, severities, now):
+        handed.append(parcel.message.text)
+        answer = answers.pop(0) if answers else Answer()
+        if answer.problem:
+            outbox.mark_failed(warehouse, channel, parcel.ids, answer, now)
+            return handed
+        outbox.mark_sent(warehouse, channel, parcel.ids, now)
+    outbox.release(warehouse, channel, "me")
+    return handed
 
 
-def _at_once(times, act):
+def at_once(times, act):
     """What each of so many threads answers, which begin together."""
     together = Barrier(times)
 
@@ -43,204 +52,163 @@ def _at_once(times, act):
         return list(pool.map(begin, range(times)))
 
 
-def test_message_is_recorded_once_for_a_key(warehouse):
+def test_message_is_written_once_for_a_key(warehouse):
     """A second report of the same thing is known."""
-    assert outbox.record(warehouse, "a", "first", NOW)
-    assert not outbox.record(warehouse, "a", "second", NOW)
-    assert texts(warehouse) == ["first"]
+    assert write(warehouse, "a")
+    assert not write(warehouse, "a")
+    assert send(warehouse) == ["text a"]
+    assert send(warehouse) == []
 
 
-def test_messages_go_out_oldest_first(warehouse):
-    """A failure is told before its recovery, whenever both can be sent."""
-    outbox.record(warehouse, "b", "later", NOW + MINUTES)
-    outbox.record(warehouse, "a", "earlier", NOW)
-
-    assert texts(warehouse, NOW + MINUTES) == ["earlier", "later"]
-
-
-def test_of_many_senders_each_holds_another_message(warehouse):
-    """They claim at once: none has what another has, and none leaves while a message waits."""
-    for number in range(8):
-        outbox.record(warehouse, str(number), str(number), NOW)
-
-    held = _at_once(8, lambda _: outbox.claim(warehouse, NOW))
-
-    assert sorted(message.text for message in held) == [str(n) for n in range(8)]
-    assert outbox.claim(warehouse, NOW) is None
+def test_messages_arrive_in_the_order_in_which_they_were_written(warehouse):
+    """Whatever the clocks of their writers say."""
+    for number in range(3):
+        write(warehouse, f"{number}", NOW - number * MINUTES)
+    assert send(warehouse) == ["text 0", "text 1", "text 2"]
 
 
-def test_message_of_a_sender_that_died_waits_again_after_the_lease(warehouse):
-    """Claiming is not sending: nothing is lost with the claimer."""
-    outbox.record(warehouse, "a", "text", NOW)
-    outbox.claim(warehouse, NOW)
-
-    assert outbox.claim(warehouse, NOW + outbox.LEASE - timedelta(seconds=1)) is None
-    assert outbox.claim(warehouse, NOW + outbox.LEASE) is not None
+def test_of_many_senders_one_holds_a_channel(warehouse):
+    """So that a recovery cannot overtake its failure; other channels are held by others."""
+    held = at_once(8, lambda n: outbox.take_hold(warehouse, "slack", ALL, f"{n}", NOW))
+    assert sorted(held) == [False] * 7 + [True]
+    assert outbox.take_hold(warehouse, "mail", ALL, "another", NOW)
 
 
-def test_message_that_could_not_be_sent_waits_again_after_the_lease(warehouse):
-    """The next run sends what this one could not, and the reason is kept without its secret."""
-    outbox.record(warehouse, "a", "text", NOW)
-    outbox.mark_failed(warehouse, outbox.claim(warehouse, NOW), "no https://u:s3cr3t@proxy")
-
-    assert outbox.waiting(warehouse, NOW + outbox.LEASE) == 1
-    with warehouse.read() as connection:
-        row = connection.execute(text("SELECT error, attempts FROM alerts")).one()
-    assert tuple(row) == ("no https://***@proxy", 1)
+def test_message_of_a_sender_that_died_is_sent_by_the_next_one_after_a_moment(warehouse):
+    """Trying is not sending: nothing is lost with the sender."""
+    write(warehouse, "a")
+    assert outbox.take_hold(warehouse, "slack", ALL, "dies", NOW)
+    assert parcels.next_parcel(warehouse, "slack", ALL, NOW).key == "a"
+    assert send(warehouse, NOW + outbox.LEASE / 2) is None
+    assert send(warehouse, NOW + outbox.LEASE) == ["text a"]
 
 
-def test_after_a_refusal_nobody_asks_for_a_while(warehouse):
+def test_after_refusals_a_channel_rests_longer_and_longer(warehouse):
     """Twenty callbacks in a row do not each wait for a Slack that is down."""
-    outbox.record(warehouse, "a", "text", NOW)
-    outbox.mark_failed(warehouse, outbox.claim(warehouse, NOW), "timed out")
-    outbox.record(warehouse, "b", "text", NOW)
-
-    assert outbox.waiting(warehouse, NOW + MINUTES / 4) == 0
-    assert outbox.claim(warehouse, NOW + MINUTES / 4) is None
-    assert outbox.waiting(warehouse, NOW + MINUTES) == 2
-
-
-def test_message_that_slack_never_takes_stands_in_nobodys_way(warehouse):
-    """After ten refusals the others go first."""
-    outbox.record(warehouse, "a", "bad", NOW)
-    for number in range(10):
-        pending = outbox.claim(warehouse, NOW + number * MINUTES)
-        outbox.mark_failed(warehouse, pending, "invalid_payload")
-    outbox.record(warehouse, "b", "good", NOW + 10 * MINUTES)
-
-    assert texts(warehouse, NOW + 10 * MINUTES) == ["good", "bad"]
+    write(warehouse, "a")
+    now, tried = NOW, []
+    while now < NOW + 60 * MINUTES:
+        if send(warehouse, now, answers=[REFUSED]):
+            tried.append((now - NOW).total_seconds() / 60)
+        now += MINUTES / 2
+    assert tried == [0, 0.5, 1.5, 3.5, 8.5, 18.5, 28.5, 38.5, 48.5, 58.5]
+    assert parcels.waiting(warehouse, "slack", ALL, now) == 0
+    assert parcels.waiting(warehouse, "slack", ALL, now + 10 * MINUTES) == 1
+    assert send(warehouse, now + 10 * MINUTES)[0].startswith("text a\n_Could not be sent before")
 
 
-def test_message_is_given_up_after_three_days(warehouse):
+def test_channel_that_says_for_how_long_is_left_alone_for_so_long(warehouse):
+    """Retry-After is honoured, up to an hour."""
+    write(warehouse, "a")
+    send(warehouse, answers=[Answer("Slack answered 429", 240.0)])
+    assert send(warehouse, NOW + 3.9 * MINUTES) is None
+    send(warehouse, NOW + 4 * MINUTES, answers=[Answer("Slack answered 429", 1e6)])
+    assert send(warehouse, NOW + 64 * MINUTES) != []
+
+
+def test_message_that_may_have_arrived_is_sent_once_more_and_then_mentioned(warehouse):
+    """A Slack that answers too late was told of one failure eleven times in four minutes."""
+    write(warehouse, "a")
+    now, handed = NOW, []
+    while now < NOW + 120 * MINUTES:
+        handed += send(warehouse, now, answers=[UNANSWERED] * 9) or []
+        now += MINUTES
+    assert [told.split("\n")[0] for told in handed] == ["text a", "text a"]
+    [lacking] = outbox_status.undelivered(warehouse, now)
+    assert str(lacking) == (
+        "alerts to slack: 1 message waits since 22 Nov 15:00 UTC; it was last refused with: sent, "
+        "and not answered in time; it is tried again from 22 Nov 15:20 UTC on"
+    )
+    write(warehouse, "b", now)
+    assert send(warehouse, now) == ["text b\n_These may not have arrived:_\n• line a"]
+    assert outbox_status.undelivered(warehouse, now) == []
+
+
+def test_message_that_is_never_taken_stands_in_nobodys_way(warehouse):
+    """After three refusals of what it says, or ten of any kind, the others go first."""
+    write(warehouse, "bad")
+    now = NOW
+    for _ in range(3):
+        send(warehouse, now, answers=[Answer("Slack answered 400: invalid_payload")])
+        now += 11 * MINUTES
+    write(warehouse, "good", now)
+    assert [each.split("\n")[0] for each in send(warehouse, now)] == ["text good", "text bad"]
+
+
+def test_message_is_given_up_after_three_days_for_all_to_see(warehouse):
     """A webhook that comes back after a week does not bring a week of alerts."""
-    outbox.record(warehouse, "a", "text", NOW)
-
-    assert outbox.waiting(warehouse, NOW + outbox.GIVE_UP) == 0
-    assert texts(warehouse, NOW + outbox.GIVE_UP) == []
-
-
-def test_same_run_reported_twice_is_counted_once(warehouse):
-    """Callbacks of task and DAG, and duplicates of either, are one failure."""
-    assert fail(warehouse, "run 1")
-    assert not fail(warehouse, "run 1")
-    assert not fail(warehouse, "run 1", cause="another")
-    fail(warehouse, "run 2", NOW + timedelta(hours=2))
-
-    assert texts(warehouse, NOW + timedelta(hours=2)) == ["1 failed", "2 failed"]
+    write(warehouse, "a")
+    send(warehouse, answers=[REFUSED])
+    later = NOW + parcels.GIVE_UP
+    assert send(warehouse, later) == []
+    [lacking] = outbox_status.undelivered(warehouse, later)
+    assert (lacking.waiting, lacking.given_up) == (0, 1)
+    assert "1 message given up after 3 days" in str(lacking)
 
 
-def test_night_of_failures_is_a_handful_of_messages(warehouse):
-    """A failure every half hour for two days is told at once and after 1, 5 and 29 hours."""
-    told = [number for number in range(96) if fail(warehouse, number, NOW + 30 * number * MINUTES)]
-
-    assert told == [0, 2, 10, 58]
-
-
-def test_another_cause_is_another_incident(warehouse):
-    """A second fault does not hide behind the first."""
-    assert fail(warehouse, 1, cause="ValueError")
-    assert fail(warehouse, 2, cause="killed")
-    assert fail(warehouse, 3, cause="ValueError", subject="train_iris")
-    assert not fail(warehouse, 4, cause="ValueError")
-
-
-def test_failure_after_a_success_is_another_incident(warehouse):
-    """What was mended and breaks again is told again."""
-    fail(warehouse, 1)
-    outbox.close_incidents(warehouse, ["predict_iris"], NOW)
-
-    assert fail(warehouse, 2, NOW + MINUTES)
+def test_many_that_had_to_wait_arrive_as_one(warehouse):
+    """What is over or was news is put together; what lasts is told in full."""
+    lasting = Problem("predict-killed", "iris", "score was killed", next_step="mend it")
+    for number in range(9):
+        write(warehouse, f"{number}", NOW + number * MINUTES)
+    incidents.report(warehouse, lasting, "run", NOW + 9 * MINUTES)
+    together, alone = send(warehouse, NOW + 12 * MINUTES)
+    assert together.split("\n")[:2] == [
+        "*9 messages that could not be sent 22 Nov 15:00 - 15:12 UTC*",
+        "• line 0",
+    ]
+    assert "*Next:* mend it" in alone
 
 
-def test_success_closes_all_incidents_with_one_message(warehouse):
-    """The recovery is told once, with what it ends."""
-    fail(warehouse, 1)
-    fail(warehouse, 2, NOW + MINUTES, cause="killed")
-    fail(warehouse, "import", NOW + 2 * MINUTES, subject="dags/predict.py")
-    texts(warehouse, NOW + 2 * MINUTES)
-
-    def close(key):
-        return outbox.close_incidents(
-            warehouse,
-            ["predict_iris", "dags/predict.py"],
-            NOW + 3 * MINUTES,
-            (key, lambda found: f"{found.failures} since {found.since:%H:%M}"),
-        )
-
-    assert [close("run 3"), close("run 4")] == [True, False]
-    assert texts(warehouse, NOW + 3 * MINUTES) == ["3 since 15:00"]
+def test_channel_is_sent_what_it_asks_for(warehouse):
+    """A pager hears no news."""
+    write(warehouse, "champion")
+    write(warehouse, "dead", severity="page")
+    assert send(warehouse, severities=("page",), channel="pager") == ["text dead"]
+    assert (
+        send(warehouse, NOW + MINUTES) == []
+    )  # it is new: what was written before does not concern it
 
 
-def test_of_successes_at_once_one_tells_that_the_incident_is_over(warehouse):
-    """Runs that end together do not each announce it."""
-    fail(warehouse, 1)
-    texts(warehouse)
-
-    def close(number):
-        recovery = (f"run {number}", lambda found: f"{found.failures} over")
-        return outbox.close_incidents(warehouse, ["predict_iris"], NOW + MINUTES, recovery)
-
-    assert sorted(_at_once(8, close)) == [False] * 7 + [True]
-    assert texts(warehouse, NOW + MINUTES) == ["1 over"]
+def test_one_channel_that_refuses_does_not_hold_another(warehouse):
+    """Nor is that one sent anything twice."""
+    send(warehouse, NOW - MINUTES, channel="mail")
+    send(warehouse, NOW - MINUTES)
+    write(warehouse, "a")
+    assert send(warehouse, answers=[REFUSED]) == ["text a"]
+    assert send(warehouse, channel="mail") == ["text a"]
+    assert send(warehouse, NOW + MINUTES, channel="mail") == []
+    assert send(warehouse, NOW + MINUTES) == ["text a"]
 
 
-def test_success_without_an_incident_writes_nothing(warehouse):
-    """The common case takes no write lock."""
-    with warehouse.write():
-        assert not outbox.close_incidents(warehouse, ["predict_iris"], NOW)
+def test_without_any_channel_what_waits_is_seen(warehouse):
+    """And is sent as soon as there is one."""
+    assert outbox_status.undelivered(warehouse, NOW) == []
+    write(warehouse, "a")
+    [lacking] = outbox_status.undelivered(warehouse, NOW)
+    assert str(lacking).startswith("alerts, for want of a channel: 1 message waits since")
+    assert send(warehouse) == ["text a"]
 
 
-def test_old_alerts_are_forgotten_but_not_open_ones(warehouse):
-    """The table does not grow for ever, and an incident that lasts does not restart."""
-    later = NOW + outbox.KEEP + MINUTES
-    outbox.record(warehouse, "a", "text", NOW)
-    fail(warehouse, 1, subject="train_iris")
-    fail(warehouse, 2)
-    outbox.close_incidents(warehouse, ["predict_iris"], later)
-
-    with warehouse.read() as connection:
-        assert connection.scalars(text("SELECT key FROM alerts")).all() == ["train_iris 1"]
-
-
-def test_error_of_a_task_is_recalled_for_the_same_try_only(warehouse):
-    """A second try that is killed is not explained by the first one's exception."""
-    task_errors.remember_error(warehouse, TRY, "ValueError: no\nmore", NOW)
-
-    assert task_errors.recall_error(warehouse, TRY) == "ValueError: no"
-    other = TaskTry(**{**vars(TRY), "try_number": 3})
-    assert task_errors.recall_error(warehouse, other) is None
-
-
-def test_newer_error_of_a_task_replaces_the_older(warehouse):
-    """Only the last exception of a task is kept."""
-    task_errors.remember_error(warehouse, TRY, "ValueError: one", NOW)
-    task_errors.remember_error(warehouse, TRY, "ValueError: two", NOW + MINUTES)
-
-    assert task_errors.recall_error(warehouse, TRY) == "ValueError: two"
-
-
-def test_error_keeps_no_secret(warehouse):
+def test_reason_of_a_refusal_is_kept_without_its_secret(warehouse):
     """What is written into the warehouse is redacted."""
-    task_errors.remember_error(warehouse, TRY, "OperationalError: password=s3cr3t", NOW)
+    write(warehouse, "a")
+    send(warehouse, answers=[Answer("no https://u:s3cr3t@proxy")])
+    with warehouse.read() as connection:
+        errors = connection.scalars(
+            text("SELECT error FROM outbox_deliveries UNION SELECT error FROM outbox_channels")
+        )
+        assert errors.all() == ["no https://***@proxy"]
 
-    assert task_errors.recall_error(warehouse, TRY) == "OperationalError: password=***"
+
+def test_old_messages_are_forgotten(warehouse):
+    """The table does not grow for ever."""
+    for month in range(9):
+        write(warehouse, f"{month}", NOW + month * timedelta(days=30))
+    with warehouse.read() as connection:
+        assert connection.scalar(text("SELECT count(*) FROM outbox_messages")) == 4
 
 
 def test_nothing_is_served_before_the_first_publication(warehouse):
     """Without a published run there is nothing to tell of."""
-    assert outbox.served(warehouse, "iris") is None
-
-
-def test_messages_about_successes_do_not_pile_up(warehouse):
-    """Though nothing ever fails; and what is told of a failure that goes on is kept short."""
-    kept = outbox.KEEP // (30 * timedelta(days=1))
-    for month in range(3 * kept):
-        at = NOW + month * timedelta(days=30)
-        outbox.record(warehouse, f"succeeded {month}", "it works", at)
-        fail(warehouse, month, at)
-    counts = """SELECT count(*), min(created_at) FROM alerts
-        GROUP BY subject IS NULL ORDER BY min(created_at)"""
-    with warehouse.read() as connection:
-        (failures, since), (successes, _) = connection.execute(text(counts)).all()
-    assert (failures, successes) == (kept + 2, kept + 1)
-    assert loaded_time(since) == NOW
+    assert outbox_messages.served(warehouse, "iris") is None

@@ -1,17 +1,16 @@
 """Posting to the webhook: every form of address, bounded in time and tries, silent."""
 
-import io
-import logging
 from types import SimpleNamespace
 
 import pytest
-from slack_sdk import WebhookClient
 
 from batch_jobs.alerts import slack
-from batch_jobs.alerts.slack import SILENT, post, webhook_url
+from batch_jobs.alerts.problems import Message
+from batch_jobs.alerts.slack import Webhook, secrets_of, webhook_url
 from tests.support.slack_endpoint import CANARY, slack_endpoint
 
 __all__ = ["slack_endpoint"]
+HELLO = Message("hello", "hello", ({"type": "divider"},))
 SLACK = "https://hooks.slack.com/services/T/B/X"
 
 
@@ -76,17 +75,31 @@ def test_url_is_understood_in_every_form_of_the_connection(fields, url):
 
 
 @pytest.fixture
-def client(slack_endpoint, monkeypatch):
-    """A client of the stand-in, which pauses no longer than it is asked to."""
+def webhook(slack_endpoint, monkeypatch):
+    """The stand-in as a webhook, which pauses no longer than it is asked to."""
     monkeypatch.setattr(slack, "PAUSE", 0.0)
-    return WebhookClient(slack_endpoint.url, timeout=3, retry_handlers=[], logger=SILENT)
+    return Webhook(slack_endpoint.url, secrets=secrets_of(slack_endpoint.url))
 
 
-def test_message_is_posted_once(slack_endpoint, client):
-    """What Slack takes is posted once, without previews of its links."""
-    assert post(client, "hello", 8) is None
+def test_message_is_posted_once(slack_endpoint, webhook):
+    """What Slack takes is posted once, with its blocks and without previews of its links."""
+    assert webhook.send(HELLO, 8).problem is None
     assert slack_endpoint.payloads == [
-        {"text": "hello", "unfurl_links": False, "unfurl_media": False}
+        {
+            "text": "hello",
+            "blocks": list(HELLO.blocks),
+            "unfurl_links": False,
+            "unfurl_media": False,
+        }
+    ]
+
+
+def test_blocks_that_slack_does_not_understand_are_left_out(slack_endpoint, webhook):
+    """A message without its looks is better than none."""
+    slack_endpoint.mode = "400"
+    assert webhook.send(HELLO, 8).problem is None
+    assert [list(payload) for payload in slack_endpoint.payloads] == [
+        ["text", "unfurl_links", "unfurl_media"]
     ]
 
 
@@ -100,63 +113,79 @@ def test_message_is_posted_once(slack_endpoint, client):
         ("close", 2, "RemoteDisconnected: Remote end closed connection without response"),
     ],
 )
-def test_only_what_may_pass_is_tried_again_and_once(slack_endpoint, client, mode, tries, problem):
+def test_only_what_may_pass_is_tried_again_and_once(slack_endpoint, webhook, mode, tries, problem):
     """A busy or broken Slack gets a second try; one that refuses the webhook does not."""
     slack_endpoint.mode = mode
 
-    assert post(client, "hello", 8) == problem
+    answer = webhook.send(HELLO, 8)
+
+    assert (answer.problem, answer.is_unanswered) == (problem, False)
     assert len(slack_endpoint.requests) == tries
 
 
-def test_slack_that_recovers_gets_the_message(slack_endpoint, client, monkeypatch):
+def test_slack_that_recovers_gets_the_message(slack_endpoint, webhook, monkeypatch):
     """The second try is made after the pause that Slack asks for."""
     pauses = []
 
     def wait(seconds):
         pauses.append(seconds)
-        slack_endpoint.mode = "ok" if seconds else "429"
+        slack_endpoint.mode = "ok"
 
     slack_endpoint.mode, slack_endpoint.retry_after = "429", "5"
     monkeypatch.setattr(slack.time, "sleep", wait)
 
-    assert post(client, "hello", 8) is None
-    assert pauses == [0.0, 5.0]
+    assert webhook.send(HELLO, 8).problem is None
+    assert pauses == [5.0]
 
 
 @pytest.mark.parametrize("asked", ["6", "3600", "Wed, 21 Oct 2026 07:28:00 GMT", "-1"])
-def test_long_pause_is_left_to_the_next_run(slack_endpoint, client, asked):
-    """A callback has 20 seconds to live, so it does not wait for a minute."""
+def test_long_pause_is_left_to_the_next_run(slack_endpoint, webhook, asked):
+    """A callback has 20 seconds to live, so it does not wait for a minute; but the outbox does."""
     slack_endpoint.mode, slack_endpoint.retry_after = "429", asked
 
-    assert post(client, "hello", 8) == "Slack answered 429: rate_limited"
+    answer = webhook.send(HELLO, 8)
+
+    assert answer.problem == "Slack answered 429: rate_limited"
+    assert answer.pause == (float(asked) if asked.isdecimal() else 6.0)
     assert len(slack_endpoint.requests) == 1
 
 
-def test_hanging_slack_is_left_after_two_short_tries(slack_endpoint, client, monkeypatch):
-    """No try waits longer than the timeout, and there are two."""
-    monkeypatch.setattr(slack, "TIMEOUT", 0.2)
-    slack_endpoint.mode = "hang"
-
-    assert "timed out" in (post(client, "hello", 8) or "")
-    assert len(slack_endpoint.requests) == 2
-    assert client.timeout == pytest.approx(0.2)
+def test_slow_slack_is_waited_for(slack_endpoint, webhook):
+    """As long as there is time; it took the message at once."""
+    slack_endpoint.mode, slack_endpoint.delay = "slow", 0.4
+    assert webhook.send(HELLO, 7).problem is None
+    assert len(slack_endpoint.payloads) == 1
 
 
-def test_time_of_tries_and_pause_is_bounded(slack_endpoint, client):
-    """Two tries and the longest pause fit into the eight seconds; with no time, no try."""
-    assert 2 * slack.TIMEOUT + slack.PAUSE <= 8
-    assert post(client, "hello", 0) == "no time left"
-    assert slack_endpoint.requests == []
+@pytest.mark.parametrize("mode", ["hang", "slow"])
+def test_message_that_may_have_arrived_is_not_posted_again(slack_endpoint, webhook, mode):
+    """Nobody knows whether a Slack that does not answer in time has the message."""
+    slack_endpoint.mode = mode
+    answer = webhook.send(HELLO, 0.2)
+    slack_endpoint.release()
+
+    assert (answer.problem, answer.is_unanswered) == ("sent, and not answered in time", True)
+    assert len(slack_endpoint.requests) == 1
 
 
-def test_shorter_timeout_of_the_connection_is_respected(slack_endpoint):
-    """A connection may ask for less than three seconds, not for more."""
-    patient = WebhookClient(slack_endpoint.url, timeout=30, retry_handlers=[], logger=SILENT)
-    hasty = WebhookClient(slack_endpoint.url, timeout=1, retry_handlers=[], logger=SILENT)
-    post(patient, "hello", 8)
-    post(hasty, "hello", 8)
+def test_slack_that_was_not_reached_has_nothing(monkeypatch):
+    """Nobody listens: it is not answered, and was not sent."""
+    monkeypatch.setattr(slack, "PAUSE", 0.0)
+    answer = Webhook(f"http://127.0.0.1:1/services/{CANARY}").send(HELLO, 2)
+    assert answer.is_unanswered is False
+    assert "ConnectionRefusedError" in answer.problem
 
-    assert [patient.timeout, hasty.timeout] == [3, 1]
+
+def test_no_time_left_is_told(webhook):
+    """A callback that has no time left leaves the message to the next one."""
+    assert webhook.send(HELLO, 0).problem == "no time left"
+
+
+def test_address_stays_secret(slack_endpoint, webhook, caplog, capfd):
+    """Whatever Slack answers, and whatever the webhook is printed as."""
+    slack_endpoint.mode = "500"
+    shown = f"{webhook.send(HELLO, 8)} {webhook!r} {caplog.text} {capfd.readouterr()}"
+    assert CANARY.rpartition("/")[2] not in shown
 
 
 @pytest.mark.parametrize(
@@ -173,34 +202,16 @@ def test_shorter_timeout_of_the_connection_is_respected(slack_endpoint):
 def test_broken_address_is_told_without_the_secret(slack_endpoint, url, monkeypatch):
     """Refused, unknown, of another scheme or no URL at all: a line that does not show it."""
     monkeypatch.setattr(slack, "PAUSE", 0.0)
-    client = WebhookClient(url, timeout=3, retry_handlers=[], logger=SILENT)
-    problem = post(client, "hello", 8, [url, CANARY])
+    answer = Webhook(url, secrets=secrets_of(url, CANARY)).send(HELLO, 8)
 
-    assert problem
-    assert "CANARY" not in problem.upper()
+    assert answer.problem
+    assert not answer.is_unanswered
+    assert "CANARY" not in answer.problem.upper()
 
 
 def test_tls_error_is_told(slack_endpoint, monkeypatch):
     """A server that does not speak TLS is a problem, not an exception."""
     monkeypatch.setattr(slack, "PAUSE", 0.0)
     url = slack_endpoint.url.replace("http:", "https:")
-    client = WebhookClient(url, timeout=3, retry_handlers=[], logger=SILENT)
 
-    assert (post(client, "hello", 8, [url]) or "").startswith("URLError: <urlopen error [SSL")
-
-
-@pytest.mark.parametrize("mode", ["ok", "429", "500", "403", "404", "close"])
-def test_slack_sdk_says_nothing_at_any_level(slack_endpoint, client, mode, caplog, capfd):
-    """Slack's own client logs the URL; through us it logs nothing, even if all is turned on."""
-    stream = io.StringIO()
-    handler = logging.StreamHandler(stream)
-    logging.getLogger().addHandler(handler)
-    try:
-        caplog.set_level(logging.DEBUG)
-        slack_endpoint.mode = mode
-        post(client, "hello", 8)
-    finally:
-        logging.getLogger().removeHandler(handler)
-    shown = "".join([stream.getvalue(), caplog.text, *capfd.readouterr()])
-
-    assert "CANARY" not in shown.upper()
+    assert "SSL" in (Webhook(url).send(HELLO, 8).problem or "")

@@ -7,7 +7,9 @@ import psycopg
 import pytest
 from psycopg import errors
 
-from batch_jobs.alerts import incidents, outbox, task_errors
+from batch_jobs.alerts import incidents, mutes, outbox, outbox_messages, parcels, task_errors
+from batch_jobs.alerts.problems import Message
+from batch_jobs.alerts.slack import Answer
 from batch_jobs.database import leases
 from batch_jobs.database.warehouse import SCHEMA_VERSION, Warehouse
 from batch_jobs.errors import ConfigurationError
@@ -35,7 +37,7 @@ CONTRACT = VIEWS | {
 INTERNAL = {
     *("schema_version", "fences", "run_parts", "shared_predictions", "run_predictions"),
     "served_predictions",
-    *("current_rows", "superseded_rows", "serving_heads", "alerts", "task_errors"),
+    *("current_rows", "superseded_rows", "serving_heads", "task_errors"),
     *("profiles", "drift_findings"),
     *("performance_windows", "model_performance_rows", "damage_episodes"),
     *("incident_rows", "incident_reports", "mutes"),
@@ -179,10 +181,15 @@ def test_a_writer_can_do_all_of_its_work(owned, login, tmp_path, monkeypatch, la
         assert ledger.find_run(writer, given_up.run_id).state == "failed"
     assert {row["model"] for row in overview.status(second)} == {"orders", "customers"}
     now = datetime.now(UTC)
-    assert outbox.record(writer, "key", "text", now)
-    pending = outbox.claim(writer, now)
-    outbox.mark_failed(writer, pending, "a test")
-    outbox.mark_sent(writer, pending, now)
+    assert outbox_messages.write_alone(writer, "key", Message("line", "text"), now)
+    severities = ("news", "page")
+    assert outbox.take_hold(writer, "slack", severities, "me", now)
+    parcel = parcels.next_parcel(writer, "slack", severities, now)
+    outbox.mark_failed(writer, "slack", parcel.ids, Answer("a test"), now)
+    outbox.mark_sent(writer, "slack", parcel.ids, now)
+    outbox.release(writer, "slack", "me")
+    mutes.mute(writer, mutes.Mute("orders", "*", "why", "link", now + HOUR, "me"), now)
+    assert mutes.unmute(writer, "orders", "*")
     assert incidents.report(
         writer, incidents.Problem("predict-killed", "orders", "a test"), "1", now
     )
@@ -190,7 +197,6 @@ def test_a_writer_can_do_all_of_its_work(owned, login, tmp_path, monkeypatch, la
     task = task_errors.TaskTry("dag", "run", "task", -1, 1)
     task_errors.remember_error(writer, task, "a test", now)
     assert task_errors.recall_error(writer, task) == "a test"
-    assert not outbox.close_incidents(writer, ["dag"], now)
     assert writer.ensure_schema() is False
 
 

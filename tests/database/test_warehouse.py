@@ -571,7 +571,7 @@ def test_what_is_beside_another_cannot_write_it(warehouse, aside):
 
 # --- Tables of others that have our names
 
-TAKEN = ("promotions", "predictions", "alerts", "requests", "schema_version", "fences")
+TAKEN = ("promotions", "predictions", "incidents", "requests", "schema_version", "fences")
 
 
 @pytest.fixture
@@ -626,7 +626,7 @@ def test_a_schema_of_another_program_is_refused_by_name(postgres_url):
     warehouse = Warehouse(postgres_url)
     with warehouse.write_source() as connection:
         connection.execute(text("CREATE SCHEMA serving"))
-        connection.execute(text("CREATE TABLE serving.alerts (x text)"))
-    with pytest.raises(ConfigurationError, match=r"needs: alerts; .*\?schema=batch_serving"):
+        connection.execute(text("CREATE TABLE serving.mutes (x text)"))
+    with pytest.raises(ConfigurationError, match=r"needs: mutes; .*\?schema=batch_serving"):
         warehouse.ensure_schema()
     assert Warehouse(f"{postgres_url}?schema=batch_serving").ensure_schema() is True

@@ -17,6 +17,7 @@ import pytest
 from sqlalchemy import text
 
 from batch_jobs import Limits, clock
+from batch_jobs.alerts.causes import of_dag_file
 from batch_jobs.alerts.incidents import open_incidents
 from batch_jobs.database.connections import close_kept
 from batch_jobs.database.transactions import loaded_time, stored_time
@@ -155,6 +156,9 @@ def _gone(dag_id):
     return change
 
 
+BROKEN_FILE = of_dag_file("RuntimeError: password=*** of a dag of airflow")
+
+
 def _broken(rest):
     rest.import_errors = copy.deepcopy(RECORDED["import_errors"]["import_errors"])
 
@@ -179,7 +183,7 @@ def _hanging(rest):
         (_stopped("triggerer"), (None, "airflow-triggerer")),
         (_stopped("metadatabase"), (None, "airflow-metadatabase")),
         (_away, (None, "airflow-away")),
-        (_broken, (None, "dag-file/zz_broken.py")),
+        (_broken, (None, BROKEN_FILE)),
         (_paused("predict_orders"), ("orders", "dag-paused/predict")),
         (_paused("train_orders"), ("orders", "dag-paused/train")),
         (_gone("predict_orders"), ("orders", "dag-missing/predict")),
@@ -202,7 +206,7 @@ def test_each_silence_of_airflow_is_one_incident_by_its_root(site, change, cause
 
 # Nothing follows from these for a prediction.
 HARMLESS = {
-    *("airflow-triggerer", "airflow-dag-processor", "dag-paused/train", "dag-file/zz_broken.py"),
+    *("airflow-triggerer", "airflow-dag-processor", "dag-paused/train", BROKEN_FILE),
 }
 
 

@@ -62,7 +62,8 @@ PURE = {
         "reports/gate",
         "reports/backtest",
     ),
-    *("alerts/messages", "alerts/mrkdwn", "alerts/incident_words", "alerts/problems"),
+    *("alerts/mrkdwn", "alerts/incident_words", "alerts/delivery_words", "alerts/problems"),
+    "alerts/causes",
 }
 IMPURE = {
     *("sqlalchemy", "sqlite3", "os", "pathlib", "shutil", "tempfile", "subprocess"),
@@ -262,7 +263,7 @@ def test_heavy_libraries_are_imported_where_they_are_used(path):
 @pytest.mark.parametrize(
     "name",
     [
-        "alerts/messages",
+        "alerts/mrkdwn",
         *sorted(WORDS - {"model", "fields", "interval", "catalog", "monitor", "placement"}),
     ],
 )

@@ -80,9 +80,10 @@ model = BatchModel(
 '''
 # Airflow reads a file `airflow_local_settings` in every process of its own. So do our alerts wait.
 PATIENT_ALERTS = """
+from batch_jobs.alerts import reporter
 from batch_jobs_airflow import alerts, listener
 
-alerts.COMPOSING_SECONDS = alerts.LOOKING_SECONDS = alerts.SENDING_SECONDS = 300
+reporter.COMPOSING_SECONDS = reporter.LOOKING_SECONDS = reporter.SENDING_SECONDS = 300
 alerts.NOTING_SECONDS = listener.NOTING_SECONDS = 300
 """
 # In tasks this one also stops what it is told to.

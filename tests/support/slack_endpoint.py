@@ -5,22 +5,30 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
 
 import pytest
 
-Mode = Literal["ok", "429", "500", "403", "404", "hang", "close"]
+Mode = Literal["ok", "slow", "429", "500", "400", "403", "404", "hang", "close"]
 CANARY = "T0CANARY0/B0CANARY0/s3cr3tCanaryToken"
-BODIES = {429: "rate_limited", 500: "server_error", 403: "action_prohibited", 404: "no_service"}
+BODIES = {
+    429: "rate_limited",
+    500: "server_error",
+    400: "invalid_blocks",
+    403: "action_prohibited",
+    404: "no_service",
+}
 
 
 class SlackEndpoint:
     """What a webhook received, and how it answers.
 
     Attributes:
-        mode: how the next requests are answered; `hang` waits until `release` is called.
+        mode: how the next requests are answered; `hang` waits until `release` is called, `slow`
+            takes the message and answers after `delay` seconds, `400` refuses blocks alone.
+        delay: see there.
         retry_after: seconds to wait that an answer 429 asks for.
         payloads: the JSON of every message that was accepted.
         requests: the path of every request, accepted or not.
@@ -28,6 +36,7 @@ class SlackEndpoint:
 
     def __init__(self) -> None:
         self.mode: Mode = "ok"
+        self.delay = 4.0
         self.retry_after: str | None = "0"
         self.payloads: list[dict[str, Any]] = []
         self.requests: list[str] = []
@@ -78,18 +87,23 @@ class SlackEndpoint:
                 if mode in {"hang", "close"}:
                     self.close_connection = True
                     return
-                status = 200 if mode == "ok" else int(mode)
+                status = 200 if mode in {"ok", "slow"} else int(mode)
+                if status == 400 and "blocks" not in json.loads(body):
+                    status = 200
                 if status == 200:
                     with endpoint._arrived:
                         endpoint.payloads.append(json.loads(body))
                         endpoint._arrived.notify_all()
+                if mode == "slow":
+                    endpoint._released.wait(endpoint.delay)
                 answer = BODIES.get(status, "ok").encode()
                 self.send_response(status)
                 if status == 429 and endpoint.retry_after is not None:
                     self.send_header("Retry-After", endpoint.retry_after)
                 self.send_header("Content-Length", str(len(answer)))
-                self.end_headers()
-                self.wfile.write(answer)
+                with suppress(ConnectionError):  # whoever asked did not wait for it
+                    self.end_headers()
+                    self.wfile.write(answer)
 
             def log_message(self, *_: Any) -> None:
                 """Say nothing: the path is a secret."""

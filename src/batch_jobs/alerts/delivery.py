@@ -1,66 +1,69 @@
-"""Delivery: what waits in the outbox is sent, oldest first, while there is time."""
+"""Delivery: what waits in the outbox is sent to each channel, in order, while there is time."""
 
 from __future__ import annotations
 
 import logging
-import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime
+from uuid import uuid4
 
-from batch_jobs.alerts import messages, outbox
-from batch_jobs.alerts.messages import Incident
+from batch_jobs.alerts import incidents, news, outbox, parcels
+from batch_jobs.alerts.channels import Channel
 from batch_jobs.database.warehouse import Warehouse
 
 log = logging.getLogger(__name__)
 
 
+def collect(warehouse: Warehouse, now: datetime) -> None:
+    """Write what is due by now: what was held back or muted and lasts, and new champions."""
+    incidents.tell_due(warehouse, now)
+    news.write_promotions(warehouse, now)
+
+
+def is_anything_waiting(warehouse: Warehouse, channels: Iterable[Channel], now: datetime) -> bool:
+    """Whether any channel may be sent something now."""
+    return any(
+        parcels.waiting(warehouse, channel.name, channel.severities, now) for channel in channels
+    )
+
+
 def send_waiting(
     warehouse: Warehouse,
-    post: Callable[[str, float], str | None],
+    channels: Iterable[Channel],
     seconds: float,
     now: Callable[[], datetime],
-) -> None:
-    """Send what waits, until something is not taken; that waits for the next run.
+) -> int:
+    """Send what waits, to each channel until it refuses; how many parcels were taken.
 
     Args:
         warehouse: with the outbox.
-        post: sends a text within so many seconds; what was wrong if it was not taken.
+        channels: where to.
         seconds: how long this may take.
         now: what time it is.
     """
     deadline = time.monotonic() + seconds
-    while (left := deadline - time.monotonic()) > 1 and (waiting := outbox.claim(warehouse, now())):
-        text = messages.delayed(waiting.text, waiting.created_at, now())
-        problem = post(text, left)
-        if problem is not None:
-            outbox.mark_failed(warehouse, waiting, problem)
-            log.warning("an alert waits for the next run, Slack did not take it: %s", problem)
-            return
-        outbox.mark_sent(warehouse, waiting, now())
+    return sum(_send_to(warehouse, channel, deadline, now) for channel in channels)
 
 
-def record_broken_file(
-    warehouse: Warehouse, path: str, error: str, now: datetime, *, is_new: bool
-) -> None:
-    """Put a DAG file that does not load into the outbox: once, and then counted once an hour.
-
-    Args:
-        warehouse: with the outbox.
-        path: the file.
-        error: why it does not load, without secrets.
-        now: what time it is.
-        is_new: whether the file loaded until now, so that the incidents before are over.
-    """
-    # Process ids and addresses differ from one parse to the next; the error is the same.
-    cause = re.sub(r"0x[0-9a-f]+|\d+", "#", error)
-    # A file is parsed every 30 seconds; once an hour is enough to count.
-    occurrence = now.isoformat() if is_new else f"{now:%Y-%m-%dT%H}"
-
-    def compose(incident: Incident) -> str:
-        return messages.file_failed(path, error, incident)
-
-    if is_new:
-        outbox.close_incidents(warehouse, [path], now)
-    failure = outbox.Failure(f"import {path} {cause} {occurrence}", path, cause)
-    outbox.record_failure(warehouse, failure, compose, now)
+def _send_to(
+    warehouse: Warehouse, channel: Channel, deadline: float, now: Callable[[], datetime]
+) -> int:
+    holder, sent = str(uuid4()), 0
+    if not parcels.waiting(warehouse, channel.name, channel.severities, now()):
+        return 0
+    if not outbox.take_hold(warehouse, channel.name, channel.severities, holder, now()):
+        return 0
+    while (left := deadline - time.monotonic()) > 1:
+        parcel = parcels.next_parcel(warehouse, channel.name, channel.severities, now())
+        if parcel is None:
+            break
+        answer = channel.way.send(parcel.message, left)
+        if answer.problem is not None:
+            outbox.mark_failed(warehouse, channel.name, parcel.ids, answer, now())
+            log.warning("an alert waits, %s did not take it: %s", channel.name, answer.problem)
+            return sent
+        outbox.mark_sent(warehouse, channel.name, parcel.ids, now())
+        sent += 1
+    outbox.release(warehouse, channel.name, holder)
+    return sent

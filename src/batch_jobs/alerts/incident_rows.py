@@ -17,6 +17,7 @@ from batch_jobs.database.transactions import loaded_time, stored_time
 from batch_jobs.redaction import redact
 
 LISTED = 500
+FLAPS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,9 +29,11 @@ class Row(Incident):
         told_at: when it was told last.
         is_passing: whether it is over as soon as it is told.
         is_muted: whether somebody has muted it.
+        last_opened_at: when it was met first, or came again after it was over.
     """
 
     due_at: datetime
+    last_opened_at: datetime
     told_at: datetime | None = None
     is_passing: bool = False
     is_muted: bool = False
@@ -126,6 +129,32 @@ def add(
     return _loaded(found.one())
 
 
+def reopened(connection: Connection, problem: Problem, since: datetime, now: datetime) -> list[Row]:
+    """The last incident of the same cause, open again, if it comes and goes since then."""
+    found = connection.execute(
+        text("""
+            SELECT incident_id, reopened_at FROM incident_rows
+            WHERE COALESCE(model, '') = :model AND cause = :cause AND is_passing = 0
+              AND resolved_at > :since AND resolved_at <= :now AND told > 0
+            ORDER BY incident_id DESC"""),
+        {
+            "model": problem.model or "",
+            "cause": problem.cause,
+            "since": stored_time(since),
+            "now": stored_time(now),
+        },
+    ).all()
+    if not found or (len(found) < FLAPS and found[0].reopened_at is None):
+        return []
+    rows = connection.execute(
+        text("""
+            UPDATE incident_rows SET resolved_at = NULL, reopened_at = :now
+            WHERE incident_id = :id RETURNING *"""),
+        {"id": found[0].incident_id, "now": stored_time(now)},
+    )
+    return list(map(_loaded, rows))
+
+
 def count(
     connection: Connection, found: Row, problem: Problem, now: datetime, due_at: datetime | None
 ) -> Row:
@@ -166,7 +195,7 @@ def mark_told(connection: Connection, row: Row, now: datetime) -> None:
     )
 
 
-def end(connection: Connection, row: Row, now: datetime) -> Incident:
+def end(connection: Connection, row: Row, now: datetime) -> Row:
     """Note that it is over."""
     connection.execute(
         text("UPDATE incident_rows SET resolved_at = :now WHERE incident_id = :id"),
@@ -216,4 +245,5 @@ def _loaded(row: Any) -> Row:
         due_at=loaded_time(row.due_at),
         told_at=row.told_at and loaded_time(row.told_at),
         is_passing=bool(row.is_passing),
+        last_opened_at=loaded_time(row.reopened_at or row.opened_at),
     )

@@ -28,7 +28,7 @@ def told(incident: Incident, served: Served | None, now: datetime) -> Message:
         now: the time.
     """
     problem = incident.problem
-    title = f"{_whose(problem)}: {problem.title}" if problem.model else problem.title
+    title = title_of(problem)
     if incident.told:
         title += f", still: {incident.occurrences} times"
     readers = readers_see(served, now) if problem.model else None
@@ -37,7 +37,8 @@ def told(incident: Incident, served: Served | None, now: datetime) -> Message:
         + (f", {incident.occurrences} times" if incident.occurrences > 1 else ""),
         *map(mrkdwn.escape, problem.facts),
     ]
-    detail = problem.detail and mrkdwn.code(mrkdwn.shortened(problem.detail, DETAIL_LENGTH))
+    detail = mrkdwn.shortened(problem.detail, DETAIL_LENGTH)
+    detail = mrkdwn.with_code(detail) if detail.endswith(".") else detail and mrkdwn.code(detail)
     step = problem.next_step and f"*Next:* {mrkdwn.with_code(problem.next_step)}"
     links = " · ".join(mrkdwn.link(url, label) for label, url in problem.links.items())
     impact = problem.impact and mrkdwn.escape(problem.impact)
@@ -59,6 +60,11 @@ def told(incident: Incident, served: Served | None, now: datetime) -> Message:
             *mrkdwn.context(quiet),
         ),
     )
+
+
+def title_of(problem: Problem) -> str:
+    """Whose problem it is, and what is wrong."""
+    return f"{problem.model}: {problem.title}" if problem.model else problem.title
 
 
 def mute_command(problem: Problem) -> str:

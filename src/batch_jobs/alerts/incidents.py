@@ -8,7 +8,7 @@ other; `outbox` and `delivery` see to the rest. Where the warehouse is away, see
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -26,6 +26,8 @@ KEEP = timedelta(days=90)
 TOLD_APART = 3
 # What is held back to be summed up, is held back no longer.
 LONGEST_HOLD = timedelta(hours=1)
+# What was over twice in this time and comes again is the same incident still, and told as one.
+FLAPPING = timedelta(hours=4)
 _WEIGHT = {"page": 0, "warn": 1, "news": 2}
 
 
@@ -76,6 +78,7 @@ def report_within(
         return False
     problem = _gathered(connection, incident_rows.redacted(problem))
     known = incident_rows.open_of(connection, problem.model, [problem.cause])
+    known = known or incident_rows.reopened(connection, problem, now - FLAPPING, now)
     if not known:
         row = incident_rows.add(connection, problem, now, now + hold, is_passing=is_passing)
     else:
@@ -100,7 +103,12 @@ def tell_due(warehouse: Warehouse, now: datetime) -> int:
 
 
 def resolve(
-    warehouse: Warehouse, model: str | None, causes: Collection[str], now: datetime
+    warehouse: Warehouse,
+    model: str | None,
+    causes: Collection[str],
+    now: datetime,
+    *,
+    is_told: bool = True,
 ) -> list[Incident]:
     """End the open incidents of a model with these causes, because it works again.
 
@@ -112,6 +120,7 @@ def resolve(
         model: whose; None for those of the whole deployment.
         causes: what is over; `*` at the end of one stands for any ending.
         now: the time.
+        is_told: whether to tell it; a new champion, for one, says so itself.
 
     Returns:
         The incidents that this call has ended, oldest first.
@@ -123,11 +132,11 @@ def resolve(
         warehouse.database.lock_model(connection, f"incidents of {model or ''}")
         found = incident_rows.open_of(connection, model, causes)
         ended = [incident_rows.end(connection, row, now) for row in found]
-        told = [incident for incident in ended if incident.told]
-        if told:
+        told = [row for row in ended if row.told_at and row.told_at >= row.last_opened_at]
+        if told and is_told:
             _tell_the_end(connection, model, told, now)
         incident_rows.forget(connection, now - KEEP)
-    return ended
+    return list(ended)
 
 
 def open_incidents(
@@ -169,6 +178,9 @@ def _tell_if_due(connection: Connection, row: incident_rows.Row, now: datetime) 
         is_due = row.told_at is not None and now - row.told_at >= gap and row.last_at > row.told_at
     if not is_due:
         return False
+    if not outbox_messages.is_known_outside(connection, [row.incident_id]):
+        # What still waits to be sent is told by this message, too.
+        outbox_messages.drop(connection, [row.incident_id], now)
     served = outbox_messages.served_within(connection, row.problem.model)
     message = incident_words.told(row, served, now)
     outbox_messages.write(
@@ -184,7 +196,7 @@ def _tell_if_due(connection: Connection, row: incident_rows.Row, now: datetime) 
 
 
 def _tell_the_end(
-    connection: Connection, model: str | None, told: list[Incident], now: datetime
+    connection: Connection, model: str | None, told: Sequence[Incident], now: datetime
 ) -> None:
     ids = [incident.incident_id for incident in told]
     severity = min((each.problem.severity for each in told), key=lambda each: _WEIGHT[each])
@@ -194,5 +206,6 @@ def _tell_the_end(
     else:
         outbox_messages.drop(connection, ids, now)
         message = incident_words.summed_up(told, now)
-    key = f"incident {' '.join(map(str, ids))} is over"
+    times = sum(incident.told for incident in told)
+    key = f"incident {' '.join(map(str, ids))} is over after message {times}"
     outbox_messages.write(connection, key, message, now, severity=severity, incident_id=ids[-1])

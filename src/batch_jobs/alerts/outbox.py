@@ -1,249 +1,158 @@
-"""The outbox: alerts wait in the warehouse until Slack has them.
+"""The outbox: messages wait in the warehouse until each channel has them.
 
-A message is recorded first and sent afterwards, so what could not be sent is sent by the next run.
-A sender leases a message for a moment; if it dies, the message waits again. Delivery is therefore
-at least once (https://microservices.io/patterns/data/transactional-outbox.html). After a refusal
-nobody asks Slack for 30 seconds, so that many callbacks in a row do not each wait for it.
-
-Failures of one subject (a DAG, a file) with one cause are one incident until the subject works
-again: the first is told, the others are counted, and reminders come after 1 h, 4 h, then daily.
+A message is written first and sent afterwards, so what could not be sent is sent by whoever comes
+next. One sender at a time holds a channel, for a moment: so messages arrive in their order, a
+recovery after its failure; a sender that dies gives way to another one, and delivery is at least
+once (https://microservices.io/patterns/data/transactional-outbox.html). After a refusal nobody asks
+the channel for a while that grows, or for as long as it says. A message that was sent and not
+answered may have arrived: it is sent once more, ten minutes later, and from then on only mentioned.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import Any
+from collections.abc import Collection
+from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import Connection, bindparam
 
-from batch_jobs.alerts.messages import Incident, Served
+from batch_jobs.alerts.slack import Answer
 from batch_jobs.database.connections import text
-from batch_jobs.database.transactions import loaded_time, stored_time
+from batch_jobs.database.transactions import stored_time
 from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.redaction import first_line
 
 LEASE = timedelta(seconds=30)
-REMINDERS = (timedelta(hours=1), timedelta(hours=4), timedelta(days=1))
-GIVE_UP = timedelta(days=3)
-KEEP = timedelta(days=90)
+PAUSES = tuple(timedelta(seconds=each) for each in (30, 60, 120, 300, 600))
+UNANSWERED_PAUSE = timedelta(minutes=10)
+LONGEST_PAUSE = timedelta(hours=1)
 
 
-@dataclass(frozen=True)
-class Failure:
-    """One failure of one subject.
-
-    Attributes:
-        key: names this one occurrence, however often and from wherever it is reported.
-        subject: the DAG or file that failed.
-        cause: failures of one subject and one cause are one incident.
-    """
-
-    key: str
-    subject: str
-    cause: str
-
-
-@dataclass(frozen=True)
-class Pending:
-    """A message that the holder of this object alone may send until the lease ends."""
-
-    key: str
-    text: str
-    created_at: datetime
-
-
-def record_failure(
-    warehouse: Warehouse, failure: Failure, compose: Callable[[Incident], str], now: datetime
+def take_hold(
+    warehouse: Warehouse, channel: str, severities: Collection[str], holder: str, now: datetime
 ) -> bool:
-    """Count a failure in its incident; True if a message about it now waits to be sent.
-
-    Args:
-        warehouse: where the outbox is.
-        failure: what failed; a second report with the same key changes nothing.
-        compose: makes the message, from the incident including this failure.
-        now: the time of the failure.
-    """
-    found = {"subject": failure.subject, "cause": failure.cause}
+    """Hold a channel for 30 seconds; False if somebody else does, or it rests after a refusal."""
     with warehouse.write() as connection:
-        warehouse.database.lock_model(connection, f"alerts of {failure.subject}")
-        known = text("SELECT 1 FROM alerts WHERE key = :key")
-        if connection.scalar(known, {"key": failure.key}) is not None:
-            return False
-        earlier = connection.execute(
+        _know(connection, channel, severities, now)
+        held = connection.execute(
             text("""
-                SELECT count(*) AS failures, count(text) AS told, min(created_at) AS since,
-                       max(CASE WHEN text IS NOT NULL THEN created_at END) AS told_at
-                FROM alerts
-                WHERE subject = :subject AND cause = :cause AND closed_at IS NULL
-            """),
-            found,
-        ).one()
-        due = not earlier.told or now - loaded_time(earlier.told_at) >= _gap(earlier.told)
-        since = loaded_time(earlier.since) if earlier.failures else now
-        message = compose(Incident(earlier.failures + 1, since)) if due else None
+                UPDATE outbox_channels SET held_by = :holder, held_until = :until
+                WHERE channel = :channel
+                  AND (held_until IS NULL OR held_until <= :now OR held_until > :far)
+                  AND (not_before IS NULL OR not_before <= :now OR not_before > :farthest)"""),
+            {
+                "channel": channel,
+                "holder": holder,
+                "now": stored_time(now),
+                "until": stored_time(now + LEASE),
+                # Of a clock that ran backwards since.
+                "far": stored_time(now + 2 * LEASE),
+                "farthest": stored_time(now + 2 * LONGEST_PAUSE),
+            },
+        )
+        return bool(held.rowcount == 1)
+
+
+def release(warehouse: Warehouse, channel: str, holder: str) -> None:
+    """Let others hold the channel."""
+    with warehouse.write() as connection:
         connection.execute(
             text("""
-                INSERT INTO alerts (key, subject, cause, text, created_at)
-                VALUES (:key, :subject, :cause, :text, :now)
-            """),
-            {**found, "key": failure.key, "text": message, "now": stored_time(now)},
+                UPDATE outbox_channels SET held_by = NULL, held_until = NULL
+                WHERE channel = :channel AND held_by = :holder"""),
+            {"channel": channel, "holder": holder},
         )
-        _forget_old(connection, now)
-    return due
 
 
-def _gap(told: int) -> timedelta:
-    return REMINDERS[min(told, len(REMINDERS)) - 1]
-
-
-def record(warehouse: Warehouse, key: str, message: str, now: datetime) -> bool:
-    """Put a message into the outbox once per key; False if the key is already known."""
+def wake(warehouse: Warehouse, channel: str) -> None:
+    """Let a channel that rests be tried now: somebody says that it was mended."""
     with warehouse.write() as connection:
-        added = connection.execute(
-            text("""
-                INSERT INTO alerts (key, text, created_at) VALUES (:key, :text, :now)
-                ON CONFLICT (key) DO NOTHING
-            """),
-            {"key": key, "text": message, "now": stored_time(now)},
+        connection.execute(
+            text("UPDATE outbox_channels SET not_before = NULL WHERE channel = :channel"),
+            {"channel": channel},
         )
-        _forget_old(connection, now)
-        return added.rowcount == 1
 
 
-def _forget_old(connection: Connection, now: datetime) -> None:
-    """Remove what is older than `KEEP`, but for when an incident began that goes on."""
+def _know(connection: Connection, channel: str, severities: Collection[str], now: datetime) -> None:
+    """Know a channel from now on; the first one is also sent what waits since before."""
+    known = connection.scalar(text("SELECT count(*) FROM outbox_channels"))
+    since = now if known else datetime(1970, 1, 1, tzinfo=UTC)
     connection.execute(
         text("""
-            DELETE FROM alerts
-            WHERE created_at < :old
-              AND (closed_at IS NOT NULL OR subject IS NULL
-                   OR EXISTS (SELECT 1 FROM alerts AS first
-                              WHERE first.subject = alerts.subject AND first.cause = alerts.cause
-                                AND first.closed_at IS NULL
-                                AND first.created_at < alerts.created_at))"""),
-        {"old": stored_time(now - KEEP)},
+            INSERT INTO outbox_channels (channel, since, severities)
+            VALUES (:channel, :since, :severities)
+            ON CONFLICT (channel) DO UPDATE SET severities = excluded.severities"""),
+        {
+            "channel": channel,
+            "since": stored_time(since),
+            "severities": " ".join(sorted(severities)),
+        },
     )
 
 
-def close_incidents(
-    warehouse: Warehouse,
-    subjects: Sequence[str],
-    now: datetime,
-    recovery: tuple[str, Callable[[Incident], str]] | None = None,
-) -> bool:
-    """End the open incidents of the subjects, because they work again; False if there were none.
-
-    Args:
-        warehouse: where the outbox is.
-        subjects: the DAG and its file.
-        now: when it worked again.
-        recovery: key of the message that says so, and how to make it from all the incidents
-            together; None to close without a word.
-    """
-    search: dict[str, Any] = {"subjects": list(subjects), "now": stored_time(now)}
-    of_subjects = text("""
-        SELECT count(*) AS failures, min(created_at) AS since
-        FROM alerts WHERE subject IN :subjects AND closed_at IS NULL
-    """).bindparams(bindparam("subjects", expanding=True))
-    with warehouse.read() as connection:  # most successes follow a success: take no write lock
-        if not connection.execute(of_subjects, search).one().failures:
-            return False
+def mark_sent(warehouse: Warehouse, channel: str, ids: Collection[int], now: datetime) -> None:
+    """Note that a channel has these messages."""
     with warehouse.write() as connection:
-        for subject in sorted(subjects):
-            warehouse.database.lock_model(connection, f"alerts of {subject}")
-        found = connection.execute(of_subjects, search).one()
-        if not found.failures:
-            return False
+        mark_sent_within(connection, channel, ids, now)
         connection.execute(
             text("""
-                UPDATE alerts SET closed_at = :now WHERE subject IN :subjects AND closed_at IS NULL
-            """).bindparams(bindparam("subjects", expanding=True)),
-            search,
+                UPDATE outbox_channels SET refusals = 0, refused_since = NULL, error = NULL,
+                  not_before = NULL WHERE channel = :channel"""),
+            {"channel": channel},
         )
-        if recovery is not None:
-            key, compose = recovery
-            message = compose(Incident(found.failures, loaded_time(found.since)))
-            connection.execute(
-                text("""
-                    INSERT INTO alerts (key, text, created_at) VALUES (:key, :text, :now)
-                    ON CONFLICT (key) DO NOTHING
-                """),
-                {"key": key, "text": message, "now": stored_time(now)},
-            )
-        _forget_old(connection, now)
-    return True
 
 
-_WAITING = """
-    text IS NOT NULL AND sent_at IS NULL AND created_at > :oldest
-    AND (claimed_at IS NULL OR claimed_at <= :expired)
-    AND NOT EXISTS (SELECT 1 FROM alerts AS refused WHERE refused.sent_at IS NULL
-                    AND refused.error IS NOT NULL AND refused.claimed_at > :expired)
-"""
-# A message that Slack will never take stands in nobody's way.
-_ORDER = "attempts >= 10, created_at"
+def mark_sent_within(
+    connection: Connection, channel: str, ids: Collection[int], now: datetime
+) -> None:
+    """Note that a channel has these messages, in the transaction of the caller."""
+    connection.execute(
+        text("""
+            INSERT INTO outbox_deliveries (message_id, channel, attempts, tried_at, sent_at)
+            VALUES (:id, :channel, 1, :now, :now)
+            ON CONFLICT (message_id, channel) DO UPDATE SET sent_at = :now, error = NULL"""),
+        [{"id": each, "channel": channel, "now": stored_time(now)} for each in ids],
+    )
 
 
-def waiting(warehouse: Warehouse, now: datetime) -> int:
-    """How many messages may be sent now."""
-    with warehouse.read() as connection:
-        found = connection.scalar(
-            text(f"SELECT count(*) FROM alerts WHERE {_WAITING}"),  # noqa: S608 - a constant
-            _limits(now),
-        )
-    return int(found or 0)
-
-
-def claim(warehouse: Warehouse, now: datetime) -> Pending | None:
-    """Lease the oldest waiting message for 30 seconds; None if there is none."""
-    with warehouse.write() as connection:
-        row = connection.execute(
-            text(f"""
-                UPDATE alerts SET claimed_at = :now, attempts = attempts + 1
-                WHERE key = (SELECT key FROM alerts WHERE {_WAITING} ORDER BY {_ORDER} LIMIT 1
-                             {warehouse.database.free_for_update})
-                RETURNING key, text, created_at
-            """),  # noqa: S608 - a constant
-            {**_limits(now), "now": stored_time(now)},
-        ).one_or_none()
-    return Pending(row.key, row.text, loaded_time(row.created_at)) if row else None
-
-
-def _limits(now: datetime) -> dict[str, str]:
-    return {"oldest": stored_time(now - GIVE_UP), "expired": stored_time(now - LEASE)}
-
-
-def mark_sent(warehouse: Warehouse, pending: Pending, now: datetime) -> None:
-    """Note that Slack has the message."""
+def mark_failed(
+    warehouse: Warehouse, channel: str, ids: Collection[int], answer: Answer, now: datetime
+) -> None:
+    """Note why a channel did not take these messages, and let it rest."""
+    error = first_line(answer.problem or "no reason given")
     with warehouse.write() as connection:
         connection.execute(
-            text("UPDATE alerts SET sent_at = :now, error = NULL WHERE key = :key"),
-            {"key": pending.key, "now": stored_time(now)},
-        )
-
-
-def mark_failed(warehouse: Warehouse, pending: Pending, error: str) -> None:
-    """Note why the message could not be sent; when its lease ends, it may be tried again."""
-    with warehouse.write() as connection:
-        connection.execute(
-            text("UPDATE alerts SET error = :error WHERE key = :key"),
-            {"key": pending.key, "error": first_line(error)},
-        )
-
-
-def served(warehouse: Warehouse, model: str) -> Served | None:
-    """What readers of a model's predictions see now; None if nothing was ever published."""
-    with warehouse.read() as connection:
-        row = connection.execute(
             text("""
-                SELECT model_version, interval_start, interval_end, published_at, row_count
-                FROM serving_status WHERE model = :model
-            """),
-            {"model": model},
-        ).one_or_none()
-    if row is None:
-        return None
-    start, end, published = map(loaded_time, (row[1], row[2], row[3]))
-    return Served(row.model_version, start, end, published, row.row_count)
+                UPDATE outbox_deliveries SET error = :error, unanswered = unanswered + :unanswered
+                WHERE channel = :channel AND message_id IN :ids
+            """).bindparams(bindparam("ids", expanding=True)),
+            {
+                "channel": channel,
+                "ids": list(ids),
+                "error": error,
+                "unanswered": int(answer.is_unanswered),
+            },
+        )
+        refusals = connection.scalar(
+            text("SELECT refusals FROM outbox_channels WHERE channel = :channel"),
+            {"channel": channel},
+        )
+        connection.execute(
+            text("""
+                UPDATE outbox_channels SET refusals = refusals + 1, error = :error,
+                  refused_since = COALESCE(refused_since, :now), not_before = :not_before,
+                  held_by = NULL, held_until = NULL
+                WHERE channel = :channel"""),
+            {
+                "channel": channel,
+                "error": error,
+                "now": stored_time(now),
+                "not_before": stored_time(now + _rest(answer, int(refusals or 0))),
+            },
+        )
+
+
+def _rest(answer: Answer, refusals: int) -> timedelta:
+    if answer.is_unanswered:
+        return UNANSWERED_PAUSE
+    asked = timedelta(seconds=min(answer.pause or 0, LONGEST_PAUSE.total_seconds()))
+    return max(asked, PAUSES[min(refusals, len(PAUSES) - 1)])

@@ -1,30 +1,30 @@
 """Post to a Slack incoming webhook: bounded in time, and silent about its URL, which is a secret.
 
-Slack's own client retries without a bound one may set and writes the URL into the log when it does,
-so the retries are here (https://docs.slack.dev/messaging/sending-messages-using-incoming-webhooks).
+Slack's own client retries without a bound one may set, writes the URL into the log when it does,
+and does not tell an address that was not reached from one that did not answer; so this is done with
+the standard library (https://docs.slack.dev/messaging/sending-messages-using-incoming-webhooks).
 """
 
 from __future__ import annotations
 
-import logging
+import json
 import time
-from collections.abc import Collection
-from typing import TYPE_CHECKING, Protocol
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from http.client import HTTPException
+from typing import Any, Protocol
+from urllib.error import HTTPError, URLError
+from urllib.parse import urlsplit
 
+from batch_jobs.alerts.problems import Message
 from batch_jobs.redaction import first_line
 
-if TYPE_CHECKING:
-    from slack_sdk import WebhookClient
-    from slack_sdk.webhook import WebhookResponse
-
-TIMEOUT = 3.0
 TRIES = 2
 PAUSE = 0.5
 LONGEST_PAUSE = 5.0
+LONGEST_ANSWER = 1_000
 ENDPOINT = "https://hooks.slack.com/services"
-
-# Belongs to no hierarchy and has no handler, so nothing can turn it on.
-SILENT = logging.Logger("slack_webhook", logging.CRITICAL + 1)  # noqa: LOG001
 
 
 class Address(Protocol):
@@ -65,49 +65,129 @@ def webhook_url(address: Address) -> str | None:
     return f"{base}{path}/{token.lstrip('/')}"
 
 
-def post(
-    client: WebhookClient, text: str, seconds: float, secrets: Collection[str] = ()
-) -> str | None:
-    """Post a message, trying twice at most; None if Slack took it, else why not, without secrets.
+@dataclass(frozen=True)
+class Answer:
+    """What became of a message that was handed to a channel.
 
-    A busy or broken Slack (429, 5xx) and a broken connection are worth a second try, after the
-    pause that Slack asks for if that is at most 5 s; other answers would stay the same.
-
-    Args:
-        client: made with `retry_handlers=[]` and the logger `SILENT`.
-        text: Slack's mrkdwn.
-        seconds: how long both tries and the pause may take.
-        secrets: what no answer of this function may contain.
+    Attributes:
+        problem: why it was not taken, without secrets; None if it was.
+        pause: seconds that the channel asks for before the next try; None if it asks for none.
+        is_unanswered: whether it was sent and not answered in time, so that it may have arrived.
     """
-    deadline = time.monotonic() + seconds
-    timeout = min(client.timeout, TIMEOUT)
-    problem = "no time left"
-    pause: float | None = 0.0
-    for _ in range(TRIES):
-        if pause is None or time.monotonic() + pause >= deadline:
-            break
-        time.sleep(pause)
-        # slack_sdk declares whole seconds, and hands them to urllib, which takes any.
-        client.timeout = min(timeout, deadline - time.monotonic())  # type: ignore[assignment]
+
+    problem: str | None = None
+    pause: float | None = None
+    is_unanswered: bool = False
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """A webhook that moved is not followed: where it leads would be told the secret."""
+
+    def redirect_request(self, *_: Any, **__: Any) -> None:
+        """Do not follow."""
+
+
+@dataclass(frozen=True)
+class Webhook:
+    """A Slack incoming webhook, or what understands the same.
+
+    Attributes:
+        url: its secret address.
+        proxy: by which to reach it; None as the environment says, `NO_PROXY` included.
+        timeout: the longest wait for an answer, in seconds; None for all the time there is.
+        secrets: what no answer may contain.
+    """
+
+    url: str = field(repr=False)
+    proxy: str | None = field(default=None, repr=False)
+    timeout: float | None = None
+    secrets: frozenset[str] = field(default=frozenset(), repr=False)
+
+    def send(self, message: Message, seconds: float) -> Answer:
+        """Post a message, trying twice at most within so many seconds.
+
+        A busy or broken Slack (429, 5xx) and a connection that was not made, or was closed, are
+        worth a second try, after the pause that Slack asks for if that is at most 5 s; other
+        answers would stay the same. A message that Slack took and did not answer in time is not
+        posted again: it may have arrived. Blocks that it does not understand are left out.
+        """
+        payload: dict[str, Any] = {
+            "text": message.text,
+            "unfurl_links": False,
+            "unfurl_media": False,
+        }
+        whole = {**payload, "blocks": list(message.blocks)} if message.blocks else payload
+        deadline = time.monotonic() + seconds
+        answer = self._post(whole, deadline)
+        for _ in range(TRIES - 1):
+            if answer.problem is None or answer.is_unanswered:
+                break
+            if "blocks" in whole and answer.problem.startswith("Slack answered 400"):
+                whole = payload
+            elif answer.pause is None or not answer.pause <= min(LONGEST_PAUSE, _left(deadline)):
+                break
+            else:
+                time.sleep(answer.pause)
+            answer = self._post(whole, deadline)
+        return answer
+
+    def _post(self, payload: Mapping[str, Any], deadline: float) -> Answer:
+        left = _left(deadline)
+        if left <= 0:
+            return Answer("no time left")
         try:
-            answer = client.send(text=text, unfurl_links=False, unfurl_media=False)
-        except Exception as error:  # noqa: BLE001 - urllib, ssl, http.client and slack_sdk
-            problem, pause = first_line(error, secrets), PAUSE
-        else:
-            if 200 <= answer.status_code < 300:
-                return None
-            problem = first_line(f"Slack answered {answer.status_code}: {answer.body}", secrets)
-            pause = _pause(answer)
-    return problem
+            request = urllib.request.Request(  # noqa: S310 - the scheme is looked at
+                self.url, json.dumps(payload).encode(), {"Content-Type": "application/json"}
+            )
+            with self._opener().open(request, timeout=min(left, self.timeout or left)) as answer:
+                status, body, pause = answer.status, answer.read(LONGEST_ANSWER), None
+        except HTTPError as error:
+            status, pause = error.code, _pause(error.code, dict(error.headers))
+            body = _read(error)
+        except TimeoutError:
+            return Answer("sent, and not answered in time", is_unanswered=True)
+        except (URLError, HTTPException, OSError, ValueError) as error:
+            told = error.reason if isinstance(error, URLError) else error
+            told = told if isinstance(told, BaseException) else str(told)
+            return Answer(first_line(told, self.secrets), PAUSE)
+        if 200 <= status < 300:
+            return Answer()
+        said = f"Slack answered {status}: {body.decode(errors='replace')}"
+        return Answer(first_line(said, self.secrets), pause)
+
+    def _opener(self) -> urllib.request.OpenerDirector:
+        if urlsplit(self.url).scheme not in {"http", "https"}:
+            raise ValueError("the webhook is no http or https URL")
+        proxies = {"http": self.proxy, "https": self.proxy} if self.proxy else None
+        return urllib.request.build_opener(urllib.request.ProxyHandler(proxies), _NoRedirect)
 
 
-def _pause(answer: WebhookResponse) -> float | None:
-    """Seconds to wait before the next try; None if there should be none."""
-    if answer.status_code != 429 and answer.status_code < 500:
-        return None
-    headers = {name.lower(): value for name, value in dict(answer.headers).items()}
+def secrets_of(url: str, *others: str | None) -> frozenset[str]:
+    """What must never be seen of a webhook: its URL, its path and the parts of it that matter."""
+    path = urlsplit(url).path
+    parts = (url, path, path.lstrip("/"), path.partition("/services/")[2], *others)
+    found = (part.strip() for part in parts if part)
+    return frozenset(part for part in found if len(part) >= 8)
+
+
+def _left(deadline: float) -> float:
+    return deadline - time.monotonic()
+
+
+def _read(error: HTTPError) -> bytes:
     try:
-        asked = float(headers.get("retry-after", PAUSE))
-    except ValueError:  # a date: nothing that is worth waiting for
+        return error.read(LONGEST_ANSWER)
+    except (HTTPException, OSError):
+        return b""
+
+
+def _pause(status: int, headers: Mapping[str, str]) -> float | None:
+    """Seconds to wait before the next try; None if it would not help."""
+    if status != 429 and status < 500:
         return None
-    return asked if 0 <= asked <= LONGEST_PAUSE else None
+    try:
+        named = {name.lower(): value for name, value in headers.items()}
+        asked = float(named.get("retry-after") or PAUSE)
+    except ValueError:  # a date: later than anybody here waits
+        return LONGEST_PAUSE + 1
+    return asked if asked >= 0 else LONGEST_PAUSE + 1

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from batch_jobs.alerts.outbox import KEEP
+from batch_jobs.alerts.outbox_messages import KEEP
 from batch_jobs.database.connections import text
 from batch_jobs.database.transactions import stored_time
 from batch_jobs.database.warehouse import Warehouse
-from batch_jobs.errors import FormError
 from batch_jobs.redaction import first_line
+
+LENGTH = 2_000
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ def remember_error(warehouse: Warehouse, task: TaskTry, error: str, now: datetim
                 SET try_number = excluded.try_number, error = excluded.error,
                     recorded_at = excluded.recorded_at
             """),
-            {**vars(task), "error": first_line(error), "now": stored_time(now)},
+            {**vars(task), "error": first_line(error, length=LENGTH), "now": stored_time(now)},
         )
         connection.execute(
             text("DELETE FROM task_errors WHERE recorded_at < :old"),
@@ -57,27 +58,27 @@ def recall_error(warehouse: Warehouse, task: TaskTry) -> str | None:
     return None if found is None else str(found)
 
 
-def first_failed(warehouse: Warehouse, task: TaskTry, since: datetime | None) -> TaskTry | None:
-    """The task of the same run that failed first, of those that left an exception.
-
-    What was a person's own mistake comes last, as it is nobody else's business.
+def errors_of(
+    warehouse: Warehouse, dag_id: str, run_id: str, since: datetime | None
+) -> list[tuple[TaskTry, str]]:
+    """What the tasks of a run failed with, those that failed first before the others.
 
     Args:
         warehouse: where the errors are kept.
-        task: a task of the run.
+        dag_id: of the run.
+        run_id: of the run.
         since: when the run started, anew if it was cleared.
     """
     with warehouse.read() as connection:
-        row = connection.execute(
+        rows = connection.execute(
             text("""
-                SELECT dag_id, run_id, task_id, map_index, try_number FROM task_errors
+                SELECT dag_id, run_id, task_id, map_index, try_number, error FROM task_errors
                 WHERE dag_id = :dag_id AND run_id = :run_id AND recorded_at >= :since
-                ORDER BY CASE WHEN error LIKE :own THEN 1 ELSE 0 END, recorded_at LIMIT 1
-            """),
+                ORDER BY recorded_at"""),
             {
-                **vars(task),
+                "dag_id": dag_id,
+                "run_id": run_id,
                 "since": stored_time(since or datetime.min.replace(tzinfo=UTC)),
-                "own": f"{FormError.__name__}: %",
             },
-        ).one_or_none()
-    return None if row is None else TaskTry(*row)
+        ).all()
+    return [(TaskTry(*row[:5]), str(row[5])) for row in rows]

@@ -16,7 +16,17 @@ from rich.console import Console
 from rich.logging import RichHandler
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from batch_jobs.cli import backtest, dags, models, monitoring, requests, runs, versions, watch
+from batch_jobs.cli import (
+    alerts,
+    backtest,
+    dags,
+    models,
+    monitoring,
+    requests,
+    runs,
+    versions,
+    watch,
+)
 from batch_jobs.errors import BatchJobsError
 from batch_jobs.interruption import ended_by_interruption
 from batch_jobs.redaction import first_line
@@ -29,7 +39,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for noun in (models, versions, runs, monitoring, requests, backtest, dags, watch):
+for noun in (models, versions, runs, monitoring, requests, backtest, dags, watch, alerts):
     app.add_typer(noun.commands)
 
 

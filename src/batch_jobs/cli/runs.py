@@ -7,8 +7,11 @@ from typing import Annotated, Literal
 
 import typer
 
+from batch_jobs import clock
+from batch_jobs.alerts import outbox_status
 from batch_jobs.cli.options import Accept, AsJson, End, Force, Model, Start
 from batch_jobs.cli.output import bar, count_due, joined, minute, tell
+from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.interval import Interval
 from batch_jobs.runs import backfills, jobs, overview
 from batch_jobs.settings import Settings
@@ -107,7 +110,9 @@ def status(
     as_json: AsJson = False,
 ) -> None:
     """Show what readers see: version, interval, rows and freshness; and what serves next."""
-    rows = overview.status(Settings.from_environ(), model)
+    settings = Settings.from_environ()
+    rows = overview.status(settings, model)
+    warehouse = Warehouse(settings.warehouse)
     shown = [
         {
             "model": row["model"],
@@ -120,7 +125,10 @@ def status(
         for row in rows
         if row["run_id"]
     ]
+    lacking = [str(each) for each in outbox_status.undelivered(warehouse, clock.now())]
+    rows = [{**row, "undelivered": lacking} for row in rows]
     notes = [f"{row['model']}: {note}" for row in rows for note in row["notes"]]
+    notes += lacking
     if shown or as_json or not notes:
         tell(rows, as_json, shown or "no model has a version yet: `batch-jobs train MODEL`")
     if notes and not as_json:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import timedelta
 
+from batch_jobs.alerts.causes import of_dag_file
 from batch_jobs.alerts.problems import Problem, Severity
-from batch_jobs.monitoring.watching.facts import Facts
+from batch_jobs.monitoring.watching.facts import BrokenFile, Facts
 from batch_jobs.monitoring.watching.of_training import in_service
 from batch_jobs.monitoring.watching.words import length, moment
 
@@ -100,16 +101,22 @@ def broken_file(facts: Facts) -> Iterator[Problem]:
         if cause.startswith("dag-file/")
         for file in files.split(", ")
     }
+    alike: dict[str, list[BrokenFile]] = {}
     for broken in (facts.airflow and facts.airflow.broken_files) or ():
-        name = broken.path.rpartition("/")[2]
+        cause = known.get(broken.path.rpartition("/")[2]) or of_dag_file(broken.error)
+        alike.setdefault(cause, []).append(broken)
+    for cause, files in alike.items():
+        one = len(files) == 1
         yield Problem(
-            cause=known.get(name, f"dag-file/{name}"),
+            cause=cause,
             model=None,
-            title=f"DAG file {broken.path} does not load",
-            detail=broken.error,
-            impact="its DAGs do not run until it does",
-            next_step="mend the file; Airflow reads it again within a minute",
-            subject=broken.path,
+            title=f"DAG file {files[0].path} does not load"
+            if one
+            else f"{len(files)} DAG files do not load",
+            detail=files[0].error,
+            impact="its DAGs do not run until it does" if one else "nor do their DAGs run",
+            next_step="mend the file, or what it imports; Airflow reads it again within a minute",
+            subject=", ".join(file.path for file in files),
         )
 
 

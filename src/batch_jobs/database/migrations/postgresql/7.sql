@@ -158,7 +158,8 @@ CREATE TABLE incident_rows (
   due_at timestamptz NOT NULL,     -- when it is told first, if it is not over by then
   told integer NOT NULL DEFAULT 0,
   told_at timestamptz,
-  resolved_at timestamptz
+  resolved_at timestamptz,
+  reopened_at timestamptz
 );
 CREATE UNIQUE INDEX open_incidents_of ON incident_rows (COALESCE(model, ''), cause)
   WHERE resolved_at IS NULL;
@@ -213,6 +214,7 @@ CREATE TABLE outbox_deliveries (
 CREATE TABLE outbox_channels (
   channel text COLLATE "C" PRIMARY KEY,
   since timestamptz NOT NULL,      -- what is older does not concern it
+  severities text NOT NULL,  -- of the messages it is sent
   held_by text,
   held_until timestamptz,
   not_before timestamptz,
@@ -224,7 +226,7 @@ CREATE TABLE outbox_channels (
 INSERT INTO outbox_messages (key, severity, line, text, blocks, created_at)
   SELECT key, 'page', substr(text, 1, 200), text, '[]', created_at FROM alerts
   WHERE text IS NOT NULL AND sent_at IS NULL ORDER BY created_at;
--- DROP TABLE alerts;
+DROP TABLE alerts;
 
 -- readers: what is wrong, or was: one row a model and cause from the first time until it is over.
 CREATE VIEW incidents AS

@@ -82,7 +82,7 @@ GRANT DELETE, UPDATE (
 ) ON serving.requests TO batch_jobs_writer;
 GRANT INSERT, DELETE ON serving.request_results, serving.request_rejects TO batch_jobs_writer;
 GRANT INSERT, UPDATE, DELETE ON
-  serving.current_rows, serving.alerts, serving.task_errors,
+  serving.current_rows, serving.task_errors,
   serving.profiles, serving.drift_findings
 TO batch_jobs_writer;
 GRANT INSERT, UPDATE, DELETE ON

@@ -176,7 +176,8 @@ CREATE TABLE incident_rows (
   due_at TEXT NOT NULL,     -- when it is told first, if it is not over by then
   told INTEGER NOT NULL DEFAULT 0,
   told_at TEXT,
-  resolved_at TEXT
+  resolved_at TEXT,
+  reopened_at TEXT
 ) STRICT;
 CREATE UNIQUE INDEX open_incidents_of ON incident_rows (COALESCE(model, ''), cause)
   WHERE resolved_at IS NULL;
@@ -231,6 +232,7 @@ CREATE TABLE outbox_deliveries (
 CREATE TABLE outbox_channels (
   channel TEXT PRIMARY KEY,
   since TEXT NOT NULL,      -- what is older does not concern it
+  severities TEXT NOT NULL,  -- of the messages it is sent
   held_by TEXT,
   held_until TEXT,
   not_before TEXT,
@@ -242,7 +244,7 @@ CREATE TABLE outbox_channels (
 INSERT INTO outbox_messages (key, severity, line, text, blocks, created_at)
   SELECT key, 'page', substr(text, 1, 200), text, '[]', created_at FROM alerts
   WHERE text IS NOT NULL AND sent_at IS NULL ORDER BY created_at;
--- DROP TABLE alerts;
+DROP TABLE alerts;
 
 -- readers: what is wrong, or was: one row a model and cause from the first time until it is over.
 CREATE VIEW incidents (
