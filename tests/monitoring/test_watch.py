@@ -39,6 +39,7 @@ from tests.example_models import orders
 from tests.support.airflow_rest import PASSWORD, RECORDED, TOKEN, USER, answering
 from tests.support.attempts import MIDNIGHT, claim, publish, tick
 from tests.support.attempts import ask as rows
+from tests.support.slack_endpoint import listening
 
 MINUTE = timedelta(minutes=1)
 GATE = {"promote": True, "reasons": ["shown to be no worse"], "champion": None}
@@ -52,6 +53,14 @@ def _spool(tmp_path, monkeypatch):
     """What is kept outside of the warehouse, and a deployment without a channel."""
     monkeypatch.setenv("BATCH_JOBS_SPOOL", str(tmp_path / "spool"))
     monkeypatch.delenv("AIRFLOW_CONN_SLACK_WEBHOOK", raising=False)
+
+
+@pytest.fixture
+def slack(monkeypatch):
+    """A stand-in for Slack, which is the only channel."""
+    with listening() as endpoint:
+        monkeypatch.setenv("AIRFLOW_CONN_SLACK_WEBHOOK", endpoint.connection())
+        yield endpoint
 
 
 @pytest.fixture
@@ -602,3 +611,52 @@ def test_a_source_that_is_silent_is_told_and_not_the_delay_that_it_brings(
         ("orders", "overdue"),
         ("orders", "source-silent"),
     }
+
+
+@pytest.mark.failure_mode(79)
+@on_sqlite
+def test_slack_hears_it_without_airflow_and_without_the_warehouse(site, slack):
+    """Each cause once by its name, with what to do, and then that it is over."""
+    site.rest.mode = "login"
+    look(site, NOON)
+    look(site, NOON + MINUTE)
+    site.rest.mode = "ok"
+    look(site, NOON + 2 * MINUTE)
+    away, over = _told(slack)
+    assert "Airflow's API server does not answer" in away
+    assert "Start it again (`airflow api-server`), and see its log." in away
+    assert "Over: Airflow" in over
+    path = site.settings.warehouse.removeprefix("sqlite:///")
+    Path(path).rename(f"{path}.away")
+    _looked(site, NOON + 3 * MINUTE)
+    _looked(site, NOON + 4 * MINUTE)
+    assert "The warehouse does not answer" in _told(slack)[2]
+    Path(f"{path}.away").rename(path)
+    look(site, NOON + 5 * MINUTE)
+    look(site, NOON + 6 * MINUTE)
+    assert len(_told(slack)) == 4
+    assert "Over: The warehouse" in _told(slack)[3]
+
+
+def _told(slack):
+    """What was told of incidents, and not that there is a champion."""
+    return [each for each in slack.texts if "champion" not in each]
+
+
+@pytest.mark.failure_mode(82)
+@on_sqlite
+def test_a_slack_that_takes_nothing_is_said_where_it_can_be(site, slack):
+    """By the dead man's switch, by the exit code, and by an incident that waits for it."""
+    slack.mode = "500"
+    site.rest.health["scheduler"]["status"] = "unhealthy"
+    look(site, NOON)
+    for minute in (2, 12, 17):
+        found = _looked(site, NOON + minute * MINUTE)
+    assert "500" in found.failed[0]
+    assert (None, "outbox") in site.teller.open()
+    assert slack.url not in json.dumps(found.as_dict(), default=str)
+    slack.mode = "ok"
+    for minute in (60, 61):
+        found = _looked(site, NOON + minute * MINUTE)
+    assert found.failed == []
+    assert (None, "outbox") not in site.teller.open()

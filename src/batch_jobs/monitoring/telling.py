@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from batch_jobs.alerts import incidents, outbox_status
@@ -12,6 +13,7 @@ from batch_jobs.alerts.problems import Problem
 from batch_jobs.alerts.reporter import Reporter
 from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.monitoring.watching.judgement import Key
+from batch_jobs.monitoring.watching.words import capital, sentence
 
 # Longer than a message should wait, and than Slack's own short troubles.
 WAITS_TOO_LONG = timedelta(minutes=15)
@@ -36,10 +38,16 @@ class IncidentTeller:
         """Open its incident, or count it in there: once an hour, however often the watch looks."""
         hours = (now - since) // timedelta(hours=1)
         key = f"watch {problem.model or ''} {problem.cause} {since.isoformat()} {hours}"
+        told = replace(
+            problem,
+            title=capital(problem.title),
+            impact=problem.impact and sentence(problem.impact),
+            next_step=problem.next_step and sentence(problem.next_step),
+        )
         if alone:
-            self._reporter.report_alone(problem, key, now)
+            self._reporter.report_alone(told, key, now)
         else:
-            self._reporter.report(problem, key)
+            self._reporter.report(told, key)
 
     def resolve(self, keys: Sequence[Key], now: datetime) -> None:
         """End incidents, by model and cause; those of one model with one message."""
