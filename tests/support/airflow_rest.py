@@ -9,7 +9,7 @@ import copy
 import json
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -118,8 +118,9 @@ class AirflowRest:
                 self.send_header("Content-Length", str(len(data)))
                 if status == 307:
                     self.send_header("Location", f"{rest.url}/auth/login")
-                self.end_headers()
-                self.wfile.write(data)
+                with suppress(ConnectionError):  # whoever asked had no more patience
+                    self.end_headers()
+                    self.wfile.write(data)
 
             def do_POST(self) -> None:
                 self.do_GET()
