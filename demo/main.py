@@ -46,7 +46,7 @@ from demo.local import (
 from demo.watch import LocalWatch
 
 MODEL = "flight_delay"
-TRAIN, PREDICT = f"train_{MODEL}", f"predict_{MODEL}"
+TRAIN, PREDICT, MONITOR = (f"{verb}_{MODEL}" for verb in ("train", "predict", "monitor"))
 PATIENCE = timedelta(minutes=15)
 ROWS_SHOWN = 12
 BAR = 7
@@ -134,7 +134,7 @@ class Demo:
                     "  ".join(f"{name} {'ok' if well else '...'}" for name, well in health.items())
                 )
             )
-            for dag_id in (TRAIN, PREDICT):
+            for dag_id in (TRAIN, PREDICT, MONITOR):
                 self._until(f"{dag_id} to be read", partial(self._known, dag_id))
 
     def train(self) -> None:
@@ -158,6 +158,10 @@ class Demo:
             raise DemoError(f"{TRAIN} ended without a champion: {reasons}")
         metrics = "  ".join(f"{name} {value:.3f}" for name, value in champion.metrics.items())
         self._screen.say(f"    champion {champion.version}  {metrics}")
+
+    def monitor(self) -> None:
+        """Let Airflow look once a day how the model is doing."""
+        self._unpause(MONITOR)
 
     def predict(self) -> Row[Any]:
         """Let Airflow publish the newest due interval; the newest run that holds predictions."""
@@ -485,6 +489,7 @@ def main(words: Sequence[str] | None = None) -> int:
             demo.wait_for_airflow()
             demo.train()
             run = demo.predict()
+            demo.monitor()
             demo.show(run)
             demo.ask(api, run, asking=arguments.once)
             demo.explain()

@@ -121,6 +121,18 @@ def dag_settings(
     }
 
 
+def verb(model: BatchModel, act: Callable[..., Any], **settings: Any) -> PythonOperator:
+    """The task that calls a verb with the model's name; it has the verb's name itself.
+
+    Args:
+        model: the model served.
+        act: called with `model` and Airflow's context.
+        settings: of the operator; `op_kwargs` are given to the verb, too.
+    """
+    given = {"model": model.name, **settings.pop("op_kwargs", {})}
+    return PythonOperator(task_id=act.__name__, python_callable=act, op_kwargs=given, **settings)
+
+
 def champion_asset(model: BatchModel) -> Asset:
     """The asset whose events say that a model has a new champion."""
     return Asset(name=f"{model.name}_champion", uri=f"batch-jobs://champion/{model.name}")
@@ -161,11 +173,7 @@ def before_training(model: BatchModel) -> list[BaseOperator]:
     """The task that looks why the training starts, if monitoring can start it."""
     if model.retrain_on_drift is None:
         return []
-    return [
-        PythonOperator(
-            task_id="evidence", python_callable=evidence, op_kwargs={"model": model.name}
-        )
-    ]
+    return [verb(model, evidence)]
 
 
 def before_promotion(model: BatchModel) -> list[BaseOperator]:

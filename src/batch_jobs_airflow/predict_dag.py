@@ -1,10 +1,10 @@
 """Score and publish each model, every ten minutes or as often as its file says.
 
-**What it does.** `plan` claims the newest due interval, and before it those that an
-outage left unpublished; `score` reads, checks, predicts and stages their rows, one task a part;
-`publish` makes each interval visible in one transaction, oldest first; `prune` removes what readers
-have not seen for longer than the model keeps it. Beside all that, `answer` scores the requests of
-many rows that wait, for half the time until the next run at most.
+**What it does.** `plan` claims the newest due interval, and before it those that an outage left
+unpublished; `score` reads, checks, predicts and stages their rows, one task a part; `publish` makes
+each interval visible in one transaction, oldest first; `monitor` looks for drift, and `prune`
+removes what readers have not seen for longer than the model keeps it. Beside all that, `answer`
+scores the requests of many rows that wait, for half the time until the next run at most.
 
 **If it fails.** Readers still see the last good predictions. The last line of the failed task's log
 says what was wrong and what would be right. The next run publishes the missed intervals by itself
@@ -20,7 +20,7 @@ from airflow.providers.standard.operators.python import PythonOperator
 from airflow.sdk import DAG, CronDataIntervalTimetable, TriggerRule
 
 from batch_jobs.model import BatchModel
-from batch_jobs_airflow import dags, forms, tasks
+from batch_jobs_airflow import dags, forms, monitoring_tasks, tasks
 
 
 def make_dag(model: BatchModel) -> None:
@@ -33,12 +33,7 @@ def make_dag(model: BatchModel) -> None:
         params=forms.SPAN_PARAMS,
         **dags.dag_settings(model, __doc__),
     ):
-        plan = PythonOperator(
-            task_id="plan",
-            python_callable=tasks.plan,
-            op_kwargs={"model": model.name},
-            inlets=[dags.champion_asset(model)],
-        )
+        plan = dags.verb(model, tasks.plan, inlets=[dags.champion_asset(model)])
         score = PythonOperator.partial(task_id="score", python_callable=tasks.score).expand(
             op_kwargs=plan.output
         )
@@ -49,11 +44,7 @@ def make_dag(model: BatchModel) -> None:
             outlets=[dags.predictions_asset(model)],
             trigger_rule=TriggerRule.ALL_DONE_MIN_ONE_SUCCESS,  # a part keeps back its own interval
         )
-        prune = PythonOperator(
-            task_id="prune", python_callable=tasks.prune, op_kwargs={"model": model.name}
-        )
+        prune = dags.verb(model, tasks.prune)
+        score >> publish >> [dags.verb(model, monitoring_tasks.monitor), prune]
         # On its own: neither holds the predictions up, nor is held up by them.
-        PythonOperator(
-            task_id="answer", python_callable=tasks.answer, op_kwargs={"model": model.name}
-        )
-        score >> publish >> prune
+        dags.verb(model, tasks.answer)

@@ -11,7 +11,6 @@ with the version. If it had, readers see some intervals of either version: mend 
 **By hand.** *Trigger*, with a *version* of the table `model_versions` and a *reason*.
 """
 
-from airflow.providers.standard.operators.python import PythonOperator
 from airflow.sdk import DAG
 
 from batch_jobs.model import BatchModel
@@ -29,9 +28,4 @@ def make_dag(model: BatchModel) -> None:
         params=forms.ROLLBACK_PARAMS,
         **dags.dag_settings(model, __doc__, model.train_placement),
     ):
-        PythonOperator(
-            task_id="rollback",
-            python_callable=tasks.rollback,
-            op_kwargs={"model": model.name},
-            outlets=[dags.champion_asset(model)],
-        )
+        dags.verb(model, tasks.rollback, outlets=[dags.champion_asset(model)])

@@ -18,7 +18,6 @@ interval that you give as of its end. `approve` waits under *Required Actions* f
 
 from functools import partial
 
-from airflow.providers.standard.operators.python import PythonOperator
 from airflow.sdk import DAG, chain
 
 from batch_jobs.model import BatchModel
@@ -40,10 +39,5 @@ def make_dag(model: BatchModel) -> None:
             execution_timeout=model.train_timeout if model.gate.approval else None,
             bash_command=f"batch-jobs train {model.name} --as-of {{{{ as_of(dag_run) }}}}",
         )
-        promote = PythonOperator(
-            task_id="promote",
-            python_callable=tasks.promote,
-            op_kwargs={"model": model.name},
-            outlets=[dags.champion_asset(model)],
-        )
+        promote = dags.verb(model, tasks.promote, outlets=[dags.champion_asset(model)])
         chain(*dags.before_training(model), train, *dags.before_promotion(model), promote)

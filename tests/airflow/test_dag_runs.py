@@ -105,7 +105,9 @@ def turn_old_labels(settings, now):
         )
 
 
-SKIPPED = dict.fromkeys(("plan", "score", "publish", "prune"), "skipped") | {"answer": "success"}
+SKIPPED = dict.fromkeys(("plan", "score", "publish", "monitor", "prune"), "skipped") | {
+    "answer": "success"
+}
 DONE = dict.fromkeys(SKIPPED, "success")
 
 

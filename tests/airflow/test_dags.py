@@ -70,7 +70,7 @@ def test_each_model_gets_a_dag_for_each_verb(bag):
     assert bag.import_errors == {}
     assert set(bag.dags) == {
         f"{verb}_{model}"
-        for verb in ("train", "predict", "rollback")
+        for verb in ("train", "predict", "monitor", "rollback")
         for model in ("flight_delay", "iris")
     }
 
@@ -96,7 +96,7 @@ def test_a_task_reads_the_file_of_its_own_model_alone(monkeypatch):
     own = set(DagBag(ROOT / "dags").dags)
     monkeypatch.setenv(wanted, "somebody_elses")
     everything = set(DagBag(ROOT / "dags").dags)
-    assert own == {"predict_iris", "train_iris", "rollback_iris"}
+    assert own == {f"{verb}_iris" for verb in ("train", "predict", "monitor", "rollback")}
     assert own < everything
 
 
@@ -159,7 +159,7 @@ def test_what_is_wrong_with_a_model_file_takes_no_other_model_along(crowd):
     """Whatever is wrong with it: every file has its three DAGs, and the sound ones go on."""
     names = {"sound", "iris", "flight_delay", "churn_copy", "x" * 63, *list(ODD)[2:]}
     assert set(crowd) == {
-        f"{verb}_{name}" for name in names for verb in ("train", "predict", "rollback")
+        f"{verb}_{name}" for name in names for verb in ("train", "predict", "monitor", "rollback")
     }
     assert "Broken" not in crowd["predict_sound"].doc_md
     DagSerialization.to_dict(crowd["train_sound"])
@@ -170,7 +170,7 @@ def test_what_is_wrong_with_a_model_file_takes_no_other_model_along(crowd):
 def test_the_tasks_of_a_wrong_model_file_fail_with_the_reason(crowd, stem):
     """And its description in Airflow's UI says it, in words that Airflow can store."""
     name, reason = {"churn copy": "churn_copy"}.get(stem, stem)[:63], ODD[stem][2]
-    for verb in ("train", "predict", "rollback"):
+    for verb in ("train", "predict", "monitor", "rollback"):
         dag = crowd[f"{verb}_{name}"]
         assert reason in dag.doc_md
         json.dumps(DagSerialization.to_dict(dag)).encode()

@@ -70,7 +70,7 @@ def test_every_dag_of_the_bundled_models_is_told():
     names = list(model_names([BUNDLED_MODELS]))
     dags = {f"{path.stem}_{name}" for path in (ROOT / "dags").glob("*.py") for name in names}
     text = (ROOT / "docs" / "reference" / "dags.md").read_text()
-    assert set(re.findall(r"`((?:train|predict|rollback)_[a-z_]+)`", text)) == dags
+    assert set(re.findall(r"`((?:train|predict|monitor|rollback)_[a-z_]+)`", text)) == dags
 
 
 def test_the_dags_tell_what_to_do_at_night():

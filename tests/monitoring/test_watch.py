@@ -195,6 +195,7 @@ def _hanging(rest):
         (_broken, (None, BROKEN_FILE)),
         (_paused("predict_orders"), ("orders", "dag-paused/predict")),
         (_paused("train_orders"), ("orders", "dag-paused/train")),
+        (_paused("monitor_orders"), ("orders", "dag-paused/monitor")),
         (_gone("predict_orders"), ("orders", "dag-missing/predict")),
         (_hanging, ("orders", "run-hangs/predict")),
     ],
@@ -216,6 +217,7 @@ def test_each_silence_of_airflow_is_one_incident_by_its_root(site, change, cause
 # Nothing follows from these for a prediction.
 HARMLESS = {
     *("airflow-triggerer", "airflow-dag-processor", "dag-paused/train", BROKEN_FILE),
+    "dag-paused/monitor",
 }
 
 

@@ -137,7 +137,7 @@ def test_one_file_serves_all_models_in_an_existing_airflow(python, install, whee
     assert found == {
         "dags": sorted(
             f"{verb}_{model}"
-            for verb in ("train", "predict", "rollback")
+            for verb in ("train", "predict", "monitor", "rollback")
             for model in ("flight_delay", "iris")
         ),
         "errors": {},

@@ -58,10 +58,12 @@ class AirflowRest:
                 state[f"latest_{name}_heartbeat"] = now.isoformat()
 
     def knows(self, *models: str) -> None:
-        """Let these models have their two DAGs, unpaused, as `flight_delay` has."""
+        """Let these models have their DAGs, unpaused, as `flight_delay` has."""
         for model in models:
-            for verb in ("predict", "train"):
-                dag = copy.deepcopy(self.dags[f"{verb}_iris"])
+            for verb in ("predict", "train", "monitor"):
+                dag = copy.deepcopy(
+                    self.dags["train_iris" if verb == "monitor" else f"{verb}_iris"]
+                )
                 self.dags[f"{verb}_{model}"] = {
                     **dag,
                     "dag_id": f"{verb}_{model}",

@@ -29,6 +29,7 @@ class Report:
         judged: start of the newest day that could be compared with training, if any.
         judgement: whether outcomes show damage.
         restated: how many past windows have other figures than at the look before.
+        has_outcomes: whether outcomes were asked at all.
     """
 
     model: str
@@ -38,15 +39,20 @@ class Report:
     judgement: Judgement
     restated: int = 0
     judged: datetime | None = None
+    has_outcomes: bool = True
 
 
-def monitor(place: Place, name: str, now: datetime | None = None) -> Report:
+def monitor(
+    place: Place, name: str, now: datetime | None = None, *, outcomes: bool = True
+) -> Report:
     """Look at what a model has published until now, and keep what is found.
 
     Args:
         place: where everything is.
         name: which model.
         now: until when; by default the clock's time.
+        outcomes: whether past windows are judged by what became of them, too, which takes longer
+            and need not be done more often than once a day.
 
     Raises:
         InputError: unknown model, or no warehouse.
@@ -56,6 +62,16 @@ def monitor(place: Place, name: str, now: datetime | None = None) -> Report:
     model = deployment.model(name)
     at = require_aware(now) if now else clock.now()
     judged, drift, notes = look_for_drift(deployment.warehouse, model, at)
+    if not outcomes:
+        return Report(
+            model.name,
+            at,
+            tuple(drift),
+            tuple(notes),
+            Judgement(model.name, at),
+            judged=judged,
+            has_outcomes=False,
+        )
     restated = performance.update(deployment, name, at)
     return Report(
         model.name,

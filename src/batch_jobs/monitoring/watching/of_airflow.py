@@ -120,23 +120,28 @@ def broken_file(facts: Facts) -> Iterator[Problem]:
         )
 
 
+# What it means for readers that the DAG of a verb does not run.
+IMPACTS = {
+    "predict": "nothing new is published",
+    "train": "predictions go on with {champion}",
+    "monitor": "nobody judges what is published by its outcomes",
+}
+
+
 def dag_paused(facts: Facts) -> Iterator[Problem]:
     """A DAG of a model in service is paused."""
     for found in facts.models:
-        for verb in ("predict", "train"):
+        for verb, impact in IMPACTS.items():
             dag_id = f"{verb}_{found.name}"
             dag = ((facts.airflow and facts.airflow.dags) or {}).get(dag_id)
             if dag is None or not dag.is_paused or dag.is_stale or not in_service(facts, found):
                 continue
-            predicts = verb == "predict"
             yield Problem(
                 cause=f"dag-paused/{verb}",
                 model=found.name,
                 title=f"{dag_id} is paused",
-                severity="page" if predicts else "warn",
-                impact="nothing new is published"
-                if predicts
-                else f"predictions go on with {found.champion}",
+                severity="page" if verb == "predict" else "warn",
+                impact=impact.format(champion=found.champion),
                 next_step="unpause it in Airflow, or mute this with the reason",
                 links={"Airflow": f"{facts.airflow.url}/dags/{dag_id}"} if facts.airflow else {},
                 subject=dag_id,
@@ -147,7 +152,7 @@ def dag_missing(facts: Facts) -> Iterator[Problem]:
     """A model in service has no DAG."""
     dags = facts.airflow.dags if facts.airflow else None
     for found in facts.models if dags is not None else ():
-        for verb in ("predict", "train"):
+        for verb, impact in IMPACTS.items():
             dag = (dags or {}).get(f"{verb}_{found.name}")
             if (dag is None or dag.is_stale) and in_service(facts, found):
                 yield Problem(
@@ -158,7 +163,7 @@ def dag_missing(facts: Facts) -> Iterator[Problem]:
                     if dag
                     else "no DAG file has it",
                     severity="page" if verb == "predict" else "warn",
-                    impact="nothing new is published" if verb == "predict" else None,
+                    impact=impact.format(champion=found.champion),
                     next_step=f"see that {found.name}.py is in a package that BATCH_JOBS_MODELS "
                     f"names where the DAG processor runs",
                     subject=f"{verb}_{found.name}",
