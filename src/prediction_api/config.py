@@ -42,6 +42,7 @@ def _yes_or_no(given: object) -> object:
 
 
 Key = Annotated[str, Field(min_length=SHORTEST_KEY, pattern=r"^[\x00-\x7f]*$")]
+Origin = Annotated[str, Field(pattern=r"^https?://[^/*\s]+$")]
 Texts = BeforeValidator(_parts)
 Bytes = Annotated[int, Field(gt=0, description="a number of bytes, such as 1000000")]
 Rows = Annotated[int, Field(gt=0, description="a number of rows, such as 100000")]
@@ -61,6 +62,7 @@ class Config(BaseSettings):
         keys: who may ask; none are needed on 127.0.0.1, where only this machine can ask.
         hosts: names in the header Host that are answered; all of them with keys, else those of
             this machine, so that no web page can let a browser ask for it.
+        origins: sites whose pages may ask from a browser, by CORS; none unless they are named.
         model: who answers `POST /predict`.
         rate: how many requests one client has.
         body_bytes: the largest body.
@@ -92,6 +94,12 @@ class Config(BaseSettings):
         ),
     ] = ()
     hosts: Annotated[tuple[str, ...], NoDecode, Texts] = LOOPBACK_NAMES
+    origins: Annotated[
+        tuple[Origin, ...],
+        NoDecode,
+        Texts,
+        Field(description="sites such as https://app.example.com, separated by commas"),
+    ] = ()
     model: str = "iris"
     rate: Annotated[
         InstanceOf[RateLimitItem],

@@ -6,8 +6,10 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from batch_jobs.catalog import load_model, model_names
@@ -37,6 +39,7 @@ from prediction_api.routers import (
     problem_pages,
     requests,
     runs,
+    small_batches,
 )
 from prediction_api.state import State
 from prediction_api.uploads import Most, Reader
@@ -44,6 +47,16 @@ from prediction_api.versioning import Versioned
 from prediction_api.worker import RequestWorker
 
 log = logging.getLogger(__name__)
+
+# What pages of other sites may send and read, if they may ask at all; the cookie stays with ours.
+ACROSS_SITES: dict[str, Any] = {
+    "allow_methods": ["GET", "POST", "DELETE"],
+    "allow_headers": [
+        *("Authorization", "Content-Type", "Idempotency-Key", "If-None-Match", "Last-Event-ID"),
+    ],
+    "expose_headers": ["ETag", "Link", "Location", "Retry-After", "X-As-Of", "X-Model-Version"],
+    "max_age": 600,
+}
 
 
 def create_app(config: Config | None = None) -> FastAPI:
@@ -65,6 +78,8 @@ def create_app(config: Config | None = None) -> FastAPI:
     add_handlers(app)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(config.hosts), www_redirect=False)
     app.add_middleware(Versioned)
+    if config.origins:
+        app.add_middleware(CORSMiddleware, allow_origins=list(config.origins), **ACROSS_SITES)
     app.add_middleware(Limited, config=config, metrics=state.metrics)
     for router in (
         predictions.router,
@@ -76,6 +91,7 @@ def create_app(config: Config | None = None) -> FastAPI:
         page.doors,
         runs.router,
         my_requests.router,
+        small_batches.router,
         models.listing,
         probes.guarded,
         probes.router,

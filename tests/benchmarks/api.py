@@ -3,9 +3,10 @@
     python -m tests.benchmarks.api [--json] [--rows 1000000] [--seconds 3] [--repeats 3]
         [--connections 16] [--databases sqlite postgresql]
 
-One prediction of a million current ones is looked up at random, while nothing else happens, and
-while a population as large is published again and again; and, for comparison, beside a process that
-only computes and touches no database. `POST /predict` computes the iris of the
+One prediction of a million current ones is looked up at random, while nothing else happens, while
+four clients export the population, and while one as large is published again and again; and, for
+comparison, beside a process that only computes and touches no database. A thousand are looked up in
+one request, too. `POST /predict` computes the iris of the
 README and keeps it; the bare handler calls `predict_proba` on one row and keeps nothing. Whoever is
 compared takes turns within one run, so trust the ratios: the machine has other things to do, and
 the callers take a part of it.
@@ -24,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -56,6 +58,11 @@ MODEL, CHUNK = "population", 50_000
 PATIENCE = 120
 CONSTANT = "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 LOOK_UP = "GET /models/{}/predictions/{} HTTP/1.1\r\nHost: localhost\r\n\r\n"
+EXPORT = (
+    "GET /v1/models/{}/predictions?limit=10000 HTTP/1.1\r\nHost: localhost\r\n"
+    "Accept-Encoding: gzip\r\n\r\n"
+)
+EXPORTERS, AT_ONCE, FOR_EVER = 4, 1000, 86_400
 FLOWER = json.dumps({"features": [5.1, 3.5, 1.4, 0.2]})
 POST = (
     "POST {} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
@@ -152,6 +159,28 @@ def publishing(url: str, rows: int) -> Iterator[None]:
         process.join()
 
 
+@contextmanager
+def exporting(port: int) -> Iterator[None]:
+    """Four clients export the population meanwhile, page after page."""
+    process = multiprocessing.get_context("spawn").Process(
+        target=call, args=(port, [EXPORT.format(MODEL)], EXPORTERS, FOR_EVER), daemon=True
+    )
+    process.start()
+    try:
+        time.sleep(1)  # until it has begun: the first turn only warms up
+        yield
+        if not process.is_alive():
+            raise SystemExit("whoever exports has ended; its error is above")
+    finally:
+        process.kill()
+        process.join()
+
+
+def _in_bulk(keys: Sequence[str]) -> str:
+    body = json.dumps({"entity_ids": list(keys)})
+    return POST.format(f"/v1/models/{MODEL}/predictions:lookup", len(body), body)
+
+
 def by_turns(
     pool: Pool, asked: argparse.Namespace, whom: dict[str, tuple[int, list[str]]]
 ) -> dict[str, Any]:
@@ -195,7 +224,14 @@ def measure(
     look_ups = [LOOK_UP.format(MODEL, key) for key in keys]
     with serving(settings, "prediction_api") as port:
         readers = {"constant": (port, [CONSTANT]), "look-up": (port, look_ups)}
+        bulk = [_in_bulk(keys[first : first + AT_ONCE]) for first in range(0, len(keys), AT_ONCE)]
+        one = Namespace(**{**vars(asked), "connections": 1})
         found = {"idle": by_turns(pool, asked, readers)}
+        found["one by one"] = by_turns(
+            pool, one, {"constant": readers["constant"], "1,000 keys": (port, bulk)}
+        )
+        with exporting(port):
+            found["exporting"] = by_turns(pool, asked, readers)
         with publishing(writer, asked.rows):
             found["publishing"] = by_turns(pool, asked, readers)
         with computing(multiprocessing.get_context("spawn"), 1):
@@ -216,7 +252,7 @@ def measure(
 def add_ratios(records: list[dict[str, Any]]) -> None:
     """Requests a second beside the constant or the bare handler; p99 beside an idle time's."""
     by_key = {(one["database"], one["while"], one["what"]): one for one in records}
-    floors = {"look-up": "constant", "POST /predict": "bare handler"}
+    floors = {"look-up": "constant", "1,000 keys": "constant", "POST /predict": "bare handler"}
     for (database, when, what), one in by_key.items():
         floor = by_key[database, when, floors.get(what, what)]
         one["ratio"] = round(one["requests_per_second"] / floor["requests_per_second"], 2)

@@ -34,6 +34,8 @@ def test_it_measures_every_route_beside_its_floor(tmp_path, monkeypatch, capsys)
     api.show(records)
     assert [(one["while"], one["what"]) for one in records] == [
         *(("idle", "constant"), ("idle", "look-up")),
+        *(("one by one", "constant"), ("one by one", "1,000 keys")),
+        *(("exporting", "constant"), ("exporting", "look-up")),
         *(("publishing", "constant"), ("publishing", "look-up")),
         *(("beside another", "constant"), ("beside another", "look-up")),
         *(("computing", "bare handler"), ("computing", "POST /predict")),
