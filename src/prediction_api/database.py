@@ -23,10 +23,11 @@ from typing import Any, Protocol
 import asyncpg
 from sqlalchemy.engine import URL, make_url
 
-from batch_jobs.database.postgres import ARRIVED, POOLER, REFUSED_BY_POOLER, PostgreSQL
+from batch_jobs.database.postgres import PostgreSQL
 from batch_jobs.database.transactions import stored_time
 from batch_jobs.errors import ConfigurationError
 from batch_jobs.redaction import first_line
+from prediction_api.pool import Pool
 from prediction_api.problems import UnavailableError
 
 log = logging.getLogger(__name__)
@@ -195,60 +196,26 @@ class PostgreSQLDatabase:
     """A pool of connections, which the server itself keeps from writing and from taking long."""
 
     def __init__(self, url: URL, seconds: float) -> None:
-        self._url, self._seconds = url, seconds
-        self._pool: asyncpg.Pool | None = None
-        self._opening = asyncio.Lock()
+        options = (
+            f"{url.query['options']} -c default_transaction_read_only=on "
+            f"-c statement_timeout={int(seconds * 1000)} -c jit=off "
+            f"-c plan_cache_mode=force_generic_plan"  # or a look-up would be planned each time
+        )
+        self._pool = Pool(_dsn(url), options, CONNECTIONS, CONNECT_SECONDS)
+        self._seconds = CONNECT_SECONDS + seconds
 
     async def fetch(self, statement: Statement, **values: Any) -> Sequence[Row]:
         """The rows of a statement; see `Database`."""
         arguments = [values[name] for name in statement.names]
         try:
-            pool = self._pool or await self._opened()
-            async with asyncio.timeout(CONNECT_SECONDS + self._seconds):
-                async with pool.acquire() as connection:
-                    rows: Sequence[Row] = await connection.fetch(statement.numbered, *arguments)
-                    return rows
+            async with asyncio.timeout(self._seconds):
+                return await self._pool.fetch(statement.numbered, arguments)
         except FAILURES as error:
-            pooled = REFUSED_BY_POOLER in str(error)
-            raise unavailable(ConfigurationError(POOLER) if pooled else error) from error
-
-    async def _opened(self) -> asyncpg.Pool:
-        options = (
-            f"{self._url.query['options']} -c default_transaction_read_only=on "
-            f"-c statement_timeout={int(self._seconds * 1000)} -c jit=off "
-            f"-c plan_cache_mode=force_generic_plan"  # or a look-up would be planned each time
-        )
-        async with self._opening:
-            if self._pool is None:
-                self._pool = await asyncpg.create_pool(
-                    _dsn(self._url),
-                    min_size=0,
-                    max_size=CONNECTIONS,
-                    timeout=CONNECT_SECONDS,
-                    init=_require_session,
-                    reset=_keep,
-                    server_settings={"options": options},
-                )
-        return self._pool
+            raise unavailable(error) from error
 
     async def close(self) -> None:
         """Close the connections."""
-        if self._pool is None:
-            return
-        try:
-            await asyncio.wait_for(self._pool.close(), CONNECT_SECONDS)
-        except TimeoutError:
-            self._pool.terminate()
-
-
-async def _require_session(connection: asyncpg.Connection) -> None:
-    """Find out whether what keeps a connection from writing and from taking long has arrived."""
-    if not await connection.fetchval(ARRIVED):
-        raise ConfigurationError(POOLER)
-
-
-async def _keep(_: Any) -> None:
-    """Nothing to reset: no connection is ever changed, and asking would double a look-up's time."""
+        await self._pool.close()
 
 
 def _dsn(url: URL) -> str:

@@ -8,7 +8,6 @@ from datetime import timedelta
 from types import SimpleNamespace
 from urllib.parse import quote
 
-import asyncpg
 import pyarrow as pa
 import pytest
 from sqlalchemy import text
@@ -317,28 +316,6 @@ def test_a_reader_s_rights_are_enough(postgres, postgres_url):
         for path in (*paths, past, "models/orders/runs/1/predictions"):
             assert client.get(f"/{path}").status_code == 200, path
     postgres.execute("DROP ROLE api_reader")
-
-
-@pytest.mark.parametrize("pooler", ["drops them", "refuses them"])
-def test_a_pooler_that_passes_no_settings_on_is_named_in_the_log(
-    postgres_url, monkeypatch, caplog, pooler
-):
-    """Nothing would keep a reader's connection from writing, or from taking long."""
-    create_pool, connect = asyncpg.create_pool, asyncpg.connect
-
-    async def refuse(*_, **__):
-        raise asyncpg.ProtocolViolationError("unsupported startup parameter in options: options")
-
-    def pooled(dsn, *, server_settings, **arguments):
-        way = connect if pooler == "drops them" else refuse
-        return create_pool(dsn, connect=way, **arguments)
-
-    Warehouse(postgres_url).ensure_schema()
-    monkeypatch.setattr("asyncpg.create_pool", pooled)
-    with serving(settings_of(postgres_url)) as client:
-        assert client.get("/models").status_code == 503
-    assert "PgBouncer stands before it" in caplog.text
-    assert "address of PostgreSQL itself" in caplog.text
 
 
 def test_a_warehouse_that_comes_back_is_read_again(tmp_path):

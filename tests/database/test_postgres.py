@@ -11,7 +11,6 @@ from time import monotonic, sleep
 from uuid import uuid4
 
 import pandas as pd
-import psycopg
 import pyarrow as pa
 import pytest
 from sqlalchemy import text
@@ -567,23 +566,3 @@ def test_a_reader_that_is_ended_in_the_middle_reads_anew(warehouse, postgres, no
 
     assert read(warehouse) == 60_000
     assert len(tries) == 2
-
-
-@pytest.mark.parametrize("pooler", ["drops them", "refuses them"])
-def test_a_pooler_that_passes_no_settings_on_is_refused_at_once(postgres_url, monkeypatch, pooler):
-    """As PgBouncer does with and without `ignore_startup_parameters`; nothing is made in vain."""
-    connect = psycopg.connect
-
-    def pooled(**arguments):
-        if pooler == "refuses them" and "options" in arguments:
-            raise psycopg.OperationalError("FATAL:  unsupported startup parameter: options")
-        return connect(**{name: arguments[name] for name in arguments if name != "options"})
-
-    monkeypatch.setattr("psycopg.connect", pooled)
-    warehouse = Warehouse(postgres_url)
-    for verb in (warehouse.ensure_schema, warehouse.require_schema):
-        with pytest.raises(ConfigurationError, match=r"PgBouncer .* address of PostgreSQL itself"):
-            verb()
-    with connect(postgres_url.replace("+psycopg", "")) as plain:
-        made = "SELECT count(*) FROM pg_tables WHERE schemaname IN ('public', 'serving')"
-        assert plain.execute(made).fetchone() == (0,)

@@ -26,8 +26,12 @@ DETACH_TIMEOUT = "1s"
 # Tables of large populations are attached to the one or the other.
 SERVED, PAST = "served_predictions", "run_predictions"
 PARENTS = f"to_regclass('{SERVED}'), to_regclass('{PAST}')"
+DROP_SECONDS = 1.0
 # Who looks up meanwhile waits for no longer than this, a few times within these seconds.
 SET_ASIDE_TIMEOUT, SET_ASIDE_SECONDS, SET_ASIDE_AT_ONCE = "5ms", 0.2, 5
+HALF_DETACHED = text(f"""
+    SELECT inhparent::regclass::text, inhrelid::regclass::text FROM pg_inherits
+    WHERE inhparent IN ({PARENTS}) AND inhdetachpending""")  # noqa: S608
 # Tables whose run is superseded, or has its rows elsewhere. Everybody sees the oldest transaction
 # that the snapshot of a user's session may not have seen the end of.
 SUPERSEDED = f"""
@@ -67,6 +71,8 @@ class _Database(Protocol):
     def schema(self) -> str: ...
     @property
     def writer(self) -> Engine: ...
+    @property
+    def is_pooled(self) -> bool: ...
     def is_passing(self, error: BaseException) -> bool: ...
     def lock_model(self, connection: Connection, model: str) -> None: ...
 
@@ -223,9 +229,9 @@ class Partitions(SharedRows):
         """
         if table == self.shared:
             return False
-        half_detached = text(f"""
-            SELECT inhparent::regclass::text, inhrelid::regclass::text FROM pg_inherits
-            WHERE inhparent IN ({PARENTS}) AND inhdetachpending""")  # noqa: S608
+        if self._database.is_pooled:
+            self._drop_briefly(table)
+            return True
         with self._database.writer.execution_options(
             isolation_level="AUTOCOMMIT"
         ).connect() as connection:
@@ -235,7 +241,7 @@ class Partitions(SharedRows):
                 text("SELECT pg_advisory_lock(hashtextextended(:key, 0))"),
                 {"key": f"{self._schema}.{PAST}"},
             )
-            for parent, pending in connection.execute(half_detached).all():
+            for parent, pending in connection.execute(HALF_DETACHED).all():
                 connection.exec_driver_sql(
                     f"ALTER TABLE {parent} DETACH PARTITION {pending} FINALIZE"
                 )
@@ -245,6 +251,34 @@ class Partitions(SharedRows):
                 )
             connection.exec_driver_sql(f"DROP TABLE IF EXISTS {self._schema}.{table}")
         return True
+
+    def _drop_briefly(self, table: str) -> None:
+        """Drop a table in one transaction, since a pooler gives no session that lasts longer.
+
+        Only a session can detach without a lock on the parent. This one takes it as
+        `set_aside` does: tried for a while, it keeps readers waiting for milliseconds.
+        """
+        Retrying(
+            retry=retry_if_exception(self._database.is_passing),
+            stop=stop_after_delay(DROP_SECONDS),
+            wait=wait_exponential(multiplier=0.01, max=0.2),
+            reraise=True,
+        )(self._drop_in_a_transaction, table)
+
+    def _drop_in_a_transaction(self, table: str) -> None:
+        with self._database.writer.begin() as connection:
+            connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{SET_ASIDE_TIMEOUT}'")
+            self._database.lock_model(connection, PAST)
+            for parent, pending in connection.execute(HALF_DETACHED).all():
+                connection.exec_driver_sql(
+                    f"ALTER TABLE {parent} DETACH PARTITION {pending} FINALIZE"
+                )
+            if parent := self._parent(connection, table):
+                connection.exec_driver_sql(
+                    f"LOCK TABLE ONLY {parent}, {table} IN ACCESS EXCLUSIVE MODE"
+                )
+                connection.exec_driver_sql(f"ALTER TABLE {parent} DETACH PARTITION {table}")
+            connection.exec_driver_sql(f"DROP TABLE IF EXISTS {self._schema}.{table}")
 
     def _parent(self, connection: Connection, table: str) -> str | None:
         """What a table is attached to, unless it is half detached."""

@@ -16,12 +16,21 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, Engine, create_engine
+from sqlalchemy import Connection, Engine
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 
 from batch_jobs.database.connections import kept_engine, lent, text
 from batch_jobs.database.partitions import Partitions
+from batch_jobs.database.sessions import (
+    CONNECTING,
+    OPTIONS,
+    arguments,
+    for_transaction,
+    is_pooled,
+    open_engine,
+    settings_in,
+)
 from batch_jobs.errors import ConfigurationError, ContractError
 from batch_jobs.interruption import Ask, aside
 
@@ -30,29 +39,10 @@ if TYPE_CHECKING:
 
 SCHEMA = "serving"
 SCHEMA_PATTERN = re.compile("[a-z][a-z0-9_]{0,62}")
-# The last one is ours, and tells that the others have arrived: a pooler may drop them in silence.
-OPTIONS = (
-    "-c timezone=UTC -c lock_timeout=5s -c idle_in_transaction_session_timeout=15s "
-    "-c batch_jobs.session=on"
-)
-ARRIVED = "SELECT current_setting('batch_jobs.session', true) = 'on'"
-POOLER = (
-    "a pooler such as PgBouncer stands before it and does not pass on the settings of a session "
-    "(`options`), without which nothing here is safe: give the address of PostgreSQL itself"
-)
-REFUSED_BY_POOLER = "unsupported startup parameter"
+UNHEARD_TIMEOUT = "idle_in_transaction_session_timeout"
+SEARCH = text("SELECT set_config('search_path', :path, true)")
 # A client that was stopped half-way through a COPY is not idle to PostgreSQL.
 COPY_TIMEOUT = "60s"
-# A server that went away without a word is noticed after this long.
-CONNECTING = {
-    "connect_timeout": "10",
-    "keepalives_idle": "15",
-    "keepalives_interval": "5",
-    "keepalives_count": "3",
-    "tcp_user_timeout": "30000",
-    "application_name": "batch-jobs",
-}
-KEPT = 2  # connections of a process
 # text, char(n) and varchar: https://www.postgresql.org/docs/current/catalog-pg-type.html
 TEXT_TYPES = (25, 1042, 1043)
 NAIVE_TYPES = (1082, 1114)  # date, timestamp
@@ -62,19 +52,6 @@ SORTING = r"^[0-9]{{4}}-[0-9][0-9]-[0-9][0-9]T[0-9][0-9]:[0-9][0-9]:[0-9.]+"
 # Serialisation, deadlock, lock not available, shutting down, starting up, too many connections,
 # ended as idle, cancelled by a timeout.
 PASSING = ("40001", "40P01", "55P03", "57P01", "57P02", "57P03", "53300", "25P03", "57014")
-# What PostgreSQL says before there is a connection that could carry a code.
-REFUSALS = (
-    "authentication failed",
-    "no pg_hba.conf entry",
-    "does not exist",
-    "permission denied",
-    "not permitted to log in",
-    "no password supplied",
-    "unrecognized configuration parameter",
-    "invalid connection option",
-    "invalid sslmode value",
-    "server does not support SSL",
-)
 
 
 class PostgreSQL:
@@ -133,7 +110,12 @@ class PostgreSQL:
     @cached_property
     def writer(self) -> Engine:
         """Connections whose transactions write."""
-        return kept_engine(self._url, lambda: _engine(self._url, self._shown))
+        return kept_engine(self._url, lambda: open_engine(self._url, self._shown))
+
+    @property
+    def is_pooled(self) -> bool:
+        """Whether a pooler stands before it, which gives each transaction another session."""
+        return is_pooled(self.writer)
 
     @cached_property
     def reader(self) -> Engine:
@@ -152,7 +134,7 @@ class PostgreSQL:
     @cached_property
     def source_writer(self) -> Engine:
         """Connections whose transactions write the tables of the source."""
-        return kept_engine(self._source, lambda: _engine(self._source, self._shown))
+        return kept_engine(self._source, lambda: open_engine(self._source, self._shown))
 
     def own(self, table: str) -> str:
         """How a query of the source names one of our tables."""
@@ -180,11 +162,12 @@ class PostgreSQL:
         """Make a table for the rows of a query of the source."""
         with self.source.connect() as source:
             path = source.scalar(text("SHOW search_path"))
-        connection.execute(text("SELECT set_config('search_path', :path, true)"), {"path": path})
+        own = connection.scalar(text("SHOW search_path"))
+        connection.execute(SEARCH, {"path": path})
         connection.exec_driver_sql(
             f"CREATE TABLE {self.own(table)} AS SELECT * FROM (\n{query}\n) AS q WHERE 1 = 0"  # noqa: S608
         )
-        connection.exec_driver_sql("SET LOCAL search_path = DEFAULT")
+        connection.execute(SEARCH, {"path": own})
 
     def has_table(self, connection: Connection, table: str) -> bool:
         """Whether the warehouse itself has a table of that name."""
@@ -275,16 +258,8 @@ class PostgreSQL:
         Raises:
             ContractError: a value of the source, such as a divisor of zero, ends the query.
         """
-        import adbc_driver_postgresql.dbapi as adbc
-        from psycopg.conninfo import make_conninfo
-
-        arguments = _arguments(self._source)
-        arguments["options"] += " -c default_transaction_read_only=on"
-        info = make_conninfo(**arguments)
-        # One statement sees one snapshot. With a transaction around it, the server would wait for
-        # its end as soon as all is sent, and take a client that still predicts for a stopped one.
         with (
-            lent(info, lambda: adbc.connect(info, autocommit=True), _answers) as connection,
+            self._reading() as connection,
             connection.cursor() as cursor,
             aside(cursor.adbc_cancel) as ask,
             _told_of_the_source(),
@@ -294,6 +269,33 @@ class PostgreSQL:
             names = reader.schema.names
             for table in _rechunked(reader.schema, _batches(reader, ask), chunk_rows):
                 yield names, list(map(_plain, reader.schema, table.columns))
+
+    @contextmanager
+    def _reading(self) -> Iterator[Any]:
+        """A connection of ADBC's driver, which cannot write.
+
+        One statement sees one snapshot. With a transaction around it, the server would wait for its
+        end as soon as all is sent, and take a client that still predicts for a stopped one. Behind
+        a pooler there is no statement without one: then the server does not mind the silence.
+        """
+        import adbc_driver_postgresql.dbapi as adbc
+        from psycopg.conninfo import make_conninfo
+
+        given = arguments(self._source)
+        options = f"{given.pop('options')} -c default_transaction_read_only=on"
+        if not self.is_pooled:
+            info = make_conninfo(**given, options=options)
+            with lent(info, lambda: adbc.connect(info, autocommit=True), _answers) as connection:
+                yield connection
+            return
+        told = for_transaction(settings_in(options) | {UNHEARD_TIMEOUT: "0"})
+        with adbc.connect(make_conninfo(**given), autocommit=True) as connection:
+            connection.adbc_connection.set_autocommit(False)  # BEGIN
+            with connection.cursor() as cursor:
+                cursor.execute(told)
+                cursor.fetch_arrow_table()
+            yield connection
+            connection.adbc_connection.set_autocommit(True)  # COMMIT
 
     def insert(self, connection: Connection, table: str, rows: pa.Table) -> None:
         """Append rows to a table inside the caller's transaction.
@@ -334,47 +336,6 @@ class PostgreSQL:
 
     def after_removal(self) -> None:
         """Give space back: autovacuum does."""
-
-
-def _engine(url: URL, shown: str) -> Engine:
-    """An engine whose kept connections are asked for a sign of life before they are used."""
-
-    def connect() -> Any:
-        import psycopg
-
-        try:
-            # A statement that is prepared by itself would outlive the table it was made for.
-            made = psycopg.connect(**_arguments(url), prepare_threshold=None, autocommit=True)
-            with made.cursor() as cursor:
-                arrived = cursor.execute(ARRIVED).fetchone()
-            made.autocommit = False
-        except (psycopg.OperationalError, psycopg.ProgrammingError) as error:
-            if any(refusal in str(error) for refusal in REFUSALS):
-                raise ConfigurationError(
-                    f"the warehouse {shown} refuses the connection: {_last_line(error)}"
-                ) from None
-            if REFUSED_BY_POOLER in str(error):
-                raise ConfigurationError(f"the warehouse {shown}: {POOLER}") from None
-            raise
-        if arrived != (True,):
-            made.close()
-            raise ConfigurationError(f"the warehouse {shown}: {POOLER}")
-        return made
-
-    return create_engine(
-        "postgresql+psycopg://",
-        creator=connect,
-        pool_size=KEPT,
-        max_overflow=-1,
-        pool_pre_ping=True,
-    )
-
-
-def _arguments(url: URL) -> dict[str, Any]:
-    from sqlalchemy.dialects.postgresql.psycopg import dialect
-
-    arguments: dict[str, Any] = dialect().create_connect_args(url)[1]  # type: ignore[no-untyped-call]
-    return arguments
 
 
 def _with_values(query: str, values: Mapping[str, Any]) -> str:
@@ -554,7 +515,3 @@ def _is_operational(error: BaseException) -> bool:
     cause = getattr(error, "orig", error)
     lost = (psycopg.OperationalError, psycopg.InterfaceError, adbc_driver_manager.Error, OSError)
     return isinstance(cause, lost)
-
-
-def _last_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[-1]
