@@ -199,6 +199,6 @@ def test_what_a_pooler_does_not_know_is_told_at_once(postgres, postgres_url):
         ("-c a=one\\ two -c b.c=x\\\\y", {"a": "one two", "b.c": "x\\y"}),
     ],
 )
-def test_the_settings_in_options_are_those_that_postgresql_would_take(options, settings):
+def test_the_settings_in_options_are_those_that_libpq_takes(options, settings):
     """A space and a backslash are escaped by a backslash."""
     assert settings_in(options) == settings

@@ -24,7 +24,7 @@ OPTIONS = (
     "-c batch_jobs.session=on"
 )
 ARRIVED = "SELECT current_setting('batch_jobs.session', true) = 'on'"
-OPTION_PATTERN = re.compile(r"(?:-c\s*|--)([\w.-]+)=((?:\\.|[^\s\\])*)")
+OPTION_PATTERN = re.compile(r"(?:-c\s*|--)([\w.]+)=((?:\\.|[^\s\\])*)")
 # What a session has for the transactions to come, and a transaction for itself.
 OF_TRANSACTION = {"default_transaction_read_only": "transaction_read_only"}
 REFUSED_BY_POOLER = "unsupported startup parameter"
