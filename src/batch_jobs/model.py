@@ -157,6 +157,8 @@ class BatchModel(_Frozen):
             By default they stay for ever, and so does every run that has one of them.
         keep_versions: how many trained versions stay in the model store, the newest ones; and how
             many of those that served last. What has served or scored within `keep` stays, too.
+        title: what is predicted, as a page for people is headed; by default the model's name.
+        labels: words for classes, such as `{"1": "late"}`, for the same page.
         owner: who answers for the model, shown in Airflow's UI.
         tags: further tags in Airflow's UI.
         timeout: longest time one prediction run may take.
@@ -190,6 +192,8 @@ class BatchModel(_Frozen):
     keep: Span = timedelta(days=90)
     expire: Span | None = None
     keep_versions: int = Field(default=10, ge=2)
+    title: Tag | None = None
+    labels: Mapping[str, Tag] = Field(default_factory=dict)
     owner: Owner = "data-science"
     tags: tuple[Tag, ...] = ()
     timeout: Span = timedelta(minutes=30)

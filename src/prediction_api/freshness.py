@@ -39,11 +39,12 @@ def freshness(model: BatchModel | None, fresh_until: datetime, now: datetime) ->
     age = max(0, int((now - fresh_until).total_seconds()))
     if model is None:
         return Freshness(None, age)
-    due = _next_tick(model.schedule, fresh_until)
+    due = next_tick(model.schedule, fresh_until)
     return Freshness(now > due + model.timeout, age)
 
 
 @lru_cache(maxsize=1024)
-def _next_tick(schedule: str, after: datetime) -> datetime:
+def next_tick(schedule: str, after: datetime) -> datetime:
+    """When a schedule is due next after a moment."""
     tick: datetime = croniter(schedule, after).get_next(datetime)
     return tick

@@ -20,6 +20,7 @@ from prediction_api.champions import Champions
 from prediction_api.config import Config
 from prediction_api.current_predictions import CurrentPredictions
 from prediction_api.database import open_database
+from prediction_api.distribution import Distributions
 from prediction_api.events import Listeners
 from prediction_api.metrics import Metrics
 from prediction_api.online import Online
@@ -155,6 +156,7 @@ def _state(config: Config, renew: Callable[[BatchModel], None]) -> State:
         readers={name: _reader(model, config) for name, model in known.items()},
         worker=RequestWorker(settings, list(known) if config.answer else []),
         listeners=Listeners(),
+        distributions=Distributions(database),
     )
 
 

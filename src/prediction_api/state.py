@@ -12,6 +12,7 @@ from prediction_api.champions import Champions
 from prediction_api.config import Config
 from prediction_api.current_predictions import CurrentPredictions
 from prediction_api.database import Database
+from prediction_api.distribution import Distributions
 from prediction_api.events import Listeners
 from prediction_api.metrics import Metrics
 from prediction_api.online import Online
@@ -34,6 +35,7 @@ class State:
         readers: read requests of many rows, by the name of the model.
         worker: scores requests of many rows in this process, if it is to.
         listeners: those who are told what is new.
+        distributions: how the scores of each model are spread.
     """
 
     config: Config
@@ -46,6 +48,7 @@ class State:
     readers: dict[str, Reader]
     worker: RequestWorker
     listeners: Listeners
+    distributions: Distributions
 
     def paths(self, end: str) -> Iterator[tuple[str, str]]:
         """Where each model is asked for something, and where the configured one is: path, name."""

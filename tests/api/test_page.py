@@ -1,14 +1,19 @@
 """The page over HTTP: each of its states, its headers, and who gets it; on both databases."""
 
+import re
 from datetime import timedelta
 
 import pytest
 
 from batch_jobs import clock
 from batch_jobs.database.warehouse import Warehouse
+from batch_jobs.interval import Interval
+from batch_jobs.runs import jobs
 from batch_jobs.settings import Settings
 from prediction_api.plot import Point, plot
+from prediction_api.wording import plain_reason
 from tests.api.test_reading import api  # noqa: F401 # a fixture
+from tests.conftest import TRAINED
 from tests.support.api import KEY, OTHER_KEY, bearer, serving, settings_of
 from tests.support.attempts import MIDNIGHT, forget_promotions, publish, tick
 
@@ -33,7 +38,7 @@ def test_an_entity_that_is_unknown_gets_keys_that_are_not(api):  # noqa: F811
     publish(api.warehouse, tick(0), dict.fromkeys(("order 1", "order 2", "x & y"), 0.5))
     page = api.get("/?model=orders&entity=order 15")
     assert page.status_code == 404
-    assert page.text.index(">order 2<") < page.text.index(">order 1<")
+    assert page.text.index(">order 1<") < page.text.index(">order 2<")
     assert "entity=x%20%26%20y" in page.text
     for odd in ("%00", "%ff", "x" * 200, "'; DROP TABLE x --", "<b>"):
         assert api.get(f"/?model=orders&entity={odd}").status_code == 404
@@ -91,7 +96,7 @@ def test_a_file_leads_to_a_page_of_its_own(shop):
         sent = client.post("/models/orders/uploads", files={"file": HEADER + b"1,kr\n"})
         assert sent.status_code == 303
         page = client.get(sent.headers["location"])
-        assert "1 row waits for the next prediction run" in page.text
+        assert "1 row waits for the model&#39;s next run, due after" in page.text
         assert '<noscript><meta http-equiv="refresh"' in page.text
         wrong = client.post("/models/orders/uploads", files={"file": b"amount\n1\n"})
         assert (wrong.status_code, "missing: country" in wrong.text) == (422, True)
@@ -164,3 +169,56 @@ def test_any_scores_can_be_drawn(scores):
     for now in (MIDNIGHT, MIDNIGHT + HOUR, MIDNIGHT + 10_000 * HOUR):
         drawn = plot(points(*scores), now)
         assert all(0 <= x <= 1000 and 0 <= y <= 100 for x, y in drawn.dots)
+
+
+def test_a_prediction_is_named_in_words(shop):
+    """What the chance is of, and what is predicted, as the model's file names them."""
+    jobs.predict(shop, "orders", Interval(TRAINED, TRAINED + HOUR))
+    with serving(shop, model="orders") as client:
+        key = client.get("/v1/models/orders/predictions?limit=1").json()["entity_id"]
+        page = client.get(f"/?entity={key}").text
+        assert "<h1>Returned orders</h1>" in page
+        assert "chance of returned" in page
+        assert re.search(r"<dt>Predicted</dt><dd>(kept|returned)</dd>", page)
+
+
+@pytest.mark.parametrize(("model", "mode"), [("orders", "merge"), ("customers", "replace")])
+def test_all_scores_are_shown_with_the_highest(api, model, mode):  # noqa: F811
+    """How many lie where, as of the newest publication."""
+    rows = {f"k{number}": number / 40 for number in range(40)}
+    publish(api.warehouse, tick(0), rows, mode=mode, model=model)
+    page = api.get(f"/?model={model}").text
+    assert "40 current predictions" in page
+    assert "from 0 to 1: 4, 4, 4, 4, 4, 4, 4, 4, 4, 4" in page
+    assert page.index(">k39<") < page.index(">k38<")
+    publish(api.warehouse, tick(1), {"new": 5.0}, mode=mode, model=model)
+    assert f"{41 if mode == 'merge' else 1} current prediction" in api.get(f"/?model={model}").text
+
+
+def test_keys_that_begin_as_typed_come_first(api):  # noqa: F811
+    """In both modes, among many others."""
+    rows = dict.fromkeys((f"{letter}-{number}" for letter in "abc" for number in range(30)), 0.5)
+    for model, mode in (("orders", "merge"), ("customers", "replace")):
+        publish(api.warehouse, tick(0), rows, mode=mode, model=model)
+        page = api.get(f"/?model={model}&entity=b-2x").text
+        assert re.findall(r">(\w-\d+)</a></li>", page)[:3] == ["b-2", "b-20", "b-21"]
+
+
+@pytest.mark.parametrize(
+    ("reason", "told"),
+    [
+        (
+            "amount fails greater_than_or_equal_to(0.0): -1.0",
+            "amount is -1, and must be at least 0",
+        ),
+        ("x fails less_than_or_equal_to(5): 1e+20", "x is 1e+20, and must be at most 5"),
+        ("amount fails not_nullable: None", "amount is missing"),
+        ("c fails isin('a', 'b'): 'z'", "c is 'z', and must be one of 'a', 'b'"),
+        ("a is not a number: 'many'; b fails finite: inf", None),
+        ("whatever: it is", "whatever: it is"),
+    ],
+)
+def test_a_reason_is_told_in_words(reason, told):
+    """As a person would; what is not known stays as it is."""
+    several = "a is 'many', which is no number; b is too large a number"
+    assert plain_reason(reason) == (told or several)

@@ -73,6 +73,26 @@ def test_an_unknown_entity_leads_to_one_that_exists(browser, url):
         expect(page.locator("article h3")).to_contain_text("customer-")
 
 
+def test_times_are_told_where_the_reader_is(browser, url):
+    """Beside UTC; what is updated in place keeps the focus where it was."""
+    with visiting(browser, url, timezone_id="Asia/Kolkata") as page:
+        page.goto("/?model=orders")
+        expect(page.locator(".fresh time").first).to_contain_text("UTC (")
+        expect(page.locator("#scores svg rect")).to_have_count(10)
+        assert fits(page)
+        kept = page.evaluate("""() => {
+            const field = document.querySelector("#entity"), main = document.querySelector("main");
+            field.focus();
+            field.value = "half a key";
+            const fresh = main.cloneNode(true);
+            fresh.querySelector("h1").textContent = "Another title";
+            update(main, fresh);
+            const title = document.querySelector("h1").textContent;
+            return [document.activeElement.id, field.value, title];
+        }""")
+        assert kept == ["entity", "half a key", "Another title"]
+
+
 @pytest.mark.parametrize("scripts", [True, False])
 def test_a_file_is_sent_and_followed_to_its_end(browser, url, scripts):
     """Without JavaScript the page loads itself again; rejected rows and results are there."""

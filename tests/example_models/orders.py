@@ -33,4 +33,6 @@ model = BatchModel(
     look_back=timedelta(hours=2),
     chunk_rows=7,
     gate=Gate(min_rows=20),
+    title="Returned orders",
+    labels={"0": "kept", "1": "returned"},
 )

@@ -154,5 +154,7 @@ model = BatchModel(
     history=timedelta(weeks=8),
     holdout=timedelta(weeks=1),
     gate=Gate(min_rows=1000, at_least={"roc_auc": 0.55}),
+    title="Late arrivals from New York",
+    labels={"0": "on time", "1": "late"},
     tags=("sample",),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
@@ -16,9 +17,12 @@ from batch_jobs.model import NAME_PATTERN
 from batch_jobs.reports.templating import style
 from batch_jobs.scoring.keys import MAX_KEY_LENGTH
 from prediction_api.champions import NEWEST
+from prediction_api.current_pages import PIN, Filters, Place, statement, values_of
 from prediction_api.database import Database, Row, Statement
+from prediction_api.distribution import Distribution
 from prediction_api.etags import IfNoneMatch, conditional_headers, matches
 from prediction_api.forms import form_of
+from prediction_api.freshness import next_tick
 from prediction_api.plot import Point, plot
 from prediction_api.problems import ProblemError, UnavailableError
 from prediction_api.protection import known
@@ -36,6 +40,7 @@ from prediction_api.state import State, state_of
 from prediction_api.status import statuses
 from prediction_api.stored_requests import find, first_of, results_csv
 from prediction_api.submission import sent_in, submit
+from prediction_api.wording import Wording, plain_reason, wording_of
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
 doors = APIRouter(include_in_schema=False)
@@ -50,11 +55,6 @@ HISTORY = Statement(
     SELECT score, label, model_version, published_at, superseded_at FROM prediction_history
     WHERE model = :model AND entity_id = :entity_id
     ORDER BY published_at DESC, run_id DESC LIMIT :limit"""
-)
-KEYS = Statement(
-    """
-    SELECT entity_id FROM current_predictions
-    WHERE model = :model AND entity_id >= :near ORDER BY entity_id LIMIT :limit"""
 )
 Asked = Annotated[str, Query(max_length=MAX_KEY_LENGTH)]
 
@@ -88,6 +88,11 @@ async def _home(
         names=names,
         name=name,
         declared=state.models.get(name),
+        words=_words(state, name),
+        titles={one: _words(state, one).title for one in names},
+        spread=await state.distributions.get(name) if status_of else None,
+        bars=bars,
+        due=_due(state, name, status_of.fresh_until) if status_of else None,
         champion=champions.get(name),
         status=status_of,
         entity=entity,
@@ -98,6 +103,22 @@ async def _home(
         most=state.config.upload_bytes,
         most_rows=state.config.upload_rows,
     )
+
+
+def _words(state: State, name: str) -> Wording:
+    return wording_of(name, state.models.get(name), state.champions.get(name))
+
+
+def _due(state: State, name: str, after: datetime) -> datetime | None:
+    """When a run of a model is due next after a moment; None if its file is not known."""
+    model = state.models.get(name)
+    return next_tick(model.schedule, after) if model else None
+
+
+def bars(spread: Distribution) -> list[float]:
+    """The height of each bin beside the fullest one, in percent; what is not empty is seen."""
+    fullest = max(spread.counts)
+    return [max(2.0, 100 * count / fullest) if count else 0.0 for count in spread.counts]
 
 
 def _chosen(state: State, model: str) -> str | None:
@@ -154,12 +175,18 @@ def _versions(points: Sequence[Point]) -> list[Point]:
 
 
 async def _keys(database: Database, name: str, near: str) -> list[str]:
-    """Some keys that exist, the nearest first."""
+    """Some keys that exist, those first that begin as what was typed does."""
     near = near.replace("\0", "")
     found: list[str] = []
     try:
-        for start in dict.fromkeys((near, near[:4], "")):
-            rows = await database.fetch(KEYS, model=name, near=start, limit=SUGGESTED)
+        [pin] = await database.fetch(PIN, model=name)
+        place = Place.at_first(pin)
+        for start in dict.fromkeys(
+            (near, near[:-1], near[:-2], near[: len(near) // 2], near[:1], "")
+        ):
+            wanted = Filters(prefix=start or None)
+            values = values_of(place, wanted, name, SUGGESTED)
+            rows = await database.fetch(statement(place, wanted, "entity_id"), **values)
             found += [row["entity_id"] for row in rows if row["entity_id"] not in found]
             if len(found) >= SUGGESTED:
                 break
@@ -197,8 +224,10 @@ async def uploaded(request: Request, id: PredictionId) -> Response:  # noqa: A00
         found=found,
         answers=state.config.answer,
         results=scored,
-        rejected=rejected,
-        over=found.state in ("done", "failed"),
+        rejected=[row.model_copy(update={"reason": plain_reason(row.reason)}) for row in rejected],
+        words=_words(state, found.model),
+        due=_due(state, found.model, clock.now()),
+        over=found.state in ("done", "failed", "cancelled"),
     )
 
 
