@@ -17,7 +17,7 @@ from batch_jobs.cli.main import app
 from batch_jobs.model import BatchModel, Category, Gate, Limits, Number
 from batch_jobs.monitor import Monitor, Performance
 from batch_jobs.placement import Placement
-from batch_jobs.settings import Settings, WatchSettings
+from batch_jobs.settings import AlertSettings, Settings, WatchSettings
 from docs.generator.text import REQUIRED, attributes, code, default, table
 from prediction_api.config import Config
 
@@ -79,6 +79,11 @@ def settings() -> str:
 def watch_settings() -> str:
     """The variables of the watch."""
     return _variables("BATCH_JOBS_", WatchSettings)
+
+
+def alert_settings() -> str:
+    """The variables of the alerts."""
+    return _variables("BATCH_JOBS_", AlertSettings)
 
 
 def api_settings() -> str:

@@ -155,6 +155,33 @@ class WatchSettings:
         return tuple(part for part in parts if part)
 
 
+@dataclass(frozen=True)
+class AlertSettings:
+    """Where alerts go, beside Airflow's connection `slack_webhook`.
+
+    Attributes:
+        alerts: addresses parted by blanks. One of `http` or `https` is a Slack webhook or what
+            understands the same (Mattermost, Rocket.Chat), any other one of Apprise (mail, Teams,
+            PagerDuty and more), for which `pip install apprise`. Before each may stand what it is
+            sent: `page`, `warn`, `news`, such as `page+warn=mailto://…`. It is a secret.
+        spool: a folder for what happens while the warehouse is away; None takes one of this user.
+        runbooks: an address of your own runbooks; messages link to it, with `#` and the cause.
+    """
+
+    alerts: str = field(default="", repr=False)
+    spool: str | None = None
+    runbooks: str | None = None
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str] = os.environ) -> AlertSettings:
+        """Read `BATCH_JOBS_ALERTS`, `BATCH_JOBS_SPOOL` and `BATCH_JOBS_RUNBOOKS`."""
+        return cls(
+            alerts=environ.get("BATCH_JOBS_ALERTS", ""),
+            spool=environ.get("BATCH_JOBS_SPOOL") or None,
+            runbooks=environ.get("BATCH_JOBS_RUNBOOKS", "").strip() or None,
+        )
+
+
 def is_url(store: str) -> bool:
     """Whether a model store is a URL, and not a folder of this machine."""
     return "://" in store and not store.startswith("file://")

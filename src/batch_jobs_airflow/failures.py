@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from batch_jobs.settings import AlertSettings
 from batch_jobs_airflow.context import (
     MARKED_FAILED,
     UNKNOWN,
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 
 # How long the failures of a backfill are held back, to be summed up.
 BACKFILL_HOLD = timedelta(minutes=10)
-RUNBOOKS = "BATCH_JOBS_RUNBOOKS"
 
 _KILLED_DETAIL = (
     "It left no exception: it was killed (out of memory?), its worker was lost, or the DAG file "
@@ -247,7 +246,7 @@ def _links(context: Context, cause: str) -> dict[str, str]:
 
 def runbook(cause: str) -> str | None:
     """Where the deployment keeps what is to be done about a cause, if it says so."""
-    base = os.environ.get(RUNBOOKS, "").strip()
+    base = AlertSettings.from_environ().runbooks
     name = cause.partition("/")[0]
     return f"{base}#{quote(name)}" if base else None
 

@@ -25,6 +25,7 @@ from batch_jobs.alerts.problems import Message, Severity
 from batch_jobs.alerts.slack import Answer, Webhook, secrets_of, webhook_url
 from batch_jobs.errors import ConfigurationError
 from batch_jobs.redaction import first_line, redact
+from batch_jobs.settings import AlertSettings
 
 VARIABLE = "BATCH_JOBS_ALERTS"
 SLACK = "slack"
@@ -96,7 +97,7 @@ def configured(
     slack = slack or _slack_of(environ.get("AIRFLOW_CONN_SLACK_WEBHOOK", ""))
     found = [Channel(SLACK, slack)] if slack else []
     problems = []
-    for place, entry in enumerate(environ.get(VARIABLE, "").split(), 1):
+    for place, entry in enumerate(AlertSettings.from_environ(environ).alerts.split(), 1):
         try:
             found.append(_channel(entry))
         except ConfigurationError as error:

@@ -27,10 +27,10 @@ from uuid import uuid4
 
 from batch_jobs.alerts.problems import Incident, Problem
 from batch_jobs.redaction import first_line
+from batch_jobs.settings import AlertSettings
 
 log = logging.getLogger(__name__)
 
-VARIABLE = "BATCH_JOBS_SPOOL"
 MOST_BYTES = 4_000_000
 LOCK_SECONDS = 3.0
 ASIDE = ".taken"
@@ -65,7 +65,7 @@ class Spool:
     def __init__(self, warehouse: str, environ: Mapping[str, str] = os.environ) -> None:
         name = f"{hashlib.sha256(warehouse.encode()).hexdigest()[:16]}.jsonl"
         state = environ.get("XDG_STATE_HOME") or "~/.local/state"
-        own = environ.get(VARIABLE) or f"{state}/batch-jobs/alerts"
+        own = AlertSettings.from_environ(environ).spool or f"{state}/batch-jobs/alerts"
         other = Path(tempfile.gettempdir(), f"batch-jobs-alerts-{os.getuid()}")
         self.files = (Path(own).expanduser() / name, other / name)
 

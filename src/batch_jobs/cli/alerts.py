@@ -60,11 +60,8 @@ def show(
         {
             "model": each["model"] or "-",
             "cause": each["cause"],
-            "what": each["title"],
             "since": minute(each["opened_at"]),
-            "times": f"{each['occurrences']:,}",
-            "over": minute(each["resolved_at"]) if each["resolved_at"] else "",
-            "muted until": minute(each["muted_until"]) if each["muted_until"] else "",
+            "what": f"{each['title']}{_state(each)}",
         }
         for each in answer
     ]
@@ -72,6 +69,14 @@ def show(
     steps = [f"{each['cause']}: {each['next_step']}" for each in answer if _is_to_do(each)]
     if steps and not as_json:
         tell(steps, as_json, "\n".join(steps))
+
+
+def _state(incident: dict[str, Any]) -> str:
+    """How often it was met, whether it is over and whether it is muted; in brackets."""
+    parts = [f"{incident['occurrences']:,} times"] if incident["occurrences"] > 1 else []
+    parts += [f"over {minute(incident['resolved_at'])}"] if incident["resolved_at"] else []
+    parts += [f"muted until {minute(incident['muted_until'])}"] if incident["muted_until"] else []
+    return f" ({', '.join(parts)})" if parts else ""
 
 
 def _is_to_do(incident: dict[str, Any]) -> bool:
