@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -319,8 +320,9 @@ class Cases:
 
     def told(self) -> Counter[str]:
         """How many messages Slack got about each case."""
-        said = (text.partition("*predict_")[2].partition("*")[0] for text in self.slack.texts)
-        return Counter(said)
+        told = r":\w+_circle: \*(\w+)(?:: | works again|\* failed )"
+        said = (re.match(told, text) for text in self.slack.texts)
+        return Counter(found[1] for found in said if found)
 
 
 def pass_an_hour(airflow: LocalAirflow, table: str, column: str, where: str) -> int:
