@@ -75,6 +75,8 @@ def judged_days(
     """
     import numpy as np
 
+    if not len(days.starts):
+        return []
     layout, slices = reference.layout, model.monitor.slices
     ones = np.ones(len(reference.starts))
     names, values = statistics(reference.counts, ones, layout, slices)
