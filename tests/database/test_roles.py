@@ -30,6 +30,7 @@ from tests.support.postgres_server import PostgresServer
 VIEWS = {
     *("current_predictions", "serving_status", "prediction_history", "predictions"),
     *("read_contract", "model_drift", "model_performance", "incidents"),
+    *("merged_predictions", "left_predictions"),
 }
 CONTRACT = VIEWS | {
     *("prediction_runs", "rejected_rows", "model_versions", "promotions", "signs_of_life"),
@@ -43,10 +44,10 @@ INTERNAL = {
     *("incident_rows", "incident_reports", "mutes"),
     *("outbox_messages", "outbox_deliveries", "outbox_channels"),
     "online_predictions",
-    *("requests", "request_rows", "request_results", "request_rejects"),
+    *("requests", "request_rows", "request_results", "request_rejects", "cancelled_requests"),
 }
 # What a requester may read beside the contract.
-REQUESTED = {name for name in INTERNAL if name.startswith(("online_", "request"))}
+REQUESTED = {name for name in INTERNAL if name.startswith(("online_", "request", "cancelled_"))}
 HOUR = timedelta(hours=1)
 NOT_FOR_WRITERS = [
     "DELETE FROM serving.promotions",
@@ -233,7 +234,14 @@ def reader(owned, login, tmp_path, monkeypatch):
 def test_a_reader_reads_the_contract(reader, owned):
     """Also what a writer has just put into a table of its own, through views of the owner."""
     with psycopg.connect(reader.replace("+psycopg", ""), autocommit=True) as connection:
-        empty = {"rejected_rows", "model_drift", "model_performance", "incidents", "signs_of_life"}
+        empty = {
+            "left_predictions",
+            "rejected_rows",
+            "model_drift",
+            "model_performance",
+            "incidents",
+            "signs_of_life",
+        }
         for name in CONTRACT:
             rows = connection.execute(f"SELECT * FROM serving.{name}").fetchall()
             assert bool(rows) == (name not in empty), name
