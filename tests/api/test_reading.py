@@ -313,7 +313,12 @@ def test_a_reader_s_rights_are_enough(postgres, postgres_url):
     paths = ["models", "models/orders/status", "models/orders/predictions/a", "readyz", "metrics"]
     past = f"models/orders/predictions/a?as_of={MIDNIGHT.year + 200}-01-01T00:00:00Z"
     with serving(settings_of(url.render_as_string(hide_password=False))) as client:
-        for path in (*paths, past, "models/orders/runs/1/predictions"):
+        exports = [
+            "models/orders/runs/1/predictions",
+            "v1/models/orders/predictions",
+            "?model=orders",
+        ]
+        for path in (*paths, past, *exports):
             assert client.get(f"/{path}").status_code == 200, path
     postgres.execute("DROP ROLE api_reader")
 
