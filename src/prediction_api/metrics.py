@@ -50,6 +50,12 @@ class Metrics:
             ("model",),
             registry=self._registry,
         )
+        self._incidents = Gauge(
+            "prediction_api_incidents",
+            "Incidents that last; those of no single model have an empty one.",
+            ("model", "severity"),
+            registry=self._registry,
+        )
         self._champion = Gauge(
             "prediction_api_champion",
             "1 for the version that answers POST /predict.",
@@ -78,6 +84,12 @@ class Metrics:
             self._age.labels(name).set(age)
             if stale is not None:
                 self._stale.labels(name).set(stale)
+
+    def incidents(self, lasting: Iterable[tuple[str | None, str, int]]) -> None:
+        """Note how many incidents last, by model and severity."""
+        self._incidents.clear()
+        for name, severity, count in lasting:
+            self._incidents.labels(name or "", severity).set(count)
 
     def champions(self, versions: Iterable[tuple[str, str]]) -> None:
         """Note which versions answer."""

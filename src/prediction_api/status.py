@@ -33,6 +33,11 @@ WATCH = Statement(
     WHERE name = 'watch' ORDER BY seen_at DESC LIMIT 1""",
     point=True,
 )
+INCIDENTS = Statement(
+    """
+    SELECT model, severity, count(*) AS incidents FROM incidents
+    WHERE resolved_at IS NULL GROUP BY model, severity"""
+)
 MISSED_LOOKS = 3
 BY_CRON_SECONDS = 300  # between two looks, where the watch does not know it
 
@@ -52,6 +57,14 @@ async def watched(state: State) -> SignOfLife | None:
                 problems=row["problems"],
             )
     return None
+
+
+async def lasting(state: State) -> list[tuple[str | None, str, int]]:
+    """How many incidents last, by model and severity; none if an older warehouse cannot tell."""
+    with suppress(UnavailableError):
+        rows = await state.database.fetch(INCIDENTS)
+        return [(row["model"], row["severity"], row["incidents"]) for row in rows]
+    return []
 
 
 async def statuses(state: State) -> list[Status]:

@@ -14,6 +14,8 @@ from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
 from batch_jobs import clock
+from batch_jobs.alerts import incidents
+from batch_jobs.alerts.problems import Problem
 from batch_jobs.database.transactions import stored_time
 from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.monitoring.watching import signs
@@ -115,6 +117,18 @@ def test_the_promise_is_broken_when_a_due_interval_is_later_than_the_timeout(api
             [ready] = api.get("/readyz").json()["models"]
             assert (ready["model"], ready["stale"]) == ("orders", stale)
             assert f'prediction_api_stale{{model="orders"}} {stale:.1f}' in api.get("/metrics").text
+
+
+def test_the_metrics_count_the_incidents_that_last(api):
+    """By model and severity, until they are over."""
+    for model in ("orders", None):
+        problem = Problem(cause="overdue", model=model, title="nothing new", severity="page")
+        incidents.report(api.warehouse, problem, f"{model} once", clock.now())
+    told = api.get("/metrics").text
+    assert 'prediction_api_incidents{model="orders",severity="page"} 1.0' in told
+    assert 'prediction_api_incidents{model="",severity="page"} 1.0' in told
+    incidents.resolve(api.warehouse, "orders", ["overdue"], clock.now())
+    assert 'prediction_api_incidents{model="orders"' not in api.get("/metrics").text
 
 
 def test_whether_somebody_watches_is_told(api):

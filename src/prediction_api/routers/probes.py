@@ -12,7 +12,7 @@ from prediction_api.problems import UnavailableError, documented
 from prediction_api.routing import GuardedRoute
 from prediction_api.schemas import Health, Readiness
 from prediction_api.state import state_of
-from prediction_api.status import statuses, watched
+from prediction_api.status import lasting, statuses, watched
 
 AT_ONCE_SECONDS = 1.0
 OPEN: dict[str, Any] = {"security": []}  # who probes has no key
@@ -47,4 +47,5 @@ async def metrics(request: Request) -> Response:
         state.metrics.freshness(None)
     else:
         state.metrics.freshness((one.model, one.age_seconds, one.stale) for one in found)
+        state.metrics.incidents(await lasting(state))
     return Response(state.metrics.rendered(), media_type=CONTENT_TYPE_LATEST)
