@@ -22,6 +22,7 @@ from prediction_api.current_predictions import CurrentPredictions
 from prediction_api.database import open_database
 from prediction_api.distribution import Distributions
 from prediction_api.events import Listeners
+from prediction_api.heads import Heads
 from prediction_api.metrics import Metrics
 from prediction_api.online import Online
 from prediction_api.problems import add_handlers
@@ -79,6 +80,7 @@ def create_app(config: Config | None = None) -> FastAPI:
     add_handlers(app)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(config.hosts), www_redirect=False)
     app.add_middleware(Versioned)
+    app.add_middleware(Heads)
     if config.origins:
         app.add_middleware(CORSMiddleware, allow_origins=list(config.origins), **ACROSS_SITES)
     app.add_middleware(Limited, config=config, metrics=state.metrics)

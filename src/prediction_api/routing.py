@@ -7,7 +7,8 @@ looked at by the route, and a quick one lets pydantic read all of its parameters
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Coroutine, Mapping
 from types import MappingProxyType
 from typing import Any, NotRequired
 from urllib.parse import urlsplit
@@ -37,7 +38,7 @@ class GuardedRoute(APIRoute):
         async def handle_known(request: Request) -> Response:
             require_key(request, key_in(request.headers.get("authorization", "")))
             if request.scope["query_string"]:
-                _require_known(request.query_params.keys(), names)
+                _require_known(request, names)
             return await handle(request)
 
         return handle_known
@@ -142,29 +143,38 @@ def require_key(request: Request, key: str) -> None:
     request.state.client = name_of(key)
 
 
-def _require_known(given: Iterable[str], names: set[str]) -> None:
+def _require_known(request: Request, names: set[str]) -> None:
     """Refuse parameters that nobody reads: `as_off` would be answered with the present."""
-    unknown = sorted(set(given) - names)
-    if unknown:
+    given = Counter(name for name, _ in request.query_params.multi_items())
+    if unknown := sorted(set(given) - names):
         there = f"it has {', '.join(sorted(names))}" if names else "it has none"
         raise ProblemError(422, f"this path has no parameter {unknown[0]!r:.50}; {there}")
+    if twice := sorted(name for name, count in given.items() if count > 1):
+        raise ProblemError(422, f"{', '.join(twice)}: given twice")
 
 
 def require_same_site(request: Request) -> None:
     """Refuse what a page of another site lets a browser send.
 
-    Browsers tell where a request comes from, in headers that no page can change.
+    Browsers tell where a request comes from, in headers that no page can change. Where one says
+    that it is the same site, it need not match Host, which proxies may change.
 
     Raises:
         ProblemError: it comes from elsewhere.
     """
-    site = request.headers.get("sec-fetch-site", "none")
-    origin = request.headers.get("origin")
+    site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
     if origin in request.app.state.shared.config.origins:
         return
-    own = origin is None or urlsplit(origin).netloc == request.headers.get("host")
-    if site not in ("none", "same-origin") or not own:
-        raise ProblemError(403, "a page of another site must not ask")
+    if site is not None:
+        own = site in ("none", "same-origin")
+    else:
+        own = origin is None or urlsplit(origin).netloc == request.headers.get("host")
+    if not own:
+        raise ProblemError(
+            403,
+            "a page of another site must not ask; if it is yours, let the proxy before the server "
+            "pass the header Host on, or name its site in PREDICTION_API_ORIGINS",
+        )
 
 
 def _is_local(scope: Scope) -> bool:

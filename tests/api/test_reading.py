@@ -33,7 +33,9 @@ def api(warehouse):
     """A server on a warehouse with nothing in it: `get`, and the warehouse."""
     url = warehouse._url.render_as_string(hide_password=False)
     with serving(settings_of(url)) as client:
-        yield SimpleNamespace(get=client.get, warehouse=warehouse)
+        yield SimpleNamespace(
+            get=client.get, head=client.head, post=client.post, warehouse=warehouse
+        )
 
 
 def rows_of(answer):
@@ -202,9 +204,9 @@ def test_a_moment_without_an_offset_is_not_understood(api):
 
 
 def test_the_ends_of_time_are_moments_too(api):
-    """Nothing was published by the first, and all by the last."""
+    """Nothing was published by the first, and the last has still to come."""
     publish(api.warehouse, tick(0), {"a": 0.25})
-    for moment, status in (("0001-01-01T00:00:00Z", 404), ("9999-12-31T23:59:59Z", 200)):
+    for moment, status in (("0001-01-01T00:00:00Z", 404), ("9999-12-31T23:59:59Z", 422)):
         answer = api.get("/models/orders/predictions/a", params={"as_of": moment})
         assert answer.status_code == status
 
@@ -325,7 +327,7 @@ def test_a_reader_s_rights_are_enough(postgres, postgres_url):
     postgres.execute("CREATE ROLE api_reader LOGIN PASSWORD 'secret' IN ROLE batch_jobs_reader")
     url = make_url(postgres_url).set(username="api_reader", password="secret")
     paths = ["models", "models/orders/status", "models/orders/predictions/a", "readyz", "metrics"]
-    past = f"models/orders/predictions/a?as_of={MIDNIGHT.year + 200}-01-01T00:00:00Z"
+    past = f"models/orders/predictions/a?as_of={clock.now():%Y-%m-%dT%H:%M:%S.%fZ}"
     with serving(settings_of(url.render_as_string(hide_password=False))) as client:
         exports = [
             "models/orders/runs/1/predictions",
@@ -371,3 +373,54 @@ def test_the_metrics_tell_no_freshness_of_before_the_warehouse_was_away(tmp_path
         with made.write() as connection:
             connection.exec_driver_sql(definition)
         assert all(part in client.get("/metrics").text for part in (up, age))
+
+
+def test_a_parameter_that_nobody_knows_is_refused(api):
+    """A slip of the pen would get the answer to another question; pages and probes take any."""
+    publish(api.warehouse, tick(0), {"a": 0.25})
+    path = "/models/orders/predictions/a"
+    for query, words in {
+        "as_off=2024-03-01T00:00:00Z": "this path has no parameter 'as_off'; it has as_of",
+        "as_of=2024-03-01T00:00:00Z&as_of=2024-03-02T00:00:00Z": "as_of: given twice",
+    }.items():
+        assert detail(api.get(f"{path}?{query}"), 422) == words
+    for other in ("/models", "/models/orders/status", "/requests/1", "/predict/1", "/metrics"):
+        assert api.get(f"{other}?x=1").status_code == 422
+    assert api.get("/healthz?x=1").status_code == api.get("/?x=1").status_code == 200
+
+
+def test_nobody_is_told_what_readers_will_see(api):
+    """The answer would change; a clock that is a little ahead asks for now."""
+    publish(api.warehouse, tick(0), {"a": 0.25})
+    path = "/models/orders/predictions/a?as_of="
+    answer = api.get(f"{path}2999-01-01T00:00:00Z")
+    assert "which has still to come" in detail(answer, 422)
+    ahead = (clock.now() + timedelta(milliseconds=500)).isoformat().replace("+00:00", "Z")
+    assert api.get(f"{path}{ahead}").json()["as_of"] < ahead
+    looked_up = api.post(
+        "/models/orders/predictions:lookup",
+        json={"entity_ids": ["a"], "as_of": "2999-01-01T00:00:00Z"},
+    )
+    assert looked_up.status_code == 422
+
+
+def test_head_is_answered_as_get_without_its_body(api):
+    """By every route; what is not there for GET is not there for HEAD."""
+    publish(api.warehouse, tick(0), {"a": 0.25})
+    paths = ["/healthz", "/readyz", "/", "/models", "/metrics", "/static/page.css", "/nothing"]
+    paths += ["/models/orders/predictions/a", "/v1/models/orders/predictions", "/predict"]
+    for path in paths:
+        got, head = api.get(path), api.head(path)
+        assert (head.status_code, head.content) == (got.status_code, b""), path
+        if path not in {"/", "/metrics"}:
+            assert head.headers["content-length"] == got.headers["content-length"]
+    assert 'method="HEAD",route="/models"' in api.get("/metrics").text
+
+
+def test_every_key_that_can_be_stored_can_be_asked_for(api):
+    """Also what a client or a proxy would take out of a path."""
+    keys = [".", "..", "a/b", "a\nb", "a\n", "a?b", "a#b", "%2F", " ", "+", "a//b", "é", "'"]
+    publish(api.warehouse, tick(0), {key: n / 100 for n, key in enumerate(keys)})
+    path = "/models/orders/predictions:lookup"
+    told = api.post(path, json={"entity_ids": keys}).json()
+    assert [one["entity_id"] for one in told["predictions"]] == keys

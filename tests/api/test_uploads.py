@@ -311,6 +311,15 @@ def test_what_is_too_large_is_cut_off(client):
     assert client.post("/requests", json=large).status_code == 202
 
 
+def test_a_proxy_that_changes_the_host_keeps_no_page_from_asking(client):
+    """As nginx does if nothing is said; the browser itself tells that the page is ours."""
+    headers = {"Origin": "https://predictions.example", "Sec-Fetch-Site": "same-origin"}
+    assert client.post("/requests", json={"rows": [ROW]}, headers=headers).status_code == 202
+    del headers["Sec-Fetch-Site"]  # as where a page is not encrypted
+    told = detail(client.post("/requests", json={"rows": [ROW]}, headers=headers), 403)
+    assert "pass the header Host on" in told
+
+
 def test_no_page_of_another_site_can_send_rows(client):
     """A form needs no permission to be sent from anywhere; the browser says where it is from."""
     for headers in (

@@ -13,12 +13,11 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import to_json
 
 from batch_jobs import clock
-from batch_jobs.errors import IntervalError
-from batch_jobs.interval import parse_time
 from batch_jobs.requests.submit import LARGEST_ID
 from batch_jobs.scoring.keys import MAX_KEY_LENGTH
 from prediction_api.freshness import freshness
 from prediction_api.many_entities import MOST_KEYS, Found, ManyEntities
+from prediction_api.moments import past_moment
 from prediction_api.problems import ProblemError, documented
 from prediction_api.routing import StrictRoute
 from prediction_api.schemas import ModelName, Prediction
@@ -109,7 +108,7 @@ async def _found(state: State, model: str, body: LookUp) -> tuple[Found, dict[st
     if body.run_id is not None:
         return await many.of_run(model, keys, body.run_id), {"run_id": body.run_id}
     if body.as_of is not None:
-        moment = _moment(body.as_of)
+        moment = past_moment(body.as_of)
         return await many.past(model, keys, moment), {"as_of": moment}
     found = await many.current(model, keys)
     if found.fresh_until is None:
@@ -120,12 +119,3 @@ async def _found(state: State, model: str, body: LookUp) -> tuple[Found, dict[st
         "stale": fresh.stale,
         "age_seconds": fresh.age_seconds,
     }
-
-
-def _moment(text: str) -> datetime:
-    try:
-        return parse_time(text)
-    except IntervalError:
-        raise ProblemError(
-            422, "as_of is no ISO 8601 time with an offset, such as 2026-11-22T15:00:00Z"
-        ) from None

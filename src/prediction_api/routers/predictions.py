@@ -8,11 +8,10 @@ from fastapi import APIRouter, Request, Response
 
 from batch_jobs import clock
 from batch_jobs.database.transactions import loaded_time
-from batch_jobs.errors import IntervalError
-from batch_jobs.interval import parse_time
 from prediction_api.database import Statement
 from prediction_api.etags import HAVE_IT, IfNoneMatch, conditional
 from prediction_api.freshness import freshness
+from prediction_api.moments import past_moment
 from prediction_api.problems import ProblemError, documented
 from prediction_api.routing import QuickRoute
 from prediction_api.schemas import AsOf, CurrentPrediction, EntityId, ModelName, PastPrediction
@@ -49,7 +48,7 @@ async def prediction(
     if "\0" in entity_id:
         raise ProblemError(422, "an entity_id has no NUL character")
     if as_of is not None:
-        return await _past(state, model, entity_id, _moment(as_of), if_none_match)
+        return await _past(state, model, entity_id, past_moment(as_of), if_none_match)
     row = await state.current.get(model, entity_id)
     if row is None:
         raise unpublished(state, model)
@@ -74,12 +73,3 @@ async def _past(
         )
     found = PastPrediction(model=model, as_of=as_of, **rows[0])
     return conditional(found, if_none_match, found.run_id, as_of, found.superseded_at)
-
-
-def _moment(text: str) -> datetime:
-    try:
-        return parse_time(text)
-    except IntervalError:
-        raise ProblemError(
-            422, "as_of is no ISO 8601 time with an offset, such as 2026-11-22T15:00:00Z"
-        ) from None
