@@ -29,6 +29,7 @@ from prediction_api.problems import add_handlers
 from prediction_api.protection import Limited
 from prediction_api.rendering import STATIC
 from prediction_api.routers import (
+    api_docs,
     current,
     events,
     lookup,
@@ -74,6 +75,7 @@ def create_app(config: Config | None = None) -> FastAPI:
         version="1.0",
         lifespan=_lifespan,
         redirect_slashes=False,
+        openapi_url=None,  # and its pages: ours are behind the key, and need nothing from elsewhere
         generate_unique_id_function=lambda route: route.name,  # what generators name methods by
     )
     state = app.state.shared = _state(config, lambda model: _renew(app, model))
@@ -99,6 +101,8 @@ def create_app(config: Config | None = None) -> FastAPI:
         probes.guarded,
         probes.router,
         problem_pages.router,
+        api_docs.router,
+        api_docs.document,
     ):
         app.include_router(router)
     app.mount("/static", STATIC)

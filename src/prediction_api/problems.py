@@ -124,8 +124,9 @@ def add_handlers(app: FastAPI) -> None:
         )[1]["$defs"]
         parts = told.setdefault("components", {})
         parts.setdefault("schemas", {}).update(schemas)
-        parts["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-        told["security"] = [{"key": []}]
+        if app.state.shared.config.keys:
+            parts["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+            told["security"] = [{"key": []}]
         app.openapi_schema = told
         return told
 

@@ -110,6 +110,17 @@ def test_a_key_that_comes_many_times_at_once_gets_one_answer(shop, client):
     assert kept(shop) == 17
 
 
+def test_who_has_another_key_does_not_see_what_was_computed(shop):
+    """As of a request of many rows: 404, as if there were none."""
+    with api.serving(shop, model="orders", keys=(KEY, OTHER_KEY), hosts=("*",)) as client:
+        told = client.post("/predict", json={"features": ORDER}, headers=bearer(KEY)).json()
+        path = f"/predict/{told['id']}"
+        assert client.get(path, headers=bearer(KEY)).json() == told
+        assert "no prediction of this id" in detail(
+            client.get(path, headers=bearer(OTHER_KEY)), 404
+        )
+
+
 def test_who_has_another_key_has_other_requests(shop):
     """An Idempotency-Key tells nobody what somebody else has asked."""
     headers = {"Idempotency-Key": "1"}

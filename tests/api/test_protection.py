@@ -7,6 +7,7 @@ from limits import parse
 
 from prediction_api.config import Config
 from tests.support.api import KEY, OTHER_KEY, ask, bearer, detail, serving, settings_of
+from tests.support.attempts import publish, tick
 
 ELSEWHERE = ("203.0.113.5", 8000)
 
@@ -124,3 +125,41 @@ def test_an_error_of_ours_tells_nothing_of_itself(settings, monkeypatch, caplog)
     with serving(settings) as client:
         assert "secret" not in detail(client.get("/readyz"), 500)
     assert "a secret" in caplog.text
+
+
+def test_what_can_be_asked_is_told_to_who_may_ask(settings):
+    """By the page's cookie or a program's key; a probe without one learns that it is ready."""
+    with serving(settings, keys=(KEY,), hosts=("*",), model="orders") as client:
+        for path in ("/docs", "/openapi.json"):
+            assert client.get(path).status_code == 401
+        told = client.get("/openapi.json", headers=bearer(KEY)).json()
+        assert told["security"] == [{"key": []}]
+        assert (
+            client.post("/sign-in", data={"key": KEY, "to": "/docs"}).headers["location"] == "/docs"
+        )
+        page = client.get("/docs")
+        assert client.get("/openapi.json").json() == told
+    assert page.status_code == 200
+    assert "script-src 'self'" in page.headers["content-security-policy"]
+    assert "http://" not in page.text.replace("http://127.0.0.1", "")
+    assert "https://" not in page.text
+    assert all(path in page.text for path in told["paths"])
+
+
+def test_without_keys_no_program_is_told_to_send_one(settings):
+    """OpenAPI has no word of it."""
+    with serving(settings) as client:
+        told = client.get("/openapi.json").json()
+        assert client.get("/docs").status_code == 200
+    assert "security" not in told
+    assert "securitySchemes" not in told["components"]
+
+
+def test_a_probe_without_a_key_learns_that_the_server_is_ready(warehouse):
+    """And nothing of the models; who has one learns how fresh they are."""
+    publish(warehouse, tick(0), {"a": 0.5})
+    url = warehouse._url.render_as_string(hide_password=False)
+    with serving(settings_of(url), keys=(KEY,), hosts=("*",)) as client:
+        assert client.get("/readyz").json() == {"ready": True, "models": [], "watch": None}
+        [model] = client.get("/readyz", headers=bearer(KEY)).json()["models"]
+    assert model["model"] == "orders"

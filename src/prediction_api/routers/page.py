@@ -49,7 +49,7 @@ POINTS = 200
 SUGGESTED = 6
 SHOWN = 20
 MONTH = 30 * 86400
-RETURN = re.compile(r"/(uploads/\d{1,16})?")
+RETURN = re.compile(r"/(docs|uploads/\d{1,16})?")
 HISTORY = Statement(
     """
     SELECT score, label, model_version, published_at, superseded_at FROM prediction_history

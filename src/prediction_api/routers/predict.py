@@ -88,9 +88,9 @@ async def _first_answer(state: State, asked: Asked) -> Answered | None:
 
 
 async def computed(request: Request, id: PredictionId) -> Response:  # noqa: A002 # as in the URL
-    """A prediction that was computed before."""
+    """A prediction that was computed before, for who had asked for it."""
     rows = await state_of(request).database.fetch(BY_ID, prediction_id=id)
-    if not rows:
+    if not rows or rows[0]["client"] != getattr(request.state, "client", ""):
         raise ProblemError(404, "there is no prediction of this id")
     return _rendered(Answered.from_row(rows[0]))
 

@@ -8,8 +8,9 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from prediction_api.metrics import CONTENT_TYPE_LATEST
-from prediction_api.problems import UnavailableError, documented
-from prediction_api.routing import GuardedRoute
+from prediction_api.problems import ProblemError, UnavailableError, documented
+from prediction_api.protection import key_in
+from prediction_api.routing import GuardedRoute, require_key
 from prediction_api.schemas import Health, Readiness
 from prediction_api.state import state_of
 from prediction_api.status import lasting, statuses, watched
@@ -28,9 +29,17 @@ async def healthz() -> Health:
 
 @router.get("/readyz", responses=documented(), openapi_extra=OPEN)
 async def readyz(request: Request) -> Readiness:
-    """The warehouse answers. What is stale is told, and still served: it is the last good."""
+    """The warehouse answers. What is stale is told, and still served: it is the last good.
+
+    Where there are keys, who has none is told no more than that it is ready.
+    """
     state = state_of(request)
-    return Readiness(ready=True, models=await statuses(state), watch=await watched(state))
+    found = await statuses(state)
+    try:
+        require_key(request, key_in(request.headers.get("authorization", "")))
+    except ProblemError:
+        return Readiness(ready=True, models=[])
+    return Readiness(ready=True, models=found, watch=await watched(state))
 
 
 @guarded.get("/metrics", response_class=Response, responses=documented())
