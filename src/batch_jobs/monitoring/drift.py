@@ -23,6 +23,9 @@ FEWEST_BLOCKS = 7
 FEWEST_WEEKS = 4  # of training, to compare weekdays with weekdays
 STEADY = 0.02  # intraclass correlation: variance of the days' means in that of all rows
 TYPICAL_BLOCKS = 55  # for which the limits are; of fewer, the farthest is nearer by chance
+SHARED_BY_DAY = 0.5  # likewise: a day is then one observation
+TELLS_WEEKDAY = 0.1  # spreads between the means of any two weekdays
+STEADY_SLICE = 0.3  # spread of the logarithms of counts: those that vary more are not watched
 FREE_ROWS = 3  # of a day: may lie beyond training's range or be new, whatever their share is
 # A window is unusual that lies farther off than a + b times the farthest single day of training;
 # for one day, and for the mean of several.
@@ -34,12 +37,13 @@ LIMITS: Mapping[str, tuple[Limit, Limit]] = {
     "nulls": ((0.1, 2.6), (0.02, 0.6)),
     "range": ((9.0, 0.0), (0.5, 0.0)),  # one day may lie beyond all that training saw
     "far": ((0.25, 0.0), (0.1, 0.0)),
+    "hard range": ((0.01, 0.0), (0.01, 0.0)),
     "category": ((0.03, 5.5), (0.015, 1.0)),
     "unseen": ((0.015, 1.5), (0.0075, 1.0)),
     "relation level": ((0.5, 3.6), (0.5, 1.2)),
     "relation size": ((0.25, 3.1), (0.25, 0.8)),
     "labels": ((0.1, 1.6), (0.1, 0.6)),
-    "slice": ((0.5, 3.0), (0.1, 0.6)),
+    "slice": ((0.55, 3.0), (0.15, 0.8)),
     "volume": ((0.4, 2.0), (0.1, 0.3)),
     "rejected": ((0.02, 2.0), (0.01, 1.0)),
     "stuck": ((0.5, 0.0), (0.5, 0.0)),
@@ -94,7 +98,8 @@ def usual(
     middle = np.tile(mean, (7, 1))
     plain = np.where(there, values - mean, 0.0)
     spread = np.sqrt((plain**2).sum(axis=0) / max(blocks - 1, 1))
-    farthest, steady_spread = np.abs(plain).max(axis=0), spread
+    raw = farthest = np.abs(plain).max(axis=0)
+    steady_spread = spread
     if np.bincount(weekdays, minlength=7).min() >= FEWEST_WEEKS:
         own = np.stack([_mean(values[weekdays == day], mean) for day in range(7)])
         left = np.where(there, values - own[weekdays], 0.0)
@@ -105,7 +110,10 @@ def usual(
         own_farthest = np.abs(left).max(axis=0) * np.sqrt(weeks / (weeks - 1))
         farthest = np.where(tells, own_farthest, farthest)
         steady_spread = np.where(tells, own_spread, spread)
+    of_days = _of_days(names, spread, middle)
+    middle, farthest = (np.where(of_days, *both) for both in ((mean, middle), (raw, farthest)))
     more = (1 + 10 / blocks) / (1 + 10 / TYPICAL_BLOCKS)
+    steady_spread = np.where(of_days, spread, steady_spread)
     limits = _limits(names, mean, steady_spread, farthest * max(more, 1.0))
     return Usual(names, middle, farthest, limits, blocks)
 
@@ -119,6 +127,26 @@ def _mean(values: NDArray[np.float64], default: NDArray[np.float64]) -> NDArray[
         count > 0, np.where(there, values, 0).sum(axis=0) / np.maximum(count, 1), default
     )
     return found
+
+
+def _of_days(
+    names: Sequence[Statistic], spread: NDArray[np.float64], middle: NDArray[np.float64]
+) -> NDArray[np.bool_]:
+    """Which statistics are of a number that a whole day shares, such as whether it is a holiday.
+
+    Such a day is one observation, and no weekday tells it, but if the number is that of the weekday
+    itself, so that no two weekdays have the same.
+    """
+    import numpy as np
+
+    shared = {
+        each.feature
+        for place, each in enumerate(names)
+        if each.kind == "level"
+        and spread[place] ** 2 > SHARED_BY_DAY
+        and np.diff(np.sort(middle[:, place])).min() < TELLS_WEEKDAY
+    }
+    return np.array([each.feature in shared for each in names])
 
 
 def _limits(
@@ -148,13 +176,16 @@ def _limits(
         for row, (least, times) in enumerate(chosen):
             limits[row, place] = least + times * farthest[place]
         may_stay = fullest.get(each.feature, 1.0) >= MOST_OF_ONE_BIN or mean[place] > 0
-        if kind == "stuck" and may_stay:
+        varies = kind == "slice" and spread[place] > STEADY_SLICE
+        if (kind == "stuck" and may_stay) or varies:
             limits[:, place] = np.inf
     return limits
 
 
 def _kind(each: Statistic) -> str:
     if each.kind == "range":
+        if each.is_hard:
+            return "hard range"
         return "far" if float(each.item.partition(" by ")[2] or 0) >= FAR else "range"
     return f"relation {each.item}" if each.kind == "relation" else each.kind
 
@@ -194,7 +225,7 @@ def unusual(
     row = 0 if len(days) == 1 else 1
     found: dict[Statistic, list[tuple[float, ...]]] = {}
     for known, values, weekday, rows in days:
-        limits = times * (known.limits[row] + _free(known, rows))
+        limits = times * np.maximum(known.limits[row], _free(known, rows))
         off = values - known.middle[weekday]
         with np.errstate(invalid="ignore"):
             ratio = off / limits

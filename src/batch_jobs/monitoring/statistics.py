@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    _Add = Callable[[str, str, str, NDArray[np.float64]], None]
+    _Add = Callable[..., None]
 
 SPREAD_FLOOR = 0.05  # below it, spreads are alike: in spreads of training
 FEW_VALUES = 12  # of a category: the number of rows is then watched for each
@@ -28,11 +28,13 @@ class Statistic:
         kind: see `Finding`.
         feature: which one, or `score`, `label`, `rows`.
         item: the value, the bin or the side that it is about.
+        is_hard: whether training's range ends on this side where many values lie.
     """
 
     kind: str
     feature: str
     item: str = ""
+    is_hard: bool = False
 
 
 def statistics(
@@ -59,8 +61,10 @@ def statistics(
     names: list[Statistic] = []
     columns: list[NDArray[np.float64]] = []
 
-    def add(kind: str, feature: str, item: str, values: NDArray[np.float64]) -> None:
-        names.append(Statistic(kind, feature, item))
+    def add(
+        kind: str, feature: str, item: str, values: NDArray[np.float64], *, is_hard: bool = False
+    ) -> None:
+        names.append(Statistic(kind, feature, item, is_hard))
         columns.append(values)
 
     rows = counts[:, HEAD.index("rows")].astype("float64")
@@ -118,8 +122,12 @@ def _add_numbers(
             share = from_edge[:, low] - from_edge[:, low + 1]
             add("shape", name, f"{low - each.low + 1}/{each.high - each.low}", share)
         seen = n / rows
-        add("range", name, "below", seen * (1 - from_edge[:, each.low]))
-        add("range", name, "above", seen * from_edge[:, each.high])
+        below, above = seen * (1 - from_edge[:, each.low]), seen * from_edge[:, each.high]
+        for side, share, hard in (
+            ("below", below, each.hard_low),
+            ("above", above, each.hard_high),
+        ):
+            add("range", name, side, share, is_hard=hard)
         for far, width in enumerate(BEYOND[: each.low], start=1):
             below, above = 1 - from_edge[:, each.low - far], from_edge[:, each.high + far]
             add("range", name, f"below by {width:g}", seen * below)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 MOST_EDGES = 15
 CELLS = 1_500  # edges of all numbers together at most, so that a profile stays a few kB
+MANY_AT_END = 0.05  # share of rows
 KNOWN_VALUES = 50  # of a category: so many values are counted by name, the most frequent ones
 MOST_KNOWN = 2_000
 MOST_VALUES = 600  # of all categories together
@@ -35,6 +36,8 @@ class NumberBins:
         high: place of the first edge beyond its end.
         middle: the value from which others are added up.
         spread: what they are added up in.
+        hard_low: whether training's range begins where many values lie, as at zero: less is news.
+        hard_high: likewise of its end.
     """
 
     name: str
@@ -43,6 +46,8 @@ class NumberBins:
     high: int
     middle: float
     spread: float
+    hard_low: bool = False
+    hard_high: bool = False
 
 
 @dataclass(frozen=True)
@@ -162,7 +167,14 @@ def _number(name: str, values: NDArray[np.float64], cells: int) -> NumberBins:
     spread = float(values.std()) or max(abs(middle), 1.0) * 1e-3
     first = len(far)
     return NumberBins(
-        name, tuple(map(float, edges)), first, len(edges) - 1 - len(far), middle, spread
+        name,
+        tuple(map(float, edges)),
+        first,
+        len(edges) - 1 - len(far),
+        middle,
+        spread,
+        hard_low=bool((values == low).mean() > MANY_AT_END),
+        hard_high=bool((values == high).mean() > MANY_AT_END),
     )
 
 

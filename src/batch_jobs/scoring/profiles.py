@@ -22,9 +22,8 @@ if TYPE_CHECKING:
 
 STEPS = 256  # of one spread: values are added up in whole ones
 FARTHEST = 512.0  # spreads from the middle: what lies farther off is added up as if it lay there
-PROFILED_ROWS = (
-    8_192  # of a chunk: of a longer one so many are drawn, each for as many as it stands
-)
+# Of a longer chunk so many rows are drawn, and each counts for as many as it stands for.
+PROFILED_ROWS = 2_048
 HEAD = ("rows", "read", "rejected", "skipped")  # `rows` are those that all else is made of
 
 
