@@ -82,7 +82,7 @@ def test_an_echo_is_not_told_beside_its_cause():
 def spring(flights_2013):
     """Rows of the real flights of February to April, without the scores of a model."""
     model = load_model("flight_delay", ("batch_jobs.models",))
-    span = Interval(benchmark.START, benchmark.START + timedelta(days=56 + 21))
+    span = Interval(benchmark.START, benchmark.START + timedelta(days=56 + 14))
     from batch_jobs.training.dataset import read_whole
 
     rows = read_whole(flights_2013, model.features_query, span)
@@ -91,15 +91,16 @@ def spring(flights_2013):
     return model, rows.astype(dict.fromkeys(numbers, "float64"))
 
 
+@pytest.mark.slow
 def test_quiet_weeks_of_real_flights_bring_no_alarm_and_changes_do(spring):
     """On the first day, but for the airport of which a third is missing: that takes days."""
     model, rows = spring
-    names = ("temp in Celsius", "visib 30 % null", "carrier UA renamed", "a third of JFK missing")
+    names = ("temp in Celsius", "visib 30 % null", "a third of JFK missing")
     changes = {name: benchmark.CHANGES[name] for name in names}
-    found = benchmark.measure(model, rows, None, changes, weeks=3)
+    found = benchmark.measure(model, rows, None, changes, weeks=2)
     assert found["quiet"] == {}
     days = {name: [alarm[0] for alarm in alarms] for name, alarms in found["changes"].items()}
-    assert days.pop("a third of JFK missing") == pytest.approx([3] * 3, abs=3)
+    assert days.pop("a third of JFK missing") == pytest.approx([3] * 2, abs=3)
     assert {day for each in days.values() for day in each} == {1}
 
 

@@ -128,7 +128,7 @@ def test_a_chunk_is_staged_in_pieces_between_which_others_write(warehouse, score
     monkeypatch.setattr(
         type(warehouse.database), "give_way", lambda _, *, briefly: turns.append(briefly)
     )
-    assert score(_model(warehouse)) == (Counts(200, 200), (0.0, 199.0))
+    assert score(_model(warehouse)) == (Counts(200, 200), (0.0, 199.0), None)
     assert _staged(warehouse, score.run) == [(200,)]
     assert turns == [True] * 2 * 20
 
@@ -145,7 +145,7 @@ def test_many_rows_are_sorted_before_they_are_stored(warehouse, score, monkeypat
     monkeypatch.setattr(staging, "stage", note)
     monkeypatch.setattr(scoring, "expects_many", lambda *_: True)
     monkeypatch.setattr(type(warehouse.database), "rows_to_sort", 95)
-    assert score(_model(warehouse)) == (Counts(200, 200), (0.0, 199.0))
+    assert score(_model(warehouse)) == (Counts(200, 200), (0.0, 199.0), None)
     assert _staged(warehouse, score.run) == [(200,)]
     assert [len(keys) for keys in stored] == [100, 100]
     assert all(keys == sorted(keys) for keys in stored)
