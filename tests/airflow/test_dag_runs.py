@@ -279,7 +279,12 @@ def test_a_gap_that_cannot_be_filled_holds_back_only_itself(promoted, now):
             {"start": (now - 2 * STEP).isoformat()},
         )
     state, tasks = run("predict_orders", logical_date=now)
-    failed = {"score": "failed", "publish": "failed", "prune": "upstream_failed"}
+    failed = {
+        "score": "failed",
+        "publish": "failed",
+        "monitor": "upstream_failed",
+        "prune": "upstream_failed",
+    }
     assert (state, tasks) == ("failed", DONE | failed)
     assert rows(promoted, "SELECT interval_start, state FROM prediction_runs ORDER BY run_id") == [
         ((now - 4 * STEP).isoformat(), "published"),
@@ -314,7 +319,7 @@ def test_an_interval_that_others_take_over_and_lose_is_no_success(promoted, now,
 
     with mishaps.once("score.opened", by_hand):
         state, tasks = run("predict_orders", logical_date=now)
-    failed = {"publish": "failed", "prune": "upstream_failed"}
+    failed = {"publish": "failed", "monitor": "upstream_failed", "prune": "upstream_failed"}
     assert (state, tasks) == ("failed", DONE | failed)
     assert "which has failed: given up" in capfd.readouterr().out
     assert (
@@ -361,7 +366,9 @@ def test_requests_are_answered_beside_the_interval(promoted, now):
     asked = submit(promoted, "orders", [("a", {"amount": 1.5, "country": None})])
     with Warehouse(promoted.warehouse).write() as connection:
         connection.execute(text("ALTER TABLE orders RENAME TO away"))
-    failed = dict.fromkeys(("score", "publish", "prune"), "upstream_failed") | {"plan": "failed"}
+    failed = dict.fromkeys(("score", "publish", "monitor", "prune"), "upstream_failed") | {
+        "plan": "failed"
+    }
     assert run("predict_orders", logical_date=now) == ("failed", DONE | failed)
     assert state(promoted, asked) == ("done", 1, 1, 0)
 
