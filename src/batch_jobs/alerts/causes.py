@@ -144,6 +144,7 @@ KINDS = (
     Kind("incomplete", r"^IncompleteError", "The counts of a run do not add up"),
 )
 OTHER = Kind("error", "", "{task} failed", is_told_apart=True)
+PATTERNS = {kind.name: re.compile(kind.pattern) for kind in KINDS}
 
 
 @dataclass(frozen=True)
@@ -168,7 +169,7 @@ def classify(error: str) -> Cause:
         error: one line, class name first, without secrets.
     """
     unwrapped = _unwrapped(error)
-    kind = next((kind for kind in KINDS if re.search(kind.pattern, unwrapped)), OTHER)
+    kind = next((kind for kind in KINDS if PATTERNS[kind.name].search(unwrapped)), OTHER)
     name = kind.name
     if kind.is_told_apart:
         name += f"/{_fingerprint(unwrapped)}"
