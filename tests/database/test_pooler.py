@@ -52,6 +52,7 @@ def is_left_as_found(postgres, port, database):
     return postgres.execute(LOCKS) == [(0,)]
 
 
+@pytest.mark.failure_mode(84)
 def test_a_warehouse_is_made_in_its_own_schema_behind_a_pooler(postgres, postgres_url, pooled):
     """And beside the tables of the shop it makes none; its roles can be made, too."""
     warehouse = Warehouse(through(pooled, postgres_url))
@@ -64,6 +65,7 @@ def test_a_warehouse_is_made_in_its_own_schema_behind_a_pooler(postgres, postgre
 
 
 @pytest.mark.parametrize("deployment", ["postgresql"], indirect=True)
+@pytest.mark.failure_mode(84)
 def test_whatever_a_deployment_does_goes_through_a_pooler(deployment, pooled, postgres):
     """Training, runs of few and of many rows, and what many processes at once ask for."""
     behind = with_query(deployment.settings, port=pooled)
@@ -77,6 +79,7 @@ def test_whatever_a_deployment_does_goes_through_a_pooler(deployment, pooled, po
     assert is_left_as_found(postgres, pooled, make_url(deployment.url).database)
 
 
+@pytest.mark.failure_mode(84)
 def test_tables_of_past_runs_are_dropped_behind_a_pooler(
     postgres, postgres_url, pooled, monkeypatch
 ):
@@ -104,6 +107,7 @@ def tables(warehouse):
         return sorted(connection.scalars(text(named)))
 
 
+@pytest.mark.failure_mode(84)
 def test_a_transaction_knows_its_settings_behind_a_pooler(postgres_url, pooled):
     """Those of the URL, too, of which the last one wins; and who reads cannot write."""
     url = make_url(through(pooled, postgres_url))
@@ -126,6 +130,7 @@ def test_a_transaction_knows_its_settings_behind_a_pooler(postgres_url, pooled):
         list(warehouse.stream("SELECT lo_create(0)", {}, 10))
 
 
+@pytest.mark.failure_mode(84)
 def test_what_reads_for_long_behind_a_pooler_is_not_taken_for_stopped(postgres_url, pooled):
     """A client predicts while the server waits for the end of its transaction."""
     url = make_url(through(pooled, postgres_url))
@@ -150,6 +155,7 @@ def fall_asleep(warehouse):
 
 
 @pytest.mark.parametrize("shop", ["postgresql"], indirect=True)
+@pytest.mark.failure_mode(84)
 def test_the_api_answers_behind_a_pooler(shop, pooled):
     """It reads, computes and keeps; many clients at once get their own answers."""
     run = jobs.predict(shop, "orders", Interval(TRAINED, TRAINED + timedelta(hours=6)))
@@ -166,6 +172,7 @@ def test_the_api_answers_behind_a_pooler(shop, pooled):
         assert client.get("/readyz").status_code == 200
 
 
+@pytest.mark.failure_mode(84)
 def test_a_pooler_of_statements_is_refused_at_once(postgres, postgres_url, caplog):
     """It has no transactions; whoever runs it is told what to set."""
     Warehouse(postgres_url).ensure_schema()
@@ -180,6 +187,7 @@ def test_a_pooler_of_statements_is_refused_at_once(postgres, postgres_url, caplo
     assert "pool_mode = transaction" in caplog.text
 
 
+@pytest.mark.failure_mode(84)
 def test_what_a_pooler_does_not_know_is_told_at_once(postgres, postgres_url):
     """A database or a user that is in none of its files."""
     with pgbouncer(postgres) as port:
@@ -199,6 +207,7 @@ def test_what_a_pooler_does_not_know_is_told_at_once(postgres, postgres_url):
         ("-c a=one\\ two -c b.c=x\\\\y", {"a": "one two", "b.c": "x\\y"}),
     ],
 )
+@pytest.mark.failure_mode(84)
 def test_the_settings_in_options_are_those_that_libpq_takes(options, settings):
     """A space and a backslash are escaped by a backslash."""
     assert settings_in(options) == settings
