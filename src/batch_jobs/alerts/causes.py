@@ -211,7 +211,8 @@ def _fingerprint(error: str) -> str:
     """Errors that say the same of other rows, runs and times have the same one."""
     kind, colon, said = error.partition(": ")
     words = re.sub(r"for example [^;]*", "", said if colon else error).lower()
-    words = re.sub(r"'[^']*'|\"[^\"]*\"|`[^`]*`|\S*[\d/\\]\S*", "#", words)
-    short = hashlib.sha256(" ".join(words.split()).encode()).hexdigest()[:4]
+    words = re.sub(r"'[^']*'|\"[^\"]*\"|`[^`]*`", "#", words)
+    same = ["#" if re.search(r"[\d/\\]", word) else word for word in words.split()]
+    short = hashlib.sha256(" ".join(same).encode()).hexdigest()[:4]
     named = re.fullmatch(r"(?:[a-z_]\w*\.)*([A-Z]\w{2,40})", kind) if colon else None
     return f"{named[1].lower()}-{short}" if named and "Error" in kind else short
