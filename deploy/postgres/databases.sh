@@ -30,6 +30,11 @@ GRANT batch_jobs_reader TO warehouse_reader;
 GRANT batch_jobs_requester TO warehouse_requester;
 
 \connect warehouse
+-- Large objects are a way to write that everybody has; only a superuser can take it away.
+SELECT format('REVOKE EXECUTE ON FUNCTION %s FROM PUBLIC', string_agg(oid::regprocedure::text, ', '))
+FROM pg_proc
+WHERE pronamespace = 'pg_catalog'::regnamespace AND proname ~ '^lo(_|write$|read$)'
+\gexec
 -- The owner makes the sample tables here; a team's own source tables are read by the same right.
 GRANT CREATE ON SCHEMA public TO warehouse_owner;
 ALTER DEFAULT PRIVILEGES FOR ROLE warehouse_owner IN SCHEMA public

@@ -51,8 +51,10 @@ _INSERT = text(
     f"VALUES ({', '.join(f':{name}' for name in COLUMNS)}) "
     "ON CONFLICT (client, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING"
 )
-_WINNERS = text(
-    f"SELECT {_LIST} FROM online_predictions WHERE idempotency_key IN :keys"  # noqa: S608
+# With the client, which the index begins with.
+WINNERS = text(
+    f"SELECT {_LIST} FROM online_predictions "  # noqa: S608
+    "WHERE client = :client AND idempotency_key IN :keys"
 ).bindparams(bindparam("keys", expanding=True))
 
 
@@ -179,12 +181,15 @@ class Online:
         rows = [
             _row(champion, one, answer)
             for one, answer in zip(asked, scored, strict=True)
-            if answer is not None
+            if isinstance(answer, Scored)
         ]
         kept = iter(_keep(self._warehouse, rows) if rows else [])
         unsound = ProblemError(409, f"{model} has no sound answer to these features")
+        untried = UnavailableError(f"{model} was asked too much at once that it refuses")
         return [
-            unsound if answer is None else same(one, Answered.from_row(next(kept)))
+            same(one, Answered.from_row(next(kept)))
+            if isinstance(answer, Scored)
+            else (unsound if answer is None else untried)
             for one, answer in zip(asked, scored, strict=True)
         ]
 
@@ -219,12 +224,16 @@ def _row(champion: Champion, asked: Asked, scored: Scored) -> dict[str, Any]:
 
 def _keep(warehouse: Warehouse, rows: Sequence[dict[str, Any]]) -> list[Row]:
     """Keep answers in one transaction; where a key is known already, the first answer counts."""
-    keys = {row["idempotency_key"] for row in rows} - {None}
+    keys: dict[str, set[str]] = {}
+    for row in rows:
+        if row["idempotency_key"] is not None:
+            keys.setdefault(row["client"], set()).add(row["idempotency_key"])
+    found: list[Any] = []
     with warehouse.write() as connection:
         connection.execute(_INSERT, list(rows))
-        found: Sequence[Any] = (
-            connection.execute(_WINNERS, {"keys": list(keys)}).mappings().all() if keys else []
-        )
+        for client, of_client in keys.items():
+            values = {"client": client, "keys": sorted(of_client)}
+            found += connection.execute(WINNERS, values).mappings()
     first = {(row["client"], row["idempotency_key"]): row for row in found}
     return [first.get((row["client"], row["idempotency_key"]), row) for row in rows]
 

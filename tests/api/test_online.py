@@ -10,6 +10,7 @@ from threading import Event
 import pytest
 from hypothesis import given, settings, strategies
 from pydantic import ValidationError
+from sqlalchemy import bindparam, text
 
 from batch_jobs.catalog import load_model
 from batch_jobs.database.warehouse import Warehouse
@@ -17,13 +18,16 @@ from batch_jobs.interval import Interval
 from batch_jobs.model import BatchModel, Category, Number
 from batch_jobs.registry import promotion
 from batch_jobs.registry.champions import champion
+from batch_jobs.registry.deployment import Deployment
 from batch_jobs.registry.store import ARTIFACT
 from batch_jobs.runs import jobs
 from batch_jobs.scoring.contract import check_features
+from batch_jobs.scoring.fitted import Fitted
 from batch_jobs.training import train
+from prediction_api.champions import MOST_ASKED, UNTRIED, Champion, Scored
 from prediction_api.config import Config
 from prediction_api.main import create_app
-from prediction_api.online import Asked
+from prediction_api.online import WINNERS, Asked
 from prediction_api.problems import UnavailableError
 from prediction_api.schemas import features_of, request_of
 from tests.conftest import TRAINED
@@ -324,3 +328,44 @@ def test_the_same_values_fit_a_request_and_a_run(values):
         assert fits
         # A whole number beyond 2^53 is the float next to it, as in a run.
         assert taken == tuple(float(one) if isinstance(one, int) else one for one in values)
+
+
+def test_an_idempotency_key_is_looked_up_by_its_client(warehouse):
+    """In the index, which begins with the client; without it all rows were read while writing."""
+    explain = "EXPLAIN QUERY PLAN" if warehouse.database.name == "sqlite" else "EXPLAIN"
+    asked = text(f"{explain} {WINNERS.text}").bindparams(bindparam("keys", expanding=True))
+    with warehouse.write() as connection:
+        if explain == "EXPLAIN":  # of an empty table, all rows are read at once
+            connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
+            connection.exec_driver_sql("SET LOCAL enable_bitmapscan = off")
+        found = connection.execute(asked, {"client": "a", "keys": ["1", "2"]})
+        plan = " ".join(map(str, found))
+    assert "client" in plan.partition("Index Cond" if explain == "EXPLAIN" else "INDEX")[2]
+
+
+@pytest.mark.parametrize("shop", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("bad", [1, 2, 200])
+def test_rows_that_the_estimator_refuses_cost_the_others_few_questions(shop, monkeypatch, bad):
+    """They are found by halving; of very many at once, some have to be sent again."""
+    version = champion(Warehouse(shop.warehouse), "orders").version
+    fitted = Deployment(shop).predictor("orders", version).fitted
+    answers, questions = Fitted.answers, []
+
+    def refuse(self, inputs):
+        questions.append(len(inputs))
+        if (inputs["amount"] == 666).any():
+            raise ValueError("Found unknown categories")
+        return answers(self, inputs)
+
+    monkeypatch.setattr(Fitted, "answers", refuse)
+    rows = [(666.0 if place % (200 // bad) == 0 else 1.0, None) for place in range(200)]
+    bad_places = {place for place, row in enumerate(rows) if row[0] == 666.0}
+    found = Champion("orders", version, fitted).answer(rows)
+    assert len(questions) <= MOST_ASKED
+    assert not any(isinstance(found[place], Scored) for place in bad_places)
+    if bad < 200:
+        assert all(isinstance(one, Scored) for n, one in enumerate(found) if n not in bad_places)
+        assert [found[place] for place in bad_places] == [None] * len(bad_places)
+    else:
+        assert UNTRIED in found
+    assert Champion("orders", version, fitted).answer(rows[:1]) == [None]

@@ -36,7 +36,7 @@ CONTRACT = VIEWS | {
     *("prediction_runs", "rejected_rows", "model_versions", "promotions", "signs_of_life"),
 }
 INTERNAL = {
-    *("schema_version", "fences", "run_parts", "shared_predictions", "run_predictions"),
+    *("schema_version", "locks", "fences", "run_parts", "shared_predictions", "run_predictions"),
     "served_predictions",
     *("current_rows", "superseded_rows", "serving_heads", "task_errors"),
     *("profiles", "drift_findings"),
@@ -120,6 +120,10 @@ NOT_FOR_READERS = [
     "COPY (SELECT 1) TO '/tmp/x'",
     "SELECT pg_read_file('postgresql.conf')",
     "SELECT pg_ls_dir('.')",
+    "SELECT lo_from_bytea(0, 'x')",
+    "SELECT lo_creat(-1)",
+    "SELECT lo_create(0)",
+    "SELECT lo_put(1, 0, 'x')",
     "SET ROLE batch_jobs_writer",
     "GRANT batch_jobs_writer TO CURRENT_USER",
 ]
@@ -261,6 +265,40 @@ def test_a_reader_can_do_nothing_else(reader):
     assert _allowed(reader, NOT_FOR_READERS, "SET default_transaction_read_only = off") == []
 
 
+def test_a_reader_keeps_no_writer_waiting(reader, owned):
+    """What a reader can lock by name is no lock of ours: publishing and the rest go on."""
+    by_name = "SELECT pg_advisory_lock(hashtextextended(%s, 0))"
+    with psycopg.connect(reader.replace("+psycopg", "")) as connection:
+        for name in ("", "orders", "serving", "past_predictions", "alerts of orders"):
+            connection.execute(by_name, [f"serving.{name}"])
+        publish(owned, tick(1), {"a": 0.5}, mode="merge")
+        assert owned.ensure_roles() == []
+        assert not connection.closed
+
+
+def test_two_writers_lock_a_name_one_after_the_other(owned, in_background):
+    """Also if neither has been locked before; another name keeps nobody waiting."""
+    order = []
+
+    def second():
+        with owned.write() as connection:
+            owned.database.lock_model(connection, "new")
+            order.append("second")
+
+    for _ in range(2):  # the row is there the second time
+        with owned.write() as connection:
+            owned.database.lock_model(connection, "new")
+            waiting = in_background(second)
+            blocked = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+            while ask(owned, blocked) == [(0,)]:
+                assert not waiting.done()
+            with owned.write() as other:
+                owned.database.lock_model(other, "another")
+            order.append("first")
+        waiting.result(30)
+    assert order == ["first", "second"] * 2
+
+
 def test_a_requester_computes_predictions_and_does_no_more(reader, owned, login, tmp_path):
     """It reads the contract, and keeps what it answered, which nobody changes."""
     settings = _settings_in(tmp_path, login("batch_jobs_requester"))
@@ -323,8 +361,11 @@ def test_who_is_no_superuser_can_make_them(tmp_path):
         made.ensure_schema()
         publish(made, tick(0), {"a": 0.1}, mode="replace")
         to_execute = made.ensure_roles()
-        assert to_execute == ["REVOKE TEMPORARY ON DATABASE warehouse FROM PUBLIC"]
-        server.execute(to_execute[0], "warehouse")
+        assert "REVOKE TEMPORARY ON DATABASE warehouse FROM PUBLIC" in to_execute
+        [functions] = [one for one in to_execute if "lo_creat(integer)" in one]
+        assert functions.startswith("REVOKE EXECUTE ON FUNCTION ")
+        for statement in to_execute:
+            server.execute(statement, "warehouse")
         assert made.ensure_roles() == []
         server.execute("CREATE ROLE job LOGIN PASSWORD 'secret' IN ROLE batch_jobs_writer")
         writer = Warehouse(as_login("job", server.url("warehouse")))

@@ -196,6 +196,27 @@ def test_a_row_at_which_the_estimator_raises_is_rejected(shop, monkeypatch):
     assert _answer(shop) == []
 
 
+@on_sqlite
+@pytest.mark.parametrize("at_fault", ["sender", "model"])
+def test_who_is_at_fault_is_told_apart(shop, monkeypatch, at_fault):
+    """A model that answers its golden rows as ever is not: nobody is woken for what was sent."""
+    predict, broken = Fitted.answers, []
+
+    def answers(fitted, inputs):
+        if broken or (inputs["amount"] == 666).any():
+            broken.extend(["for good"] if at_fault == "model" else [])
+            raise RuntimeError("of no use")
+        return predict(fitted, inputs)
+
+    monkeypatch.setattr(Fitted, "answers", answers)
+    monkeypatch.setattr("batch_jobs.scoring.predict.FEW_REFUSED", 0)  # of chunks of seven rows
+    submit(shop, "orders", [("b", {"amount": 666, "country": None})] * 7)
+    [failed] = _answer(shop)
+    assert (failed.state, failed.error) == ("failed", "RuntimeError: of no use")
+    assert failed.of_sender == (at_fault == "sender")
+    assert "of_sender" not in failed.as_dict()
+
+
 @pytest.mark.failure_mode(66)
 def test_an_answer_that_is_no_score_is_rejected(shop, monkeypatch):
     """As in a prediction run."""

@@ -232,15 +232,17 @@ class Partitions(SharedRows):
         if self._database.is_pooled:
             self._drop_briefly(table)
             return True
-        with self._database.writer.execution_options(
-            isolation_level="AUTOCOMMIT"
-        ).connect() as connection:
-            connection.detach()  # from the pool: nobody else gets its settings and its lock
+        with (
+            self._database.writer.begin() as locked,  # until the table is dropped
+            self._database.writer.execution_options(
+                isolation_level="AUTOCOMMIT"
+            ).connect() as connection,
+        ):
+            locked.exec_driver_sql(f"SET LOCAL lock_timeout = '{DETACH_TIMEOUT}'")
+            locked.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
+            self._database.lock_model(locked, PAST)
+            connection.detach()  # from the pool: nobody else gets its settings
             connection.exec_driver_sql(f"SET lock_timeout = '{DETACH_TIMEOUT}'")
-            connection.execute(  # until the connection is closed
-                text("SELECT pg_advisory_lock(hashtextextended(:key, 0))"),
-                {"key": f"{self._schema}.{PAST}"},
-            )
             for parent, pending in connection.execute(HALF_DETACHED).all():
                 connection.exec_driver_sql(
                     f"ALTER TABLE {parent} DETACH PARTITION {pending} FINALIZE"

@@ -210,7 +210,13 @@ class PostgreSQL:
 
     def prepare(self, connection: Connection) -> None:
         """Make ready for the first script, one process at a time."""
-        self.lock_model(connection, "")
+        if connection.scalar(text(f"SELECT to_regclass('{self.schema}.locks')")) is not None:
+            self.lock_model(connection, "")
+        else:  # there is nothing yet that could be locked but by name
+            connection.execute(
+                text("SELECT pg_advisory_xact_lock(hashtextextended(:key, 0))"),
+                {"key": f"{self.schema}."},
+            )
         if connection.scalar(text(f"SELECT to_regnamespace('{self.schema}')")) is None:
             connection.execute(text(f"CREATE SCHEMA {self.schema}"))
 
@@ -234,16 +240,29 @@ class PostgreSQL:
                     SELECT format('REVOKE TEMPORARY ON DATABASE %I FROM PUBLIC', current_database())
                     WHERE has_database_privilege('public', current_database(), 'TEMPORARY')
                     UNION ALL SELECT 'REVOKE CREATE ON SCHEMA public FROM PUBLIC'
-                    WHERE has_schema_privilege('public', 'public', 'CREATE')""")
+                    WHERE has_schema_privilege('public', 'public', 'CREATE')
+                    UNION ALL SELECT format('REVOKE EXECUTE ON FUNCTION %s FROM PUBLIC',
+                                            string_agg(oid::regprocedure::text, ', '))
+                    FROM pg_proc
+                    WHERE pronamespace = 'pg_catalog'::regnamespace
+                      AND proname ~ '^lo(_|write$|read$)'
+                      AND has_function_privilege('public', oid, 'EXECUTE')
+                    HAVING count(*) > 0""")
             )
         )
 
     def lock_model(self, connection: Connection, model: str) -> None:
-        """Let one transaction at a time publish a model; the lock ends with the transaction."""
-        connection.execute(
-            text("SELECT pg_advisory_xact_lock(hashtextextended(:key, 0))"),
-            {"key": f"{self.schema}.{model}"},
-        )
+        """Let one transaction at a time publish a model; the lock ends with the transaction.
+
+        It is a row, which readers have no right to lock.
+        """
+        lock = text("SELECT 1 FROM locks WHERE name = :name FOR UPDATE")
+        if connection.scalar(lock, {"name": model}) is None:
+            connection.execute(
+                text("INSERT INTO locks (name) VALUES (:name) ON CONFLICT DO NOTHING"),
+                {"name": model},
+            )
+            connection.scalar(lock, {"name": model})
 
     def stream(
         self,

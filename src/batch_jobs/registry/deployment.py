@@ -95,6 +95,17 @@ class Deployment:
                 self._predictors[key].profiler = profiler_of(found)
         return self._predictors[key]
 
+    def is_sound(self, name: str, version: str) -> bool:
+        """Whether a version answers its golden rows still; false too if it has none."""
+        from batch_jobs.scoring.golden import unlike_golden
+
+        golden = self._version(name, version).manifest.get("golden")
+        try:
+            fitted = self.predictor(name, version).fitted
+            return golden is not None and unlike_golden(fitted, golden) is None
+        except Exception:  # noqa: BLE001 - the estimator is the user's code
+            return False
+
     def _version(self, name: str, version: str) -> ModelVersion:
         key = (name, version)
         if key not in self._versions:

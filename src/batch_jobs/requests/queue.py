@@ -56,7 +56,11 @@ class Claimed:
 
 @dataclass(frozen=True)
 class Answered:
-    """How a request ended: `done`, or `failed` with the error."""
+    """How a request ended: `done`, or `failed` with the error.
+
+    Attributes:
+        of_sender: whether what was sent is at fault, and neither the model nor the warehouse.
+    """
 
     request_id: int
     model: str
@@ -64,10 +68,12 @@ class Answered:
     model_version: str | None
     counts: Counts
     error: str | None
+    of_sender: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values under the names of the table `requests`."""
-        plain = {name: value for name, value in vars(self).items() if name != "counts"}
+        plain = dict(vars(self))
+        del plain["counts"], plain["of_sender"]
         return plain | {f"rows_{name}": count for name, count in asdict(self.counts).items()}
 
     def __str__(self) -> str:

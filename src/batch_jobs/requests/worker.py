@@ -9,13 +9,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Row
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DataError, DBAPIError, OperationalError
 
 from batch_jobs import clock
 from batch_jobs.catalog import model_names
@@ -172,6 +172,12 @@ def follow(
             wake.wait(every.total_seconds())
 
 
+class _SenderFault(str):
+    """Why a request cannot be answered, though the model answers other rows as ever."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True)
 class _Attempt:
     """One attempt at one request, with what its caller was given."""
@@ -198,7 +204,8 @@ class _Attempt:
                     return None
                 problem = self._chunk(after)
                 if problem is not None:
-                    return queue.finish(self.deployment.warehouse, claimed, problem)
+                    ended = queue.finish(self.deployment.warehouse, claimed, str(problem))
+                    return replace(ended, of_sender=isinstance(problem, _SenderFault))
                 failpoint("answer.chunk_stored")
             failpoint("answer.before_finish")
             answered = queue.finish(self.deployment.warehouse, claimed)
@@ -221,9 +228,14 @@ class _Attempt:
         except (UnavailableError, ConfigurationError, FencedError, OperationalError):
             raise
         except DBAPIError as error:  # the database refuses these very rows
-            return first_line(error.orig or error)
-        except Exception as error:  # noqa: BLE001 - whatever it is that a model raises
+            told = first_line(error.orig or error)
+            return _SenderFault(told) if isinstance(error, DataError) else told
+        except MemoryError as error:
             return first_line(error)
+        except Exception as error:  # noqa: BLE001 - whatever it is that a model raises
+            version = self.claimed.model_version
+            sound = self.deployment.is_sound(self.model.name, version)
+            return _SenderFault(first_line(error)) if sound else first_line(error)
         if self.progress:
             self.progress(len(rows))
         return None

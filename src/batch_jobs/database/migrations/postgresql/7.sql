@@ -304,6 +304,12 @@ CREATE TABLE cancelled_requests (
 );
 CREATE INDEX requests_of_client ON requests (client, created_at);
 
+-- What writers lock by name, one row a name. Advisory locks anybody can take who can log in: a reader
+-- stopped publishing with them.
+CREATE TABLE locks (
+  name text COLLATE "C" PRIMARY KEY
+);
+
 -- == end of the prediction API ==
 
 -- == history ==

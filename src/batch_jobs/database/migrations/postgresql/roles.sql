@@ -33,6 +33,21 @@ BEGIN
   EXECUTE format('REVOKE TEMPORARY ON DATABASE %I FROM PUBLIC', current_database());
 END$$;
 
+-- Large objects: everybody may make them, as many and as large as there is room for.
+DO $$
+DECLARE
+  function regprocedure;
+BEGIN
+  FOR function IN
+    SELECT oid FROM pg_proc
+    WHERE pronamespace = 'pg_catalog'::regnamespace AND proname ~ '^lo(_|write$|read$)'
+      AND has_function_privilege('public', oid, 'EXECUTE')
+      AND pg_has_role(proowner, 'USAGE')  -- else the owner is asked to, by `init --roles`
+  LOOP
+    EXECUTE format('REVOKE EXECUTE ON FUNCTION %s FROM PUBLIC', function);
+  END LOOP;
+END$$;
+
 -- Readers: the contract, and nothing else. The views read with the rights of their owner.
 GRANT USAGE ON SCHEMA serving TO batch_jobs_reader, batch_jobs_requester;
 GRANT SELECT ON
@@ -67,6 +82,7 @@ GRANT SELECT, INSERT ON serving.cancelled_requests TO batch_jobs_requester;
 GRANT USAGE, CREATE ON SCHEMA serving TO batch_jobs_writer;
 GRANT SELECT ON ALL TABLES IN SCHEMA serving TO batch_jobs_writer;
 GRANT INSERT ON serving.promotions TO batch_jobs_writer;
+GRANT INSERT, UPDATE ON serving.locks TO batch_jobs_writer;
 GRANT INSERT, UPDATE (created_at, metrics, gate, artifact_removed_at, artifact_gone)
 ON serving.model_versions TO batch_jobs_writer;
 GRANT INSERT, UPDATE ON
