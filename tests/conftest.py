@@ -42,6 +42,7 @@ os.environ |= {
 # Files that take longest, which boot an Airflow or live through weeks: they are begun first, so
 # that no process of the test run is left alone with one of them at the end.
 LONGEST = (
+    "airflow/test_celery.py",
     *("airflow/test_process_faults.py", "airflow/test_dag_runs.py"),
     *("airflow/test_alerts_end_to_end.py", "airflow/test_approval_and_drift.py"),
     *("airflow/test_end_to_end.py", "faults/test_faults.py", "training/test_walk_forward.py"),

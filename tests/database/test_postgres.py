@@ -11,6 +11,7 @@ from time import monotonic, sleep
 from uuid import uuid4
 
 import pandas as pd
+import psycopg
 import pyarrow as pa
 import pytest
 from sqlalchemy import text
@@ -566,3 +567,13 @@ def test_a_reader_that_is_ended_in_the_middle_reads_anew(warehouse, postgres, no
 
     assert read(warehouse) == 60_000
     assert len(tries) == 2
+
+
+def test_a_replica_that_nobody_can_write_to_is_told_at_once(postgres_url):
+    """As PostgreSQL refuses there; trying again would not help."""
+    refused = psycopg.errors.FeatureNotSupported(
+        "cannot set transaction read-write mode during recovery"
+    )
+    database = Warehouse(postgres_url).database
+    assert database.is_misconfigured(refused)
+    assert not database.is_passing(refused)

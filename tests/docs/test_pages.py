@@ -22,7 +22,7 @@ OTHERS = {
     *("--celery", "--scale"),  # of ./run secrets, and of Docker Compose
     *("--all-extras", "--all-groups", "--output", "--build", "--detach", "--pyargs"),
     *("--once", "--port", "--api-port", "--serve", "--quiet", "--data-binary", "--no-deps"),
-    *("--soak-seconds", "--soak-seed", "--queues"),
+    *("--soak-seconds", "--soak-seed", "--queues", "--appendonly"),
 }
 
 

@@ -28,7 +28,7 @@ from batch_jobs.registry import promotion
 from batch_jobs.runs import jobs
 from batch_jobs.settings import Settings
 from batch_jobs.training import train
-from demo.local import LocalAirflow
+from demo.local import COMPONENTS, LocalAirflow
 from tests.conftest import ROOT
 from tests.support.slack_endpoint import SlackEndpoint
 
@@ -156,7 +156,9 @@ failpoints.arm(act)
 class LastingAirflow(LocalAirflow):
     """An Airflow that goes on without its scheduler until it gets another one."""
 
-    _scheduler: subprocess.Popen[bytes] | None = None
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._again: list[subprocess.Popen[bytes]] = []
 
     def require_alive(self) -> None:
         """Let processes end."""
@@ -169,22 +171,28 @@ class LastingAirflow(LocalAirflow):
 
     def start_scheduler(self) -> None:
         """Start another scheduler; it ends with the others."""
-        with (self.logs / "scheduler-2.log").open("w") as log:
-            self._scheduler = subprocess.Popen(
-                [sys.executable, "-m", "airflow", "scheduler", "--skip-serve-logs"],
-                cwd=self.root,
-                env=self.environment(),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
+        self.start_again("scheduler")
+
+    def start_again(self, component: str) -> None:
+        """Start a component that has ended, as what keeps them running does."""
+        with (self.logs / f"{component}-2.log").open("w") as log:
+            self._again.append(
+                subprocess.Popen(
+                    [sys.executable, "-m", "airflow", *COMPONENTS[component]],
+                    cwd=self.root,
+                    env=self.environment(),
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
             )
 
     def stop(self, patience: float = 6) -> None:
-        """Also wait for the scheduler that was started last, which is a child of this process."""
+        """Also wait for what was started last, which are children of this process."""
         super().stop(patience)
-        if self._scheduler is not None:
-            self._scheduler.wait()
+        for process in self._again:
+            process.wait()
 
 
 class Cases:

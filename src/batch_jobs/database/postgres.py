@@ -54,6 +54,10 @@ SORTING = r"^[0-9]{{4}}-[0-9][0-9]-[0-9][0-9]T[0-9][0-9]:[0-9][0-9]:[0-9.]+"
 PASSING = ("40001", "40P01", "55P03", "57P01", "57P02", "57P03", "53300", "25P03", "57014")
 
 
+# A transaction that may only read; and a replica, where none may write.
+READ_ONLY = ("25006", "0A000")
+
+
 class PostgreSQL:
     """What is PostgreSQL's own about the warehouse; `SQLite` has the same methods.
 
@@ -343,7 +347,7 @@ class PostgreSQL:
     def is_misconfigured(self, error: BaseException) -> bool:
         """Whether the error will come again until somebody changes the database or its rights."""
         state = _sqlstate(error)
-        return state is not None and (state.startswith(("28", "3D", "42")) or state == "25006")
+        return state is not None and state.startswith(("28", "3D", "42", *READ_ONLY))
 
     def is_doubled_key(self, error: BaseException) -> bool:
         """Whether the error says that a key is in a table of predictions already."""
