@@ -162,8 +162,8 @@ class AlertSettings:
     Attributes:
         alerts: addresses parted by blanks. One of `http` or `https` is a Slack webhook or what
             understands the same (Mattermost, Rocket.Chat), any other one of Apprise (mail, Teams,
-            PagerDuty and more), for which `pip install apprise`. Before each may stand what it is
-            sent: `page`, `warn`, `news`, such as `page+warn=mailto://…`. It is a secret.
+            PagerDuty and more), for which `pip install 'batch-jobs[alerts]'`. Before each may stand
+            what it is sent: `page`, `warn`, `news`, such as `page+warn=mailto://…`. It is a secret.
         spool: a folder for what happens while the warehouse is away; None takes one of this user.
         runbooks: an address of your own runbooks; messages link to it, with `#` and the cause.
     """

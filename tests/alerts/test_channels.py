@@ -77,13 +77,14 @@ def test_apprise_is_sent_plain_text(apprise):
     assert down.way.send(message, 5).problem == "Apprise could not send it"
 
 
-def test_all_that_is_wrong_with_the_addresses_is_told_at_once():
+def test_all_that_is_wrong_with_the_addresses_is_told_at_once(monkeypatch):
     """And none of them is shown, for each is a secret."""
+    monkeypatch.setattr(channels.importlib.util, "find_spec", lambda _: None)
     addresses = f"{CANARY} loud={WEBHOOK} mailto://u:{CANARY}@x.example"
     with pytest.raises(ConfigurationError) as raised:
         configured({"BATCH_JOBS_ALERTS": addresses})
     told = str(raised.value)
     assert "address 1 of BATCH_JOBS_ALERTS is no address" in told
     assert "address 2 of BATCH_JOBS_ALERTS asks for loud; there are news, page, warn" in told
-    assert "(mailto) is one of Apprise's; run `pip install apprise`" in told
+    assert "(mailto) is one of Apprise's; run `pip install 'batch-jobs[alerts]'`" in told
     assert CANARY not in told

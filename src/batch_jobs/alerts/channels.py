@@ -124,7 +124,9 @@ def _channel(entry: str) -> Channel:
     if scheme in {"http", "https"}:
         return Channel(name, Webhook(url, secrets=secrets_of(url)), wanted)
     if importlib.util.find_spec("apprise") is None:
-        raise ConfigurationError(f"({scheme}) is one of Apprise's; run `pip install apprise`")
+        raise ConfigurationError(
+            f"({scheme}) is one of Apprise's; run `pip install 'batch-jobs[alerts]'`"
+        )
     return Channel(name, Apprise(url), wanted)
 
 
