@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 SPREAD_FLOOR = 0.05  # below it, spreads are alike: in spreads of training
 FEW_VALUES = 12  # of a category: the number of rows is then watched for each
+FEWEST_VALUES = 10  # of a day: of fewer, nothing but how many are null is told
 FEWEST_CONSTANT = 20  # rows of a day that all have one value, before that is called stuck
 
 
@@ -104,14 +105,14 @@ def _add_numbers(
     edges = counts[:, layout.edges].reshape(days, -1, layout.width)
     for place, each in enumerate(layout.bins.numbers):
         n = there[:, place].astype("float64")
+        if place < len(layout.bins.numbers) - 1:  # a score is never null
+            add("nulls", each.name, "", 1 - n / rows)
+        n[n < FEWEST_VALUES] = np.nan
         mean = sums[:, place] / n / STEPS
         variance = squares[:, place] / n / STEPS**2 - mean**2
         enough = n >= np.maximum(FEWEST_CONSTANT, rows / 2)
         constant = np.where(enough, variance < 1 / STEPS**2, 0.0)
-        is_score = place == len(layout.bins.numbers) - 1
         name = each.name
-        if not is_score:
-            add("nulls", name, "", 1 - n / rows)
         add("level", name, "", mean)
         add("spread", name, "", np.log(np.sqrt(np.maximum(variance, 0)) + SPREAD_FLOOR))
         add("stuck", name, "", constant)
