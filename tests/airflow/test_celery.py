@@ -155,6 +155,7 @@ def with_psycopg2(url):
     return url.replace("+psycopg:", "+psycopg2:")
 
 
+@pytest.mark.failure_mode(85)
 def test_the_waits_after_a_lost_worker_come_to_little_more_than_a_minute():
     """Until its heartbeat is missed, until that is noticed, and before the retry."""
     waits = [
@@ -178,6 +179,7 @@ def reader(site):
     assert seen.reads
 
 
+@pytest.mark.failure_mode(85)
 def test_the_parts_of_a_run_are_scored_by_both_workers(site, reader):
     """At the first try, though the first task of all asks an API server that has just started."""
     site.begin(1)
@@ -186,6 +188,7 @@ def test_the_parts_of_a_run_are_scored_by_both_workers(site, reader):
     assert all(site.workers.received().values())
 
 
+@pytest.mark.failure_mode(85)
 def test_a_lost_worker_s_part_is_scored_by_the_other_one(site, reader):
     """Once its heartbeat is missed; nobody is told, since the run goes on by itself."""
     site.cases.stop_at("ticks", SCORED)
@@ -200,6 +203,7 @@ def test_a_lost_worker_s_part_is_scored_by_the_other_one(site, reader):
     assert site.told() == []
 
 
+@pytest.mark.failure_mode(85)
 def test_restarts_and_a_message_that_comes_twice_change_nothing(site, reader):
     """Redis and PostgreSQL go away while a part is scored; then Redis gives it out again."""
     site.cases.stop_at("ticks", SCORED)
@@ -220,6 +224,7 @@ def test_restarts_and_a_message_that_comes_twice_change_nothing(site, reader):
     assert site.told() == []
 
 
+@pytest.mark.failure_mode(85)
 def test_slack_hears_once_of_a_run_that_fails(site):
     """And of none of those that went on by themselves."""
     site.postgres.execute("ALTER TABLE fault_rows RENAME TO moved_rows", "warehouse")
