@@ -3,7 +3,7 @@ ARG PYTHON_IMAGE=python:3.11-slim-bookworm
 FROM ${PYTHON_IMAGE}
 
 COPY deploy/api.lock /opt/batch-jobs/
-RUN pip install --no-cache-dir --require-hashes -r /opt/batch-jobs/api.lock
+RUN pip install --no-cache-dir --no-deps --require-hashes -r /opt/batch-jobs/api.lock
 
 COPY pyproject.toml README.md LICENSE /opt/batch-jobs/
 COPY src /opt/batch-jobs/src

@@ -1,7 +1,21 @@
 #!/bin/bash
 # Run once by each start of the stack, before everything else: Airflow's tables, the warehouse's, its
-# roles and the sample flights and irises. Safe to repeat, and what an upgrade needs.
+# roles and the sample flights and irises. Safe to repeat, and what an upgrade needs. What is wrong is
+# told here, before anything else starts.
 set -euo pipefail
 
 airflow db migrate
 batch-jobs init --roles --samples
+probe=$BATCH_JOBS_MODEL_STORE/.init-probe
+case $BATCH_JOBS_MODEL_STORE in
+    *://*) ;;
+    *) { touch "$probe" && rm "$probe"; } || {
+        echo "init: the model store $BATCH_JOBS_MODEL_STORE cannot be written" >&2
+        exit 1
+    } ;;
+esac
+# The irises are measured around now: their first training cannot be of last Monday's.
+if ! batch-jobs --quiet status iris | grep -q serves; then
+    now=$(date --utc +%Y-%m-%dT%H:%M:%SZ)
+    batch-jobs train iris --as-of "$now" && batch-jobs promote iris || true
+fi

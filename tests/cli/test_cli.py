@@ -242,12 +242,14 @@ def test_answer_tells_what_became_of_requests(on_shop, shop):
 
 @pytest.mark.slow
 @on_sqlite
-def test_answer_follows_until_it_is_told_to_stop(on_shop, shop):
-    """A line for each request, and a clean end at SIGTERM."""
+def test_answer_follows_until_it_is_told_to_stop(on_shop, shop, tmp_path):
+    """A line for each request, a file touched with each turn, and a clean end at SIGTERM."""
     asked = submit(shop, "orders", [("a", {"amount": 1, "country": None})])
-    command = [sys.executable, "-m", "batch_jobs", "answer", "--follow", "--json"]
+    alive = tmp_path / "alive"
+    command = [sys.executable, "-m", "batch_jobs", "answer", "--follow", "--json", "--alive", alive]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert json.loads(process.stdout.readline())["request_id"] == asked
+        assert alive.exists()
         process.terminate()
         assert process.stdout.read() == '{"done": 1}\n'
     assert process.returncode == 0

@@ -23,6 +23,7 @@ OTHERS = {
     *("--all-extras", "--all-groups", "--output", "--build", "--detach", "--pyargs"),
     *("--once", "--port", "--api-port", "--serve", "--quiet", "--data-binary", "--no-deps"),
     *("--soak-seconds", "--soak-seed", "--queues", "--appendonly"),
+    *("--username", "--dbname", "--format", "--rm", "--entrypoint"),  # pg_dump and Docker Compose
 }
 
 

@@ -66,19 +66,22 @@ def test_a_look_by_cron_looks_twice_if_it_must_be_sure(run):
     assert PASSWORD not in told.out + told.err
 
 
-def test_it_goes_on_until_it_is_stopped(environ):
-    """SIGTERM ends it well."""
+def test_it_goes_on_until_it_is_stopped(environ, tmp_path):
+    """SIGTERM ends it well; each look touches the file that a health check looks at."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "batch_jobs", "watch"],
+        [sys.executable, "-m", "batch_jobs", "watch", "--alive", tmp_path / "alive"],
         env=environ,
         stdout=subprocess.PIPE,
         text=True,
     )
     said = process.stdout.readline()
+    found = process.stdout.readline()
+    alive = (tmp_path / "alive").exists()
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=120)
     assert process.returncode == 0
     assert said.startswith("watching every 60s: the warehouse, Airflow http://127.0.0.1")
+    assert ("airflow-scheduler" in found, alive) == (True, True)
 
 
 @pytest.mark.parametrize(

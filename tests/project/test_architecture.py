@@ -34,8 +34,9 @@ BELOW = {
     "backtest": {
         *("database", "scoring", "evaluation", "registry", "training", "runs", "monitoring"),
     },
+    "backups": {"database", "registry"},
     "cli": {
-        *("database", "samples", "registry", "requests", "training", "runs", "backtest"),
+        *("database", "samples", "registry", "backups", "requests", "training", "runs", "backtest"),
         *("alerts", "monitoring", "reports"),
     },
     "models": set(),

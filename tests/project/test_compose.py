@@ -80,12 +80,26 @@ def test_services_come_back_after_a_crash(service):
 
 @pytest.mark.parametrize("name", AIRFLOW)
 def test_the_health_of_airflow_is_read_from_what_it_says(name):
-    """It answers 200 when a component is dead, so the check reads its state."""
-    test = SERVICES[name]["healthcheck"]["test"]
-    assert "/api/v2/monitor/health" in test[-1]
-    assert '"status"' in test[-1]
-    component = SERVICES[name]["environment"].get("COMPONENT")
-    assert component == (None if name == "api-server" else name.replace("-", "_"))
+    """It answers 200 when a component is dead; deploy/healthy.py reads the state of each."""
+    component = name if name == "api-server" else name.replace("-", "_")
+    check = SERVICES[name]["healthcheck"]["test"]
+    assert check == ["CMD", "python", "/opt/batch-jobs/healthy.py", component]
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_each_of_our_services_tells_whether_it_is_well(name):
+    """But the one that ends; those that turn by a file that they touch with each turn."""
+    assert ("healthcheck" in SERVICES[name]) == (name != "init")
+    if name in ("requests", "watch"):
+        assert SERVICES[name]["command"][-2:] == ["--alive", "/tmp/alive"]
+        assert "/tmp/alive" in SERVICES[name]["healthcheck"]["test"][-1]
+        assert SERVICES[name]["init"] is True  # the first process of a container cannot be killed
+
+
+@pytest.mark.parametrize("name", [*AIRFLOW, "init", "worker"])
+def test_the_entry_point_of_the_image_asks_for_no_database(name):
+    """A worker has none, and would end after twenty tries; the others are started in order."""
+    assert SERVICES[name]["environment"]["CONNECTION_CHECK_MAX_COUNT"] == "0"
 
 
 def test_services_start_when_what_they_need_is_healthy():
@@ -180,7 +194,7 @@ def test_images_are_pinned():
 def test_an_image_is_installed_from_its_lock_and_runs_without_root(name):
     """Packages come with hashes; the last user is not root; nothing is fetched to build ours."""
     text = DOCKERFILES[name]
-    assert f"--require-hashes -r /opt/batch-jobs/{name}.lock" in text
+    assert f"--no-deps --require-hashes -r /opt/batch-jobs/{name}.lock" in text
     assert "--no-deps --no-build-isolation" in text
     assert re.findall(r"^USER (\w+)", text, re.MULTILINE)[-1] in ("airflow", "50000")
 

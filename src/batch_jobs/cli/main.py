@@ -19,6 +19,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from batch_jobs.cli import (
     alerts,
     backtest,
+    backups,
     dags,
     models,
     monitoring,
@@ -39,7 +40,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for noun in (models, versions, runs, monitoring, requests, backtest, dags, watch, alerts):
+nouns = (models, versions, runs, monitoring, requests, backtest, dags, watch, alerts, backups)
+for noun in nouns:
     app.add_typer(noun.commands)
 
 

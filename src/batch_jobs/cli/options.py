@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -15,3 +17,17 @@ Accept = Annotated[
     str | None, typer.Option(help="Publish whatever the circuit breaker says, for this reason.")
 ]
 Force = Annotated[bool, typer.Option(help="Score again what is published already.")]
+Alive = Annotated[
+    Path | None,
+    typer.Option(help="A file that is touched with each turn: the age of one that hangs is told."),
+]
+
+
+def touch(file: Path | None) -> None:
+    """Say by the age of a file, if there is to be one, that this process does its work.
+
+    A disk that is full keeps nobody from that work.
+    """
+    if file is not None:
+        with suppress(OSError):
+            file.touch()

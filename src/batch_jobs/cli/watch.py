@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from batch_jobs.alerts.problems import Problem
-from batch_jobs.cli.options import AsJson
+from batch_jobs.cli.options import Alive, AsJson, touch
 from batch_jobs.cli.output import minute, tell
 from batch_jobs.errors import ConfigurationError
 from batch_jobs.monitoring.telling import IncidentTeller
@@ -38,6 +38,7 @@ def watch(
     ping: Annotated[
         str | None, typer.Option(help="A dead man's switch; default: BATCH_JOBS_PING_URL.")
     ] = None,
+    alive: Alive = None,
     as_json: AsJson = False,
 ) -> None:
     """Hear what is silent: overdue intervals, paused DAGs, dead schedulers; tell it until stopped.
@@ -65,6 +66,7 @@ def watch(
     shown: set[str] = set()
 
     def told(look: Look) -> None:
+        touch(alive)
         now = set(_lines(look))
         if as_json or now != shown or look.over:
             over = [f"over: {_named(model, cause)}" for model, cause in look.over]

@@ -148,6 +148,13 @@ class ModelStore:
             return None
         return self._files.tell(*where)
 
+    def read_page(self, model: str, version: str) -> bytes | None:
+        """The gate's report on a version; None if it is not drawn, or cannot be read."""
+        try:
+            return self._files.read(*_folder(model, version), PAGE, most=MOST_OF_MANIFEST)
+        except (OSError, UnfitFileError, StoreUnavailableError):
+            return None
+
     def _verify(self, content: bytes, version: ModelVersion, subject: str) -> None:
         found = hashlib.sha256(content).hexdigest()
         if found != version.sha256:

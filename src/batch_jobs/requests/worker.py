@@ -138,6 +138,7 @@ def follow(
     *,
     every: timedelta = timedelta(seconds=2),
     told: Callable[[Answered], None] | None = None,
+    alive: Callable[[], None] = lambda: None,
 ) -> None:
     """Answer requests as they come, until told to stop; of each model one after the other.
 
@@ -151,6 +152,7 @@ def follow(
         wake: set it when a request was added (or to stop at once), and this looks at once.
         every: how often it looks if nobody wakes it.
         told: called with each request that is done or has failed.
+        alive: called whenever this looks, and after each chunk, whatever comes of it.
     """
     kept: dict[str, dict[tuple[str, str], Predictor]] = {}
     failed: dict[str, str] = {}
@@ -163,7 +165,16 @@ def follow(
 
     while not stop.is_set():
         wake.clear()
-        answered = answer_each(settings, names, told=note, kept=kept, most=1, stop=stop.is_set)
+        alive()
+        answered = answer_each(
+            settings,
+            names,
+            told=note,
+            kept=kept,
+            most=1,
+            stop=stop.is_set,
+            progress=lambda _: alive(),
+        )
         for one in answered:
             failed.pop(one.model, None)
             if told:
