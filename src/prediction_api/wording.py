@@ -12,22 +12,25 @@ from prediction_api.champions import Champion
 _NUMBER = r"-?[\d.]+(?:e[+-]?\d+)?"
 # How `batch_jobs.scoring.contract` tells why a row is rejected, and what a person is told.
 _REASONS: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...] = (
-    (re.compile(r"(\w+) fails not_nullable: .*"), lambda m: f"{m[1]} is missing"),
-    (re.compile(r"(\w+) fails finite: .*"), lambda m: f"{m[1]} is too large a number"),
+    (re.compile(r"^(\w+) fails not_nullable: .*"), lambda m: f"{m[1]} is missing"),
+    (re.compile(r"^(\w+) fails finite: .*"), lambda m: f"{m[1]} is too large a number"),
     (
-        re.compile(rf"(\w+) fails greater_than_or_equal_to\(({_NUMBER})\): ({_NUMBER})"),
+        re.compile(rf"^(\w+) fails greater_than_or_equal_to\(({_NUMBER})\): ({_NUMBER})"),
         lambda m: f"{m[1]} is {float(m[3]):g}, and must be at least {float(m[2]):g}",
     ),
     (
-        re.compile(rf"(\w+) fails less_than_or_equal_to\(({_NUMBER})\): ({_NUMBER})"),
+        re.compile(rf"^(\w+) fails less_than_or_equal_to\(({_NUMBER})\): ({_NUMBER})"),
         lambda m: f"{m[1]} is {float(m[3]):g}, and must be at most {float(m[2]):g}",
     ),
     (
-        re.compile(r"(\w+) fails isin\(([^()]*)\): (.*)"),
+        re.compile(r"^(\w+) fails isin\(([^()]*)\): (.*)"),
         lambda m: f"{m[1]} is {m[3]}, and must be one of {m[2]}",
     ),
-    (re.compile(r"(\w+) is not a number: (.*)"), lambda m: f"{m[1]} is {m[2]}, which is no number"),
-    (re.compile(r"(\w+) is not text: (.*)"), lambda m: f"{m[1]} is {m[2]}, which is no text"),
+    (
+        re.compile(r"^(\w+) is not a number: (.*)"),
+        lambda m: f"{m[1]} is {m[2]}, which is no number",
+    ),
+    (re.compile(r"^(\w+) is not text: (.*)"), lambda m: f"{m[1]} is {m[2]}, which is no text"),
 )
 
 

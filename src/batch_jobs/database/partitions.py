@@ -74,7 +74,6 @@ class _Database(Protocol):
     @property
     def is_pooled(self) -> bool: ...
     def is_passing(self, error: BaseException) -> bool: ...
-    def lock_model(self, connection: Connection, model: str) -> None: ...
 
 
 class Partitions(SharedRows):
@@ -206,7 +205,7 @@ class Partitions(SharedRows):
             connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{SET_ASIDE_TIMEOUT}'")
             # What a crash takes back is done again.
             connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
-            self._database.lock_model(connection, PAST)  # as whoever drops a table has it
+            self._lock_past(connection)  # as whoever drops a table has it
             found = connection.execute(text(SUPERSEDED)).all()
             unused = [run for run in found if not run.in_use][:SET_ASIDE_AT_ONCE]
             if unused:
@@ -220,6 +219,11 @@ class Partitions(SharedRows):
                     connection.exec_driver_sql(f"DROP TABLE {run.own_table}")
             return len(found) - len(unused)
 
+    def _lock_past(self, connection: Connection, function: str = "pg_advisory_xact_lock") -> None:
+        """Let one session at a time move tables to the past, or drop them from there."""
+        lock = text(f"SELECT {function}(hashtextextended(:key, 0))")
+        connection.execute(lock, {"key": f"{self._schema}.{PAST}"})
+
     def drop(self, table: str) -> bool:
         """Drop the table that a run has for itself; False if it shares one.
 
@@ -232,17 +236,13 @@ class Partitions(SharedRows):
         if self._database.is_pooled:
             self._drop_briefly(table)
             return True
-        with (
-            self._database.writer.begin() as locked,  # until the table is dropped
-            self._database.writer.execution_options(
-                isolation_level="AUTOCOMMIT"
-            ).connect() as connection,
-        ):
-            locked.exec_driver_sql(f"SET LOCAL lock_timeout = '{DETACH_TIMEOUT}'")
-            locked.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
-            self._database.lock_model(locked, PAST)
-            connection.detach()  # from the pool: nobody else gets its settings
+        with self._database.writer.execution_options(
+            isolation_level="AUTOCOMMIT"
+        ).connect() as connection:
+            connection.detach()  # from the pool: nobody else gets its settings and its lock
             connection.exec_driver_sql(f"SET lock_timeout = '{DETACH_TIMEOUT}'")
+            # Until the connection is closed; not a row, for whose transaction FINALIZE would wait.
+            self._lock_past(connection, function="pg_advisory_lock")
             for parent, pending in connection.execute(HALF_DETACHED).all():
                 connection.exec_driver_sql(
                     f"ALTER TABLE {parent} DETACH PARTITION {pending} FINALIZE"
@@ -270,7 +270,7 @@ class Partitions(SharedRows):
     def _drop_in_a_transaction(self, table: str) -> None:
         with self._database.writer.begin() as connection:
             connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{SET_ASIDE_TIMEOUT}'")
-            self._database.lock_model(connection, PAST)
+            self._lock_past(connection)
             for parent, pending in connection.execute(HALF_DETACHED).all():
                 connection.exec_driver_sql(
                     f"ALTER TABLE {parent} DETACH PARTITION {pending} FINALIZE"
