@@ -66,7 +66,17 @@ FAST = {
     *("alerts", "api", "cli", "database", "evaluation", "monitoring", "project"),
     *("registry", "reports", "requests", "runs", "samples", "scoring", "training", "words"),
 }
-SLOW = {"airflow", "backtest", "benchmarks", "demo", "docs", "faults", "packaging", "support"}
+SLOW = {
+    "airflow",
+    "backtest",
+    "backups",
+    "benchmarks",
+    "demo",
+    "docs",
+    "faults",
+    "packaging",
+    "support",
+}
 SLOW_FILES = {
     *("training/test_walk_forward.py", "samples/test_flight_delay.py", "api/test_corpus.py"),
     *("words/test_interruption.py", "project/test_run_script.py", "project/test_benchmarks.py"),
