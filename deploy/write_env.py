@@ -33,6 +33,7 @@ def main() -> int:
         return 2
     if arguments.celery:
         kept |= {"COMPOSE_PROFILES": "celery", "AIRFLOW_EXECUTOR": "CeleryExecutor"}
+        kept.setdefault("AIRFLOW_PARALLELISM", "32")
     text = _filled((arguments.folder / ".env.example").read_text("utf-8"), kept)
     _write(file, text)
     sys.stdout.write(f"{file} has every secret; only you can read it, and git ignores it\n")

@@ -304,6 +304,7 @@ def test_every_secret_is_random_and_only_the_owner_reads_it(secrets):
     assert not any(value in said for value in values)
     assert secrets("--celery")[0] == 0
     celery = {"COMPOSE_PROFILES": "celery", "AIRFLOW_EXECUTOR": "CeleryExecutor"}
+    celery["AIRFLOW_PARALLELISM"] = "32"
     assert _values(secrets.file) == found | celery
 
 
