@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
+import signal
+import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime, timedelta
@@ -214,3 +217,13 @@ def is_of_this_machine(url: str) -> bool:
     except ValueError:
         return True
     return host in {"", "localhost", "::1", "0.0.0.0"} or host.startswith("127.")  # noqa: S104
+
+
+def die_with_supervisor() -> None:
+    """Ask Linux to kill this task if its supervisor dies, so that it cannot outlive its retry.
+
+    The fence in the warehouse keeps such a task harmless anyway; this keeps it from being one.
+    """
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)

@@ -29,7 +29,7 @@ from batch_jobs.settings import model_packages
 from batch_jobs_airflow import forms, placing
 from batch_jobs_airflow.alerts import fail_alert, record_error, recovery_alert
 from batch_jobs_airflow.errors import translated
-from batch_jobs_airflow.tasks import evidence
+from batch_jobs_airflow.training_tasks import evidence
 
 log = logging.getLogger(__name__)
 

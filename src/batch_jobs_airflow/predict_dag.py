@@ -20,7 +20,7 @@ from airflow.providers.standard.operators.python import PythonOperator
 from airflow.sdk import DAG, CronDataIntervalTimetable, TriggerRule
 
 from batch_jobs.model import BatchModel
-from batch_jobs_airflow import dags, forms, monitoring_tasks, tasks
+from batch_jobs_airflow import dags, forms, monitoring_tasks, prediction_tasks
 
 
 def make_dag(model: BatchModel) -> None:
@@ -33,18 +33,18 @@ def make_dag(model: BatchModel) -> None:
         params=forms.SPAN_PARAMS,
         **dags.dag_settings(model, __doc__),
     ):
-        plan = dags.verb(model, tasks.plan, inlets=[dags.champion_asset(model)])
-        score = PythonOperator.partial(task_id="score", python_callable=tasks.score).expand(
-            op_kwargs=plan.output
-        )
+        plan = dags.verb(model, prediction_tasks.plan, inlets=[dags.champion_asset(model)])
+        score = PythonOperator.partial(
+            task_id="score", python_callable=prediction_tasks.score
+        ).expand(op_kwargs=plan.output)
         publish = PythonOperator(
             task_id="publish",
-            python_callable=tasks.publish,
+            python_callable=prediction_tasks.publish,
             op_kwargs={"parts": plan.output},
             outlets=[dags.predictions_asset(model)],
             trigger_rule=TriggerRule.ALL_DONE_MIN_ONE_SUCCESS,  # a part keeps back its own interval
         )
-        prune = dags.verb(model, tasks.prune)
+        prune = dags.verb(model, prediction_tasks.prune)
         score >> publish >> [dags.verb(model, monitoring_tasks.monitor), prune]
         # On its own: neither holds the predictions up, nor is held up by them.
-        dags.verb(model, tasks.answer)
+        dags.verb(model, prediction_tasks.answer)

@@ -14,7 +14,7 @@ with the version. If it had, readers see some intervals of either version: mend 
 from airflow.sdk import DAG
 
 from batch_jobs.model import BatchModel
-from batch_jobs_airflow import dags, forms, tasks
+from batch_jobs_airflow import dags, forms, training_tasks
 
 
 def make_dag(model: BatchModel) -> None:
@@ -28,4 +28,4 @@ def make_dag(model: BatchModel) -> None:
         params=forms.ROLLBACK_PARAMS,
         **dags.dag_settings(model, __doc__, model.train_placement),
     ):
-        dags.verb(model, tasks.rollback, outlets=[dags.champion_asset(model)])
+        dags.verb(model, training_tasks.rollback, outlets=[dags.champion_asset(model)])

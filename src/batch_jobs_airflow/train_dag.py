@@ -21,7 +21,7 @@ from functools import partial
 from airflow.sdk import DAG, chain
 
 from batch_jobs.model import BatchModel
-from batch_jobs_airflow import command, dags, tasks
+from batch_jobs_airflow import command, dags, training_tasks
 
 
 def make_dag(model: BatchModel) -> None:
@@ -39,5 +39,5 @@ def make_dag(model: BatchModel) -> None:
             execution_timeout=model.train_timeout if model.gate.approval else None,
             bash_command=f"batch-jobs train {model.name} --as-of {{{{ as_of(dag_run) }}}}",
         )
-        promote = dags.verb(model, tasks.promote, outlets=[dags.champion_asset(model)])
+        promote = dags.verb(model, training_tasks.promote, outlets=[dags.champion_asset(model)])
         chain(*dags.before_training(model), train, *dags.before_promotion(model), promote)

@@ -22,7 +22,7 @@ from batch_jobs.runs import jobs, ledger, staging
 from batch_jobs.scoring.predict import predict_chunk
 from batch_jobs.settings import Settings
 from batch_jobs.training import train
-from batch_jobs_airflow import forms, tasks
+from batch_jobs_airflow import forms, prediction_tasks
 from tests.conftest import ROOT
 from tests.example_models._tables import STEP, make_tables
 from tests.support import mishaps
@@ -252,7 +252,7 @@ def test_a_span_that_is_asked_for_is_all_that_is_due_in_it(promoted, now, by):
     own |= {} if by == "form" else {"data_interval_end": wanted.end}
     params = {name: param.value for name, param in forms.SPAN_PARAMS.items()} | asked
     dag_run = SimpleNamespace(run_type="manual", logical_date=long, run_after=long, conf=asked)
-    [item] = tasks.plan("orders", SimpleNamespace(id=uuid7()), dag_run, params, **own)
+    [item] = prediction_tasks.plan("orders", SimpleNamespace(id=uuid7()), dag_run, params, **own)
     claimed = "SELECT run_id, interval_start FROM prediction_runs ORDER BY run_id"
     starts = [
         (run_id, (now - n * STEP).isoformat())

@@ -201,7 +201,7 @@ def test_dag_files_are_thin(path):
     ]
     own = ["make_dag"] if path.stem.endswith("_dag") else []
     assert [getattr(one, "name", "lambda") for one in bodies] == own, (
-        f"{path.name}: move functions to batch_jobs_airflow/tasks.py"
+        f"{path.name}: move functions to batch_jobs_airflow/prediction_tasks.py"
     )
     assert "select " not in source.lower().replace("select.", "")
     assert len(source.splitlines()) <= 60
@@ -211,7 +211,7 @@ def test_dag_files_are_thin(path):
 def test_every_dag_keeps_house_policy(bag):
     """Alerts, limits and help are on every DAG, or the engineer on call is on their own."""
     for dag in bag.dags.values():
-        assert dag.on_failure_callback is fail_alert, f"{dag.dag_id}: use tasks.dag_settings"
+        assert dag.on_failure_callback is fail_alert, f"{dag.dag_id}: use dags.dag_settings"
         assert dag.on_success_callback is recovery_alert
         assert dag.default_args["on_failure_callback"] is record_error
         assert "**If it fails.**" in dag.doc_md

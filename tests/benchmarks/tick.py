@@ -365,7 +365,7 @@ def main(arguments: Sequence[str]) -> None:
     asked = parser.parse_args(arguments)
     let_threads_sleep()
     if asked.verb:
-        import batch_jobs_airflow.tasks  # noqa: F401 - Airflow and the DAG file are there when a task begins
+        import batch_jobs_airflow.prediction_tasks  # noqa: F401 - Airflow and the DAG file are there when a task begins
 
         case, verb, number = asked.verb
         took = time_verb(Settings.from_environ(), case, verb, int(number))

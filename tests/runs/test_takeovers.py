@@ -19,7 +19,7 @@ from batch_jobs.errors import StoreUnavailableError, WarehouseUnavailableError
 from batch_jobs.interval import Interval
 from batch_jobs.runs import attempts, backfills, jobs, planning, staging
 from batch_jobs.scoring.predict import predict_chunk
-from batch_jobs_airflow import tasks
+from batch_jobs_airflow import prediction_tasks, training_tasks
 from tests.fault_models._rows import tick
 from tests.support.deployment import shown
 from tests.support.faults import Order, until
@@ -43,7 +43,7 @@ class DagRun:
 
     def plan(self):
         """Claim; one part is enough."""
-        self.items = tasks.plan(
+        self.items = prediction_tasks.plan(
             "ticks",
             SimpleNamespace(id=new_token()),
             SimpleNamespace(run_type=self.run_type, run_after=self.newest.end),
@@ -58,7 +58,7 @@ class DagRun:
         done, errors = [], []
         for item in self.items:
             try:
-                done.append(tasks.score(**item, ti=SimpleNamespace(id=new_token())))
+                done.append(prediction_tasks.score(**item, ti=SimpleNamespace(id=new_token())))
             except BaseException as error:  # noqa: BLE001 - raised in the end
                 errors.append(error)
         if errors:
@@ -68,15 +68,15 @@ class DagRun:
     def publish(self):
         """Publish all."""
         ti = SimpleNamespace(task=SimpleNamespace(outlets=[]))
-        return tasks.publish(self.items, ti, outlet_events={})
+        return prediction_tasks.publish(self.items, ti, outlet_events={})
 
 
 @pytest.fixture
 def dag_run(deployment, monkeypatch):
     """Begin a run of the DAG: `dag_run(newest tick)`."""
-    monkeypatch.setattr(tasks, "airflow_settings", lambda: deployment.settings)
-    monkeypatch.setattr(tasks, "flush_alerts", lambda: None)
-    monkeypatch.setattr(tasks, "_die_with_supervisor", lambda: None)
+    monkeypatch.setattr(prediction_tasks, "airflow_settings", lambda: deployment.settings)
+    monkeypatch.setattr(prediction_tasks, "flush_alerts", lambda: None)
+    monkeypatch.setattr(prediction_tasks, "die_with_supervisor", lambda: None)
     return lambda number, **options: DagRun(number, **options).plan()
 
 
@@ -307,9 +307,9 @@ def test_a_rollback_that_others_overtake_is_no_success(deployment, monkeypatch):
         raise jobs.FencedError("a test")
 
     monkeypatch.setattr(backfills, "rollback", fence)
-    monkeypatch.setattr(tasks, "airflow_settings", lambda: deployment.settings)
-    monkeypatch.setattr(tasks, "_die_with_supervisor", lambda: None)
+    monkeypatch.setattr(training_tasks, "airflow_settings", lambda: deployment.settings)
+    monkeypatch.setattr(training_tasks, "die_with_supervisor", lambda: None)
     asked = {"version": "v1", "reason": "worse"}
     with pytest.raises(AirflowException) as caught:
-        tasks.rollback("ticks", asked, None, None, SimpleNamespace(run_id="r"))
+        training_tasks.rollback("ticks", asked, None, None, SimpleNamespace(run_id="r"))
     assert not isinstance(caught.value, AirflowSkipException)

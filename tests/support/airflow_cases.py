@@ -143,7 +143,7 @@ def act(place):
     if (FOLDER / f"{name}.outlives").exists():
         ctypes.CDLL(None).prctl(1, 0)  # PR_SET_PDEATHSIG: none
         to_file = logging.FileHandler(FOLDER / f"{name}.log")
-        logging.getLogger("batch_jobs_airflow.tasks").addHandler(to_file)
+        logging.getLogger("batch_jobs_airflow.prediction_tasks").addHandler(to_file)
     if name == "overtime":
         signal.setitimer(signal.ITIMER_REAL, 0.1)  # as if the hour were over
     os.close(os.open(mine, os.O_RDONLY))  # until the test opens it, too
