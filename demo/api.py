@@ -22,7 +22,7 @@ from batch_jobs.registry import champions, promotion
 from batch_jobs.settings import Settings, let_threads_sleep
 from batch_jobs.training import train
 from demo.local import ROOT, LocalAirflowError, one_line, require_free
-from prediction_api.__main__ import serve
+from prediction_api.__main__ import require_address, serve
 from prediction_api.config import Config
 
 MODEL = "iris"
@@ -129,6 +129,7 @@ def main(arguments: Sequence[str]) -> None:
         os.environ["PREDICTION_API_PORT"] = asked.port
     try:
         config = Config.from_environ()
+        require_address(config)
         prepare(config.settings, ROOT / ".local" / "warehouse.db")
     except BatchJobsError as error:
         sys.stderr.write(f"error: {error}\n")

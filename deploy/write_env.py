@@ -10,12 +10,14 @@ import os
 import re
 import secrets
 import socket
+import subprocess
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 LINE = re.compile(r"^([A-Z][A-Z0-9_]*)=(.*)$")
 SHORTEST = 24
+FERNET = 32
 SECRET = re.compile(r"_(PASSWORD|KEY|KEYS|SECRET)$")
 PORTS = {"AIRFLOW_PORT": 8080, "API_PORT": 8000}
 
@@ -28,7 +30,7 @@ def main() -> int:
     arguments = parser.parse_args()
     file = arguments.folder / ".env"
     kept = _values(file.read_text("utf-8")) if file.exists() else {}
-    if problems := [*_weak(kept), *_taken(kept, is_new=not file.exists())]:
+    if problems := [*_weak(kept), *_taken(kept, is_new=not file.exists() or _is_down(file))]:
         sys.stderr.write("".join(f"secrets: {problem}\n" for problem in problems))
         return 2
     if arguments.celery:
@@ -52,6 +54,13 @@ def _weak(kept: dict[str, str]) -> list[str]:
     for name, value in kept.items():
         if not SECRET.search(name) or not value:
             continue
+        if name == "AIRFLOW_FERNET_KEY" and not _is_fernet(value):
+            problems.append(
+                f"{name} in .env is no Fernet key (32 bytes in URL-safe base64); remove its value, "
+                f"and ./run secrets makes one, or write back the one that the connections in "
+                f"Airflow's database were kept with"
+            )
+            continue
         for part in value.split(",") if name.endswith("KEYS") else [value]:
             if len(part) < SHORTEST or len(set(part)) < SHORTEST // 3:
                 problems.append(
@@ -65,11 +74,33 @@ def _weak(kept: dict[str, str]) -> list[str]:
     return problems
 
 
+def _is_fernet(value: str) -> bool:
+    """Whether it is one key, or several in the order of a rotation."""
+    try:
+        return all(len(base64.urlsafe_b64decode(part)) == FERNET for part in value.split(","))
+    except ValueError:
+        return False
+
+
+def _is_down(file: Path) -> bool:
+    """Whether Docker says that nothing of the stack runs, which would hold the ports itself."""
+    command = ["docker", "compose", "--project-directory", str(file.parent), "ps", "--quiet"]
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return False
+    return not done.stdout.strip()
+
+
 def _taken(kept: dict[str, str], *, is_new: bool) -> list[str]:
-    """Ports that somebody else listens on, before the first start."""
+    """Ports that somebody else listens on, before a start."""
     problems = []
     for name, usual in PORTS.items() if is_new else ():
-        port = int(kept.get(name) or usual)
+        told = kept.get(name) or str(usual)
+        port = int(told) if told.isdecimal() else 0
+        if not 0 < port < 2**16:
+            problems.append(f"{name}={told} in .env is no port: write a number from 1 to 65535")
+            continue
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:

@@ -20,6 +20,7 @@ def main() -> None:
     let_threads_sleep()
     try:
         config = _config()
+        require_address(config)
     except BatchJobsError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(error.exit_code)
@@ -38,6 +39,27 @@ def _config() -> Config:
             f"prediction-api needs the package {error.name}; run `pip install 'batch-jobs[api]'`"
         ) from error
     return Config.from_environ()
+
+
+def require_address(config: Config) -> None:
+    """Find out before anything begins whether the server can listen.
+
+    Raises:
+        ConfigurationError: it cannot, with the reason.
+    """
+    import socket
+
+    try:
+        where = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(where[0]) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(where[4])
+            probe.listen()
+    except OSError as error:
+        raise ConfigurationError(
+            f"nobody can listen on {config.host} port {config.port} ({error.strerror}); set "
+            f"PREDICTION_API_PORT to a port that is free, or end what listens there"
+        ) from None
 
 
 def serve(config: Config) -> None:

@@ -8,8 +8,9 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
+from batch_jobs.errors import ConfigurationError
 from prediction_api import connections
-from prediction_api.__main__ import server_options
+from prediction_api.__main__ import require_address, server_options
 from prediction_api.config import Config
 from tests.support.api import KEY, listening, serving, settings_of
 
@@ -248,3 +249,16 @@ def test_a_server_may_open_as_many_files_as_it_has_connections(settings, monkeyp
 
     serve(Config(settings=settings, connections=100))
     assert given == [(350, hard)]
+
+
+def test_a_port_that_is_taken_is_told_before_anything_begins(settings):
+    """With the variable that chooses another one."""
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        config = Config(settings=settings, port=other.getsockname()[1])
+        with pytest.raises(
+            ConfigurationError, match=r"\(Address already in use\); set PREDICTION_A"
+        ):
+            require_address(config)
+    require_address(config)

@@ -409,6 +409,15 @@ def test_a_connection_that_is_refused_is_told_at_once(url, monkeypatch, change, 
     assert (caught.value.exit_code, str(caught.value).count("\n")) == (2, 0)
 
 
+def test_a_server_that_is_too_old_is_refused_before_anything_is_made(url, monkeypatch):
+    """With its version and the oldest one that will do."""
+    monkeypatch.setattr("batch_jobs.database.postgres.OLDEST", 99)
+    with pytest.raises(
+        ConfigurationError, match=r"is PostgreSQL 1\d\S*.*; a warehouse needs 99 or"
+    ):
+        _at(url).ensure_schema()
+
+
 def test_a_server_that_is_not_there_is_one_clear_error_after_a_while(url, monkeypatch):
     """It may come back, so Airflow tries again; the password is not told."""
     monkeypatch.setattr(transactions, "PATIENCE_SECONDS", 0.3)

@@ -64,6 +64,14 @@ def test_a_folder_is_no_warehouse(tmp_path):
         Warehouse(f"sqlite:///{tmp_path}").ensure_schema()
 
 
+def test_a_full_disk_is_named_beside_the_words_of_the_database(tmp_path, monkeypatch):
+    """Which speaks of an error of the disk alone."""
+    monkeypatch.setattr("batch_jobs.database.sqlite.LEAST_FREE", 2**80)
+    (tmp_path / "w.db").mkdir()
+    with pytest.raises(ConfigurationError, match=f"database file; the disk of {tmp_path} is full"):
+        Warehouse(f"sqlite:///{tmp_path}/w.db").ensure_schema()
+
+
 def test_reading_before_init_says_what_to_run(tmp_path):
     """And makes no file."""
     warehouse = Warehouse(f"sqlite:///{tmp_path}/w.db")

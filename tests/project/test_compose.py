@@ -314,6 +314,7 @@ def test_every_secret_is_random_and_only_the_owner_reads_it(secrets):
         ("REDIS_PASSWORD=hunter2", "REDIS_PASSWORD in .env is too weak"),
         (f"AIRFLOW_JWT_SECRET={'a' * 64}", "AIRFLOW_JWT_SECRET in .env is too weak"),
         ("POSTGRES_PASSWORD=p@ss/word:of-thirty-characters", "is part of a URL"),
+        (f"AIRFLOW_FERNET_KEY={'0123456789abcdefghij' * 2}", "is no Fernet key"),
         ("PREDICTION_API_KEYS=0123456789abcdef0123456789abcdef,short", "PREDICTION_API_KEYS in"),
     ],
 )

@@ -19,6 +19,7 @@ from batch_jobs.backups import dumps
 from batch_jobs.database.connections import text
 from batch_jobs.database.warehouse import SCHEMA_VERSION, Warehouse
 from batch_jobs.errors import ConfigurationError, WarehouseVersionError
+from batch_jobs.registry import belonging
 from batch_jobs.registry.store import ARTIFACT, MANIFEST, PAGE, ModelStore
 from batch_jobs.registry.versions import ModelVersion, from_row
 from batch_jobs.settings import Settings
@@ -117,6 +118,7 @@ def restore(settings: Settings, folder: Path) -> Backup:
     dumps.load(folder / found.database, settings.warehouse)
     warehouse = Warehouse(settings.warehouse)
     warehouse.ensure_schema()
+    belonging.claim(warehouse, store, moved=True)
     if found.has_roles:
         warehouse.ensure_roles()
     return found

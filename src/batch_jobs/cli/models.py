@@ -14,6 +14,8 @@ from batch_jobs.cli.output import tell
 from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.errors import BatchJobsError
 from batch_jobs.interval import parse_time
+from batch_jobs.registry import belonging
+from batch_jobs.registry.store import ModelStore
 from batch_jobs.settings import Settings, model_packages
 
 commands = typer.Typer()
@@ -27,12 +29,18 @@ def init(
         bool, typer.Option(help="With --samples: flights of 2013, not moved to our time.")
     ] = False,
     roles: Annotated[bool, typer.Option(help="Make the roles of PostgreSQL too.")] = False,
+    store_moved: Annotated[
+        bool, typer.Option(help="The model store of this warehouse has moved to where it is set.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make the tables and views of the warehouse; safe to repeat."""
+    """Make the tables and views of the warehouse, and check the model store; safe to repeat."""
     settings = Settings.from_environ()
     warehouse = Warehouse(settings.warehouse)
+    store = ModelStore(settings.model_store)
+    store.require_writable()
     made = warehouse.ensure_schema()
+    belonging.claim(warehouse, store, moved=store_moved)
     answer: dict[str, Any] = {"warehouse": str(warehouse), "made": made}
     told = f"{'made' if made else 'found'} the warehouse {warehouse}"
     if roles:

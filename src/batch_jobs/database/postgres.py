@@ -46,6 +46,7 @@ COPY_TIMEOUT = "60s"
 # text, char(n) and varchar: https://www.postgresql.org/docs/current/catalog-pg-type.html
 TEXT_TYPES = (25, 1042, 1043)
 NAIVE_TYPES = (1082, 1114)  # date, timestamp
+OLDEST = 14  # the first to detach a table beside readers
 EPOCH = "1970-01-01T00:00:00+00:00"
 SORTING = r"^[0-9]{{4}}-[0-9][0-9]-[0-9][0-9]T[0-9][0-9]:[0-9][0-9]:[0-9.]+"
 # Tables by which a warehouse is known.
@@ -151,6 +152,8 @@ class PostgreSQL:
             WHERE n.nspname = :schema AND c.relkind IN ('r', 'p', 'v', 'm', 'f')"""
         return set(connection.scalars(text(known), {"schema": self.schema}))
 
+    shortage = ""  # the server says so itself
+
     @property
     def elsewhere(self) -> str:
         """What to write, where others have tables of our names."""
@@ -213,7 +216,16 @@ class PostgreSQL:
         return f"pg_typeof({column}) IN ({naive})"
 
     def prepare(self, connection: Connection) -> None:
-        """Make ready for the first script, one process at a time."""
+        """Make ready for the first script, one process at a time.
+
+        Raises:
+            ConfigurationError: the server is too old for the scripts.
+        """
+        if int(connection.scalar(text("SHOW server_version_num")) or 0) < OLDEST * 10_000:
+            told = connection.scalar(text("SHOW server_version"))
+            raise ConfigurationError(
+                f"{self._shown} is PostgreSQL {told}; a warehouse needs {OLDEST} or newer"
+            )
         if connection.scalar(text(f"SELECT to_regclass('{self.schema}.locks')")) is not None:
             self.lock_model(connection, "")
         else:  # there is nothing yet that could be locked but by name

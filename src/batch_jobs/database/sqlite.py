@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -42,6 +43,7 @@ SHORT_NAP = 0.025  # what it sleeps at a time when it has waited for a tenth of 
 DAMAGED = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 # Keys that come in random order touch the whole index: 64 MB of it halve the time of a million.
 CACHE_KB = 64_000
+LEAST_FREE = 2**20
 
 
 # Queries that another process does not read as sqlite3 does.
@@ -158,6 +160,14 @@ class SQLite:
         """The tables and views that the warehouse's file has."""
         known = "SELECT name FROM main.sqlite_master WHERE type IN ('table', 'view')"
         return set(connection.scalars(text(known)))
+
+    @property
+    def shortage(self) -> str:
+        """What else to say of an error, where the disk is full."""
+        with suppress(OSError):
+            if shutil.disk_usage(self._path.parent).free < LEAST_FREE:
+                return f"; the disk of {self._path.parent} is full"
+        return ""
 
     @property
     def elsewhere(self) -> str:

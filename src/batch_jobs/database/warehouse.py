@@ -174,7 +174,7 @@ class Warehouse:
                 return True
         except DatabaseError as error:
             raise ConfigurationError(
-                f"cannot make or open the warehouse {self}: {first_words(error)}"
+                f"cannot make or open the warehouse {self}: {first_words(error)}{database.shortage}"
             ) from error
 
     def ensure_roles(self) -> list[str]:

@@ -18,6 +18,7 @@ from batch_jobs import clock
 from batch_jobs.errors import ArtifactError, ConfigurationError
 from batch_jobs.registry.plain_files import read_plain
 
+PROBE_BYTES = 2**16
 ABANDONED_SECONDS = 24 * 3600  # after which nobody is still writing a version's files
 
 
@@ -48,8 +49,10 @@ class LocalFolder:
             self._root.mkdir(parents=True, exist_ok=True, mode=0o750)
             require_unshared(self._root)
             probe = self._root / f".probe-{uuid.uuid4().hex}"
-            probe.touch()
-            probe.unlink()
+            try:
+                probe.write_bytes(bytes(PROBE_BYTES))  # a full disk has room for an empty file
+            finally:
+                probe.unlink(missing_ok=True)
         except OSError as error:
             raise self._unwritable(error) from error
 
@@ -93,6 +96,23 @@ class LocalFolder:
             raise self._unwritable(error) from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+    def put(self, name: str, content: bytes) -> None:
+        """Keep a file of the store itself; one that is there stays.
+
+        Raises:
+            ConfigurationError: the folder cannot be written.
+        """
+        new = self._root / f".new-{uuid.uuid4().hex}"
+        mode = stat.S_IMODE(self._root.stat().st_mode) & 0o660
+        try:
+            write_synced(new, content, mode)
+            with suppress(FileExistsError):
+                os.link(new, self._root / name)
+        except OSError as error:
+            raise self._unwritable(error) from error
+        finally:
+            new.unlink(missing_ok=True)
 
     def remove(self, model: str, version: str, names: Sequence[str]) -> None:  # noqa: ARG002
         """Remove a version's folder, at one moment as far as its name goes.

@@ -88,6 +88,15 @@ class RemoteFolder:
         for name, content in files.items():
             self._write(content, model, version, name)
 
+    def put(self, name: str, content: bytes) -> None:
+        """Keep a file of the store itself.
+
+        Raises:
+            ConfigurationError: the URL leads nowhere, or nobody may write there.
+            StoreUnavailableError: it did not answer.
+        """
+        self._write(content, name)
+
     def remove(self, model: str, version: str, names: Sequence[str]) -> None:
         """Remove the files of a version, one after the other; those that are not there are not.
 

@@ -65,6 +65,14 @@ class ModelStore:
         """
         self._files.require_writable()
 
+    def __str__(self) -> str:
+        return str(self._files)
+
+    @property
+    def files(self) -> LocalFolder | RemoteFolder:
+        """The folder itself."""
+        return self._files
+
     def write(
         self,
         model: str,

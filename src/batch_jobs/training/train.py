@@ -24,7 +24,7 @@ from batch_jobs.errors import (
 from batch_jobs.interval import require_aware
 from batch_jobs.model import BatchModel
 from batch_jobs.redaction import first_line
-from batch_jobs.registry import champions, signing, versions
+from batch_jobs.registry import belonging, champions, signing, versions
 from batch_jobs.registry.deployment import Place, opened
 from batch_jobs.registry.loading import as_trained, load_version
 from batch_jobs.registry.references import MANIFEST_FIELD, as_stored
@@ -65,6 +65,7 @@ def train(place: Place, name: str, as_of: datetime) -> ModelVersion:
     warehouse = deployment.warehouse
     store = deployment.store
     store.require_writable()
+    belonging.require(warehouse, store)
     _require_signer(deployment.settings)
     split = read_split(warehouse, model, as_of)
     log.info("fitting on %s rows, holding out %s", f"{len(split.fit):,}", f"{len(split.holdout):,}")

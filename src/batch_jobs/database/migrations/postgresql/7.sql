@@ -318,3 +318,15 @@ CREATE TABLE locks (
 CREATE INDEX shared_predictions_of_entity ON shared_predictions (entity_id);
 
 -- == end of history ==
+
+-- == the model store that the warehouse belongs to: one row ==
+
+CREATE TABLE model_stores (
+  number smallint PRIMARY KEY CHECK (number = 1),
+  store_id text NOT NULL,  -- what its file .deployment says
+  address text NOT NULL,  -- where it was, and for which machine; for people
+  host text NOT NULL,
+  recorded_at timestamptz NOT NULL
+);
+
+-- == end of the model store that the warehouse belongs to ==

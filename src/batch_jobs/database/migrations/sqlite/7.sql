@@ -325,3 +325,15 @@ CREATE TABLE cancelled_requests (
 CREATE INDEX requests_of_client ON requests (client, created_at);
 
 -- == end of the prediction API ==
+
+-- == the model store that the warehouse belongs to: one row ==
+
+CREATE TABLE model_stores (
+  number INTEGER PRIMARY KEY CHECK (number = 1),
+  store_id TEXT NOT NULL,  -- what its file .deployment says
+  address TEXT NOT NULL,  -- where it was, and for which machine; for people
+  host TEXT NOT NULL,
+  recorded_at TEXT NOT NULL
+) STRICT;
+
+-- == end of the model store that the warehouse belongs to ==
