@@ -27,8 +27,9 @@ class Settings:
         models: importable packages with model files, the bundled ones last; or models themselves,
             as a replay changes them.
         signing_key: file with the private key that signs what is trained; None signs nothing.
-        verify_key: file with the public key without whose signature nothing is loaded; `hash-only`
-            trusts whoever can write the warehouse, as on one machine.
+        verify_key: file with the public key without whose signature nothing is loaded, or several
+            files with a comma between them, each of which will do; `hash-only` trusts whoever can
+            write the warehouse, as on one machine.
         libraries: whether a version loads only where scikit-learn and numpy are the `same` as where
             it was trained, or wherever it answers its `golden` rows alike.
         commit: of the model files, where they are no git checkout.

@@ -36,7 +36,15 @@ CONTRACT = VIEWS | {
     *("prediction_runs", "rejected_rows", "model_versions", "promotions", "signs_of_life"),
 }
 INTERNAL = {
-    *("schema_version", "locks", "fences", "run_parts", "shared_predictions", "run_predictions"),
+    *(
+        "schema_version",
+        "model_stores",
+        "locks",
+        "fences",
+        "run_parts",
+        "shared_predictions",
+        "run_predictions",
+    ),
     "served_predictions",
     *("current_rows", "superseded_rows", "serving_heads", "task_errors"),
     *("profiles", "drift_findings"),

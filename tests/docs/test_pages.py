@@ -19,7 +19,7 @@ COMMANDS = typer.main.get_command(app).commands
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 # Of other programs than ours, or of the doors ./run and its demo, bench and docs.
 OTHERS = {
-    *("--celery", "--scale"),  # of ./run secrets, and of Docker Compose
+    *("--celery", "--scale", "--wait", "--no-recreate"),  # of ./run secrets and Docker Compose
     *("--all-extras", "--all-groups", "--output", "--build", "--detach", "--pyargs"),
     *("--once", "--port", "--api-port", "--serve", "--quiet", "--data-binary", "--no-deps"),
     *("--soak-seconds", "--soak-seed", "--queues", "--appendonly"),

@@ -26,7 +26,7 @@ from batch_jobs.catalog import load_model
 from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.errors import ArtifactError, ConfigurationError
 from batch_jobs.interval import Interval
-from batch_jobs.registry import champions, promotion, signing
+from batch_jobs.registry import champions, promotion, signatures, signing
 from batch_jobs.registry.loading import load_version
 from batch_jobs.runs import jobs
 from batch_jobs.training import train
@@ -136,8 +136,45 @@ def test_no_signature_is_not_a_signature(keys, signature, words):
 def test_a_signature_by_another_key_is_refused(keys, tmp_path):
     """Whoever can make keys cannot make ours."""
     other, _ = write_keys(tmp_path, "other")
-    with pytest.raises(ArtifactError, match=r"signed by another key than that of .*ours-verify"):
+    with pytest.raises(ArtifactError, match=r"signed by \w{16}, which is not in .*ours-"):
         signing.verify(signing.sign(MANIFEST, other), keys[1], "m v1")
+
+
+def test_a_signature_without_an_id_is_of_an_older_release_and_holds(keys, tmp_path):
+    """It is tried with every key; none of ours is none."""
+    manifest = signing.sign(MANIFEST, keys[0])
+    old = {**manifest, "signature": manifest["signature"].partition(":")[2]}
+    _, public = write_keys(tmp_path, "other")
+    signing.verify(old, keys[1], "m v1")
+    signing.verify(old, f"{public}, {keys[1]}", "m v1")
+    with pytest.raises(ArtifactError, match=r"signed by no key of .*other-verify"):
+        signing.verify(old, public, "m v1")
+
+
+def test_keys_are_changed_while_versions_of_the_one_before_serve(signed, keys, tmp_path):
+    """The new one is added where it verifies, then signs, then the old one is taken away."""
+    new = write_keys(tmp_path, "new")
+    names = [next(iter(signing.public_keys(public))) for _, public in (keys, new)]
+    early = replace(signed, signing_key=new[0])
+    with pytest.raises(ConfigurationError, match=rf"signs as {names[1]}, and .* {names[0]} alone"):
+        train.train(early, "orders", TRAINED + timedelta(hours=12))
+    both = replace(early, verify_key=f"{keys[1]},{new[1]}")
+    version = train.train(both, "orders", TRAINED + timedelta(hours=12))
+    assert version.manifest["signature"].startswith(f"{names[1]}:")
+    assert jobs.predict(both, "orders", HOUR).model_version == _champion(both).version
+    warehouse = Warehouse(both.warehouse)
+    assert {key.name: key for key in signatures.keys(both, warehouse)} == {
+        names[1]: signatures.Key(names[1], signs=True, verifies=True, versions=1, champions=()),
+        names[0]: signatures.Key(
+            names[0], signs=False, verifies=True, versions=1, champions=("orders",)
+        ),
+        None: signatures.Key(
+            None, signs=False, verifies=False, versions=2, champions=("customers",)
+        ),
+    }
+    promotion.promote(both, "orders", version.version, actor="tests", reason="signed anew")
+    new_alone = replace(both, verify_key=new[1])
+    assert jobs.predict(new_alone, "orders", HOUR, force=True).model_version == version.version
 
 
 def test_what_is_trained_is_signed_and_scores(signed):

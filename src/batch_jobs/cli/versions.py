@@ -11,12 +11,13 @@ import typer
 
 from batch_jobs.cli.options import KEPT, AsJson, Model
 from batch_jobs.cli.output import bar, tell
+from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.interval import parse_time
-from batch_jobs.registry import promotion
+from batch_jobs.registry import promotion, signatures
 from batch_jobs.registry.store import ModelStore
 from batch_jobs.runs import backfills
 from batch_jobs.runs.ledger import Run
-from batch_jobs.settings import Settings
+from batch_jobs.settings import HASH_ONLY, Settings
 from batch_jobs.training import train as training
 
 commands = typer.Typer()
@@ -95,3 +96,21 @@ def _tell_promotion(
         shown += f"; {len(again)} intervals were scored again"
     told = asdict(answer) | ({} if again is None else {"runs": [run.as_dict() for run in again]})
     tell(told, as_json, shown)
+
+
+@commands.command()
+def keys(*, as_json: AsJson = False) -> None:
+    """Show which keys sign and verify here, and how many versions each has signed."""
+    settings = Settings.from_environ()
+    found = signatures.keys(settings, Warehouse.existing(settings.warehouse))
+    rows = [
+        {
+            "key": key.name or "(no signature)",
+            "signs": "yes" if key.signs else "",
+            "verifies": "yes" if key.verifies else "no" if settings.verify_key != HASH_ONLY else "",
+            "versions": f"{key.versions:,}",
+            "champions": ", ".join(key.champions),
+        }
+        for key in found
+    ]
+    tell(found, as_json, rows or "there are neither keys nor versions")

@@ -3,14 +3,19 @@
 A hash tells that bytes are those that somebody recorded; a signature tells who recorded them.
 Whoever can write the warehouse and the model store, but has not the private key, can make nothing
 load that training did not make.
+
+A signature is `KEY_ID:BASE64`: who verifies may have several public keys, so that keys can be
+changed while versions of the one before still serve. Those of older releases have no id.
 """
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import stat
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +29,7 @@ if TYPE_CHECKING:
     )
 
 SIGNATURE = "signature"
+KEY_ID_LENGTH = 16
 MOST_BYTES = 100_000  # of a key
 HOW_TO_MAKE = (
     "make a pair with `openssl genpkey -algorithm ed25519 -out signing.pem` and "
@@ -37,37 +43,73 @@ def sign(manifest: Mapping[str, Any], key_file: str) -> dict[str, Any]:
     Raises:
         ConfigurationError: there is no private Ed25519 key in the file, or others may read it.
     """
-    signature = private_key(key_file).sign(_signed(manifest))
-    return {**manifest, SIGNATURE: base64.b64encode(signature).decode()}
+    key = private_key(key_file)
+    signature = base64.b64encode(key.sign(_signed(manifest))).decode()
+    return {**manifest, SIGNATURE: f"{key_id(key.public_key())}:{signature}"}
 
 
-def verify(manifest: Mapping[str, Any], key_file: str, subject: str) -> None:
-    """Check that the holder of the private key made this manifest, every letter of it.
+def verify(manifest: Mapping[str, Any], key_files: str, subject: str) -> None:
+    """Check that the holder of a private key of ours made this manifest, every letter of it.
 
     Args:
         manifest: as it was stored.
-        key_file: with the public key.
+        key_files: with the public keys that are accepted, separated by commas.
         subject: whose manifest, for the error.
 
     Raises:
         ArtifactError: it is not signed, by another key, or it was changed since.
-        ConfigurationError: there is no public Ed25519 key in the file.
+        ConfigurationError: there is no public Ed25519 key in a file.
     """
-    from cryptography.exceptions import InvalidSignature
-
-    key = _public_key(key_file)
+    keys = public_keys(key_files)
     if SIGNATURE not in manifest:
         raise ArtifactError(
             f"the manifest of {subject} is not signed; train again where BATCH_JOBS_SIGNING_KEY is "
             f"set"
         )
-    try:
-        key.verify(_decoded(manifest[SIGNATURE]), _signed(manifest))
-    except (InvalidSignature, TypeError, ValueError):
-        raise ArtifactError(
-            f"the manifest of {subject} was changed since it was signed, or signed by another key "
-            f"than that of {key_file}; roll back to another version, or train again"
-        ) from None
+    if _verifier(manifest, keys) is not None:
+        return
+    signer = _signer(manifest)
+    by = f"{signer}, which is not in" if signer not in (*keys, None) else "no key of"
+    raise ArtifactError(
+        f"the manifest of {subject} was changed since it was signed, or signed by {by} "
+        f"{key_files}; if that key is yours, add its public half to BATCH_JOBS_VERIFY_KEY, else "
+        f"roll back to another version, or train again"
+    )
+
+
+def signed_by(manifest: Mapping[str, Any], key_files: str | None) -> str | None:
+    """The id of the key that signed a manifest; None if there is no signature, or nobody knows.
+
+    Args:
+        manifest: as it was stored.
+        key_files: with public keys, to find who made a signature of an older release.
+    """
+    if signer := _signer(manifest):
+        return signer
+    return _verifier(manifest, public_keys(key_files)) if key_files else None
+
+
+def _verifier(manifest: Mapping[str, Any], keys: Mapping[str, Ed25519PublicKey]) -> str | None:
+    """The id of the key that has signed every letter of a manifest, if it is one of these."""
+    from cryptography.exceptions import InvalidSignature
+
+    signer, signature = _signer(manifest), str(manifest.get(SIGNATURE)).rpartition(":")[2]
+    for known, key in keys.items():
+        if signer in (known, None):
+            with suppress(InvalidSignature, ValueError):
+                key.verify(_decoded(signature), _signed(manifest))
+                return known
+    return None
+
+
+def _signer(manifest: Mapping[str, Any]) -> str | None:
+    """Who has signed a manifest, by what it says itself; None if it does not."""
+    return str(manifest.get(SIGNATURE, "")).rpartition(":")[0] or None
+
+
+def key_id(key: Ed25519PublicKey) -> str:
+    """What a public key is called: the beginning of its sha256."""
+    return hashlib.sha256(key.public_bytes_raw()).hexdigest()[:KEY_ID_LENGTH]
 
 
 def _decoded(signature: str) -> bytes:
@@ -105,11 +147,23 @@ def private_key(key_file: str) -> Ed25519PrivateKey:
     return key
 
 
+def public_keys(key_files: str) -> dict[str, Ed25519PublicKey]:
+    """The keys that verify, by their ids.
+
+    Args:
+        key_files: where they are, separated by commas.
+
+    Raises:
+        ConfigurationError: there is no public Ed25519 key in a file.
+    """
+    return {key_id(key): key for key in map(_public_key, key_files.split(","))}
+
+
 def _public_key(key_file: str) -> Ed25519PublicKey:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-    content = _read("BATCH_JOBS_VERIFY_KEY", key_file)
+    content = _read("BATCH_JOBS_VERIFY_KEY", key_file.strip())
     try:
         key = load_pem_public_key(content)
     except ValueError:

@@ -181,6 +181,22 @@ def counts(warehouse: Warehouse) -> dict[str, int]:
         return {row.model: row.versions for row in rows}
 
 
+@repeatable
+def manifests(warehouse: Warehouse) -> list[tuple[ModelVersion, bool]]:
+    """All versions that can be loaded, newest first, and whether each is a champion."""
+    with warehouse.read() as connection:
+        rows = connection.execute(
+            text("""
+                SELECT v.*, EXISTS (
+                  SELECT 1 FROM promotions AS p WHERE p.model = v.model AND p.version = v.version
+                  AND p.promotion_id = (SELECT max(promotion_id) FROM promotions AS newest
+                                        WHERE newest.model = v.model)) AS serves
+                FROM model_versions AS v
+                WHERE artifact_removed_at IS NULL ORDER BY as_of DESC, model""")
+        )
+        return [(from_row(row), bool(row.serves)) for row in rows]
+
+
 def load_version_row(connection: Connection, model: str, version: str) -> ModelVersion:
     """The version of that name, inside the transaction of the caller."""
     row = connection.execute(

@@ -140,7 +140,15 @@ def _serialized(model: BatchModel, fitted: Fitted) -> bytes:
 def _require_signer(settings: Settings) -> None:
     """Find out before training whether what is trained could be loaded."""
     if settings.signing_key:
-        signing.private_key(settings.signing_key)
+        signer = signing.key_id(signing.private_key(settings.signing_key).public_key())
+        if settings.verify_key != HASH_ONLY:
+            accepted = signing.public_keys(settings.verify_key)
+            if signer not in accepted:
+                raise ConfigurationError(
+                    f"BATCH_JOBS_SIGNING_KEY signs as {signer}, and BATCH_JOBS_VERIFY_KEY accepts "
+                    f"{' and '.join(accepted)} alone: nobody could load what is trained; add the "
+                    f"public half of the one that signs, with a comma"
+                )
     elif settings.verify_key != HASH_ONLY:
         raise ConfigurationError(
             "BATCH_JOBS_VERIFY_KEY asks for signatures, and there is no BATCH_JOBS_SIGNING_KEY to "
