@@ -6,8 +6,3 @@ set -euo pipefail
 
 batch-jobs init --roles --samples
 airflow db migrate
-# The irises are measured around now: their first training cannot be of last Monday's.
-if ! batch-jobs --quiet status iris | grep -q serves; then
-    now=$(date --utc +%Y-%m-%dT%H:%M:%SZ)
-    batch-jobs train iris --as-of "$now" && batch-jobs promote iris || true
-fi

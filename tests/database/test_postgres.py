@@ -71,8 +71,8 @@ def test_no_transaction_waits_while_samples_are_made_ready(url, postgres, monkey
 
     monkeypatch.setattr(iris, "ready_iris", look)
     now = datetime(2024, 3, 1, tzinfo=UTC)
-    assert load.load(_at(url), now, flights=False) == {"iris": 150}
-    assert load.load(_at(url), now, flights=False) == {"iris": 150}
+    assert load.load(_at(url), now, flights=False) == {"iris": 9_450}
+    assert load.load(_at(url), now, flights=False) == {"iris": 9_450}
     assert seen == []
 
 

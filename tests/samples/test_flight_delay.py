@@ -290,14 +290,17 @@ def test_queries_say_the_same_on_postgresql(flights_2013, flowers, postgres_url,
 
 
 def test_flowers_are_measured_around_now(flowers):
-    """Of the 150 flowers most are measured by now, and some come in the hours after."""
-    measured = _table(flowers, "SELECT measured_at FROM iris")["measured_at"]
+    """All 150 flowers five times up to now, and over and over in the half year after."""
+    found = _table(flowers, "SELECT entity_id, measured_at FROM iris")
 
-    assert len(measured) == 150
-    assert (measured <= FLOWERS_AT.isoformat()).sum() == 120
+    assert len(found) == found["entity_id"].nunique() == 63 * 150
+    assert (found["measured_at"] <= FLOWERS_AT.isoformat()).sum() == 5 * 150
+    assert found["measured_at"].max() > (FLOWERS_AT + timedelta(weeks=25)).isoformat()
 
 
-@pytest.mark.parametrize(("later", "moved"), [(timedelta(hours=6), 0), (timedelta(days=2), 150)])
+@pytest.mark.parametrize(
+    ("later", "moved"), [(timedelta(weeks=25), 0), (timedelta(weeks=26), 63 * 150)]
+)
 def test_flowers_are_measured_anew_once_none_are_to_come(tmp_path, later, moved):
     """Loading again is a no-op while flowers are still to come, and else starts around now."""
     made = Warehouse(f"sqlite:///{tmp_path}/warehouse.db")
@@ -309,15 +312,19 @@ def test_flowers_are_measured_anew_once_none_are_to_come(tmp_path, later, moved)
         rows = iris.load_iris(connection, FLOWERS_AT + later)
 
     new = _table(made, "SELECT entity_id, measured_at FROM iris")
-    assert rows == 150
+    assert rows == 63 * 150
     assert (new["measured_at"] != old["measured_at"]).sum() == moved
 
 
-def test_iris_trains_well_enough_to_be_promoted(flowers, tmp_path):
-    """The first model a newcomer trains passes its own gate."""
+@pytest.mark.parametrize("weeks", [-1, 0, 25])
+def test_iris_trains_well_enough_to_be_promoted(flowers, tmp_path, weeks):
+    """The first model a newcomer trains passes its own gate, and so do those of the schedule.
+
+    That begins with what was due last, up to a week ago, and goes on for months.
+    """
     here = Settings(warehouse=str(flowers), model_store=str(tmp_path))
 
-    version = train.train(here, "iris", FLOWERS_AT)
+    version = train.train(here, "iris", FLOWERS_AT + timedelta(weeks=weeks))
 
     assert version.gate["promote"]
     assert version.metrics["accuracy"] > 0.8
