@@ -112,6 +112,7 @@ class SQLiteDatabase:
         self._path, self._seconds = path, seconds
         self._loops = Connection(path, 0, seconds)
         self._kept = local()
+        self._of_threads: list[Connection] = []
         self._threads = ThreadPoolExecutor(THREADS, "sqlite")
 
     async def fetch(self, statement: Statement, **values: Any) -> Sequence[Row]:
@@ -131,6 +132,7 @@ class SQLiteDatabase:
     def _fetch(self, sql: str, values: Mapping[str, Any]) -> Sequence[Row]:
         if not hasattr(self._kept, "connection"):
             self._kept.connection = Connection(self._path, STATEMENT_SECONDS, self._seconds)
+            self._of_threads.append(self._kept.connection)
         connection: Connection = self._kept.connection
         try:
             return connection.fetch(sql, values)
@@ -139,9 +141,12 @@ class SQLiteDatabase:
             raise
 
     async def close(self) -> None:
-        """Close the connections."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
-        self._loops.close()
+        """Close the connections; what is still asked is stopped."""
+        for connection in self._of_threads:
+            connection.stop()
+        await asyncio.to_thread(self._threads.shutdown, cancel_futures=True)
+        for connection in [self._loops, *self._of_threads]:
+            connection.close()
 
 
 class Connection:
@@ -151,7 +156,7 @@ class Connection:
         self._path, self._busy, self._seconds = path, busy_seconds, seconds
         self._connection: sqlite3.Connection | None = None
         self._file: tuple[int, int] | None = None
-        self._deadline = 0.0
+        self._deadline, self._stopped = 0.0, False
 
     def fetch(self, sql: str, values: Mapping[str, Any]) -> Sequence[Row]:
         """The rows of a statement.
@@ -183,7 +188,11 @@ class Connection:
         return self._connection
 
     def _too_late(self) -> bool:
-        return time.monotonic() > self._deadline
+        return self._stopped or time.monotonic() > self._deadline
+
+    def stop(self) -> None:
+        """Let the statement that runs fail, and all later ones; from any thread."""
+        self._stopped = True
 
     def close(self) -> None:
         """Close it; the next statement opens it again."""

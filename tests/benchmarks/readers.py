@@ -8,12 +8,15 @@ the rival takes, a hundred times a second, the lock that the publisher needs too
 tell what they saw, with times of `time.monotonic`, which all processes share.
 """
 
+import multiprocessing
 import os
 import random
 import sqlite3
+import threading
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing.connection import wait
 from pathlib import Path
 
 READERS = 2
@@ -58,21 +61,31 @@ class Watchers:
         for act in [read] * READERS + [compete]:
             ours, theirs = context.Pipe()
             self._pipes.append(ours)
-            self._processes.append(context.Process(target=act, args=(theirs, job, table)))
+            process = context.Process(target=_watch, args=(act, theirs, job, table), daemon=True)
+            self._processes.append(process)
 
     def __enter__(self):
         for process in self._processes:
             process.start()
         for pipe in self._pipes:
-            pipe.recv()  # it is ready
+            self._heard(pipe)  # it is ready
         return self
 
-    def __exit__(self, *_):
-        for pipe in self._pipes:
-            pipe.send("end")
-        self._samples = [pipe.recv() for pipe in self._pipes]
-        for process in self._processes:
-            process.join()
+    def __exit__(self, kind, *_):
+        if kind is None:
+            for pipe in self._pipes:
+                pipe.send("end")
+            self._samples = [self._heard(pipe) for pipe in self._pipes]
+            for process in self._processes:
+                process.join()
+
+    @staticmethod
+    def _heard(pipe):
+        """What a process said; each that ends before says what was wrong."""
+        word, said = pipe.recv()
+        if word == "failed":
+            raise RuntimeError(f"whoever looked on while it was published: {said}")
+        return said
 
     def seen(self, began, ended):
         """What was seen between two moments; after exit only."""
@@ -88,11 +101,33 @@ class Watchers:
         )
 
 
+def end_with_parent():
+    """Let this process end as soon as the one that began it does, however that ended."""
+    parent = multiprocessing.parent_process()
+
+    def watch():
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _watch(act, pipe, job, table):
+    end_with_parent()
+    try:
+        act(pipe, job, table)
+    except BaseException as error:
+        pipe.send(("failed", repr(error)))
+        raise
+
+
 @contextmanager
 def computing(context, number):
     """So many processes compute meanwhile, and touch no database."""
     ended = context.Event()
-    processes = [context.Process(target=_compute, args=(ended,)) for _ in range(number)]
+    processes = [
+        context.Process(target=_compute, args=(ended,), daemon=True) for _ in range(number)
+    ]
     for process in processes:
         process.start()
     try:
@@ -104,6 +139,7 @@ def computing(context, number):
 
 
 def _compute(ended):
+    end_with_parent()
     os.setsid()  # Linux shares processors out by session, and whoever publishes has several
     while not ended.is_set():
         sum(range(10_000))
@@ -120,7 +156,7 @@ def read(pipe, job, table):
         query += f" AND model = '{job.model}'"
     samples = []
     connection.execute(query, keys[:1]).fetchall()
-    pipe.send("ready")
+    pipe.send(("ready", None))
     while not pipe.poll(READ_EVERY):
         key = random.choice(keys)
         began, failed = time.monotonic(), False
@@ -131,7 +167,7 @@ def read(pipe, job, table):
         samples.append((began, time.monotonic() - began, failed))
     connection.close()
     pipe.recv()
-    pipe.send(samples)
+    pipe.send(("seen", samples))
 
 
 def _connect(job):
@@ -154,7 +190,7 @@ def compete(pipe, job, table):
     is_free = _sqlite_lock(job) if job.is_sqlite else _postgresql_lock(job, table)
     samples = []
     is_free()
-    pipe.send("ready")
+    pipe.send(("ready", None))
     while not pipe.poll(LOCK_EVERY):
         began = time.monotonic()
         if is_free():
@@ -163,7 +199,7 @@ def compete(pipe, job, table):
             time.sleep(0.001)
         samples.append((began, time.monotonic() - began))
     pipe.recv()
-    pipe.send(samples)
+    pipe.send(("seen", samples))
 
 
 def _sqlite_lock(job):
@@ -181,13 +217,13 @@ def _sqlite_lock(job):
 
 
 def _postgresql_lock(job, table):
-    from sqlalchemy import create_engine, text
+    from sqlalchemy import text
     from sqlalchemy.exc import OperationalError
 
     from batch_jobs.database.warehouse import Warehouse
 
-    connection = create_engine(job.url).connect()
     database = Warehouse(job.url).database
+    connection = database.writer.connect()
 
     def is_free():
         with connection.begin() as transaction:

@@ -23,7 +23,7 @@ from pathlib import Path
 from rich.console import Console
 
 from tests.benchmarks.models._datasets import prepare, publish_first
-from tests.benchmarks.readers import VIEW, Watchers, computing
+from tests.benchmarks.readers import VIEW, Watchers, computing, end_with_parent
 from tests.benchmarks.report import notes, table_of
 from tests.benchmarks.systems import run
 
@@ -203,7 +203,7 @@ class Bench:
         return json.loads(done.stdout.splitlines()[-1])
 
     def _child(self, act, *arguments):
-        with ProcessPoolExecutor(1, mp_context=self._context) as pool:
+        with ProcessPoolExecutor(1, self._context, end_with_parent) as pool:
             return pool.submit(act, *arguments).result()
 
     def _url(self, database, dataset):

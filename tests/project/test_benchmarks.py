@@ -1,11 +1,17 @@
 """The benchmark runs and tells what it measured; how fast anything is, no test asks."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
+
+from tests.support.faults import until
 
 ROOT = Path(__file__).parent.parent.parent
 DATABASES = ["sqlite", "postgresql"]
@@ -13,7 +19,7 @@ SYSTEMS = ["floor", "ours", "pandas", "orm", "mlflow"]
 SMALL = ["--rows", "2000", "--orm-rows", "20", "--repeats", "1", "--idle", "0.1", "--json"]
 
 
-def bench(*words):
+def run(*words):
     """The ended process of the benchmark, with its output as text."""
     command = [sys.executable, "-m", "tests.benchmarks.scoring", *words]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -21,7 +27,7 @@ def bench(*words):
 
 def test_scoring_measures_every_system():
     """The last line has a record of each system; one that is not installed says so."""
-    answer = bench(*SMALL)
+    answer = run(*SMALL)
     assert answer.returncode == 0, answer.stderr
     *lines, last = answer.stdout.splitlines()
     records = json.loads(last)
@@ -48,6 +54,26 @@ def test_scoring_measures_every_system():
 @pytest.mark.parametrize("words", [["--database", "oracle"], ["--rows", "many"]])
 def test_what_cannot_be_measured_is_wrong_usage(words):
     """An unknown database or number of rows is refused before anything is started."""
-    answer = bench(*words)
+    answer = run(*words)
     assert answer.returncode == 2
     assert words[1] in answer.stderr
+
+
+def test_a_bench_that_is_killed_takes_its_children_along():
+    """Whoever looks on, and whoever only computes, ends with it."""
+    words = ["--rows", "2000", "--database", "sqlite", "--systems", "pandas", "--idle", "600"]
+    command = [sys.executable, "-m", "tests.benchmarks.scoring", *words]
+    mark = {"BENCH_THAT_IS_KILLED": str(os.getpid())}
+
+    def alive():
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                if mark.items() <= process.environ().items():
+                    yield process
+
+    with subprocess.Popen(
+        command, cwd=ROOT, env=os.environ | mark, stderr=subprocess.DEVNULL
+    ) as bench:
+        until(lambda: len(list(alive())) > 5, "the bench, its helpers and three who look on")
+        bench.send_signal(signal.SIGKILL)
+    until(lambda: not list(alive()), "all that it began to end")

@@ -127,13 +127,7 @@ class SQLite:
         return f"{path.absolute().as_uri()}?mode=ro"
 
     def _engine(self, database: str, *, begin: str, wal: bool, beside: bool = False) -> Engine:
-        def connect() -> sqlite3.Connection:
-            connection = sqlite3.connect(
-                database,
-                isolation_level=None,
-                uri=True,
-                check_same_thread=False,  # the pool gives it to one at a time
-            )
+        def prepare(connection: sqlite3.Connection) -> None:
             connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
             connection.create_function("utc", 1, _utc, deterministic=True)
             if beside:
@@ -144,6 +138,19 @@ class SQLite:
                 connection.execute(f"PRAGMA synchronous = {durable}")
                 connection.execute("PRAGMA foreign_keys = ON")
                 connection.execute(f"PRAGMA cache_size = -{CACHE_KB}")
+
+        def connect() -> sqlite3.Connection:
+            connection = sqlite3.connect(
+                database,
+                isolation_level=None,
+                uri=True,
+                check_same_thread=False,  # the pool gives it to one at a time
+            )
+            try:
+                prepare(connection)
+            except BaseException:
+                connection.close()
+                raise
             return connection
 
         def make() -> Engine:

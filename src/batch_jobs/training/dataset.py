@@ -151,7 +151,7 @@ def _sound_labels(model: BatchModel, rows: pd.DataFrame) -> pd.Series[Any]:
             )
     else:
         numbers = pd.to_numeric(labels, errors="coerce")
-        wild = ~np.isfinite(numbers.to_numpy("float64"))
+        wild = pd.Series(~np.isfinite(numbers.to_numpy("float64")), index=numbers.index)
         labels = numbers
     if wild.any():
         shown = ", ".join(map(repr, rows["label"][wild].drop_duplicates().head(3)))
