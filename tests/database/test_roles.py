@@ -1,5 +1,6 @@
 """On PostgreSQL, who only writes can do its work and no more, and who only reads can only read."""
 
+import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -12,9 +13,9 @@ from batch_jobs.alerts.problems import Message
 from batch_jobs.alerts.slack import Answer
 from batch_jobs.database import leases
 from batch_jobs.database.warehouse import SCHEMA_VERSION, Warehouse
-from batch_jobs.errors import ConfigurationError
+from batch_jobs.errors import ArtifactError, ConfigurationError
 from batch_jobs.interval import Interval
-from batch_jobs.registry import promotion, versions
+from batch_jobs.registry import champions, promotion, versions
 from batch_jobs.requests import submit, worker
 from batch_jobs.requests.submit import Row, Submission
 from batch_jobs.runs import backfills, jobs, ledger, overview, retention
@@ -40,6 +41,7 @@ INTERNAL = {
         "schema_version",
         "model_stores",
         "locks",
+        "golden_rows",
         "fences",
         "run_parts",
         "shared_predictions",
@@ -55,7 +57,9 @@ INTERNAL = {
     *("requests", "request_rows", "request_results", "request_rejects", "cancelled_requests"),
 }
 # What a requester may read beside the contract.
-REQUESTED = {name for name in INTERNAL if name.startswith(("online_", "request", "cancelled_"))}
+REQUESTED = {"golden_rows"} | {
+    name for name in INTERNAL if name.startswith(("online_", "request", "cancelled_"))
+}
 HOUR = timedelta(hours=1)
 NOT_FOR_WRITERS = [
     "DELETE FROM serving.promotions",
@@ -116,6 +120,7 @@ NOT_FOR_READERS = [
     *(f"DELETE FROM serving.{name}" for name in sorted(CONTRACT - VIEWS)),
     "INSERT INTO serving.promotions SELECT * FROM serving.promotions",
     "UPDATE serving.model_versions SET sha256 = repeat('0', 64)",
+    "DO 'BEGIN LOCK TABLE serving.locks IN SHARE UPDATE EXCLUSIVE MODE; END'",
     "TRUNCATE serving.rejected_rows",
     "DO 'BEGIN LOCK TABLE serving.prediction_runs IN EXCLUSIVE MODE; END'",
     "DROP VIEW serving.current_predictions",
@@ -273,6 +278,18 @@ def test_a_reader_can_do_nothing_else(reader):
     assert _allowed(reader, NOT_FOR_READERS, "SET default_transaction_read_only = off") == []
 
 
+def test_a_reader_sees_no_row_of_the_source_in_a_manifest(reader, owned):
+    """Golden rows are features of real entities; whoever loads a version has them still."""
+    manifest = "SELECT manifest::text FROM serving.model_versions"
+    found = [json.loads(row) for (row,) in ask(Warehouse(reader), manifest)]
+    assert [(len(one) > 10, "golden" in one) for one in found] == [(True, False)] * 2
+    version = champions.champion(owned, "orders")
+    whole = versions.whole_manifest(owned, version)
+    assert len(whole["golden"]["answers"]) == 20
+    with pytest.raises(ArtifactError, match=r"permission denied .*; a login that predicts is a"):
+        versions.whole_manifest(Warehouse(reader), version)
+
+
 def test_a_reader_keeps_no_writer_waiting(reader, owned):
     """What a reader can lock by name is no lock of ours: publishing and the rest go on."""
     by_name = "SELECT pg_advisory_lock(hashtextextended(%s, 0))"
@@ -280,6 +297,10 @@ def test_a_reader_keeps_no_writer_waiting(reader, owned):
         for name in ("", "orders", "serving", "past_predictions", "alerts of orders"):
             connection.execute(by_name, [f"serving.{name}"])
         publish(owned, tick(1), {"a": 0.5}, mode="merge")
+        later = datetime(2024, 3, 2, tzinfo=UTC)
+        publish(owned, Interval(later, later + HOUR), {"x": 0.1}, mode="replace", model="customers")
+        left = retention.prune(owned, "customers", timedelta(days=-9999), timedelta(0))
+        assert (left.retired, left.left) == (1, 0)
         assert owned.ensure_roles() == []
         assert not connection.closed
 

@@ -9,6 +9,7 @@ import pickle
 import stat
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,7 @@ from batch_jobs.errors import ArtifactError, ConfigurationError
 from batch_jobs.interval import Interval
 from batch_jobs.registry import champions, promotion, signatures, signing
 from batch_jobs.registry.loading import load_version
+from batch_jobs.registry.versions import whole_manifest
 from batch_jobs.runs import jobs
 from batch_jobs.training import train
 
@@ -232,7 +234,7 @@ def test_a_manifest_of_another_version_is_refused(signed):
     """A true signature, but of what was trained before."""
     first = _champion(signed)
     second = train.train(signed, "orders", TRAINED + timedelta(hours=9))
-    swapped = replace(second, manifest=first.manifest)
+    swapped = replace(second, manifest=whole_manifest(Warehouse(signed.warehouse), first))
     with pytest.raises(ArtifactError, match=f"is that of orders {first.version}; roll back"):
         _load(signed, swapped)
     with pytest.raises(ArtifactError, match="is that of"):
@@ -303,3 +305,22 @@ def test_a_public_key_that_is_none_is_a_wrong_setting(shop, tmp_path, content):
         path.write_bytes(content)
     with pytest.raises(ConfigurationError, match=r"BATCH_JOBS_VERIFY_KEY: .*openssl pkey"):
         _load(replace(shop, verify_key=str(path)))
+
+
+def test_a_version_of_an_older_release_loads_once_its_golden_rows_are_out_of_readers_reach(signed):
+    """The step to this schema takes them out of the manifest, letter by letter."""
+    warehouse = Warehouse(signed.warehouse)
+    champion = _champion(signed)
+    whole = whole_manifest(warehouse, champion)
+    number = warehouse.database.name
+    script = files("batch_jobs.database").joinpath("migrations", number, "7.sql").read_text()
+    step = script.split("-- == golden rows ==")[1].split("-- == end of golden rows ==")[0]
+    _store(signed, manifest=json.dumps(whole))
+    with warehouse.write() as connection:
+        connection.execute(text("DROP TABLE golden_rows"))
+    assert _load(signed, _champion(signed)) is not None  # an API that is upgraded first
+    with warehouse.write() as connection:
+        warehouse.database.run_script(connection, step)
+    assert "golden" not in _champion(signed).manifest
+    assert whole_manifest(warehouse, _champion(signed)) == whole
+    assert _load(signed, _champion(signed)) is not None

@@ -25,6 +25,7 @@ from batch_jobs.errors import (
 from batch_jobs.registry import champions, promotion, versions
 from batch_jobs.registry.loading import load_version
 from batch_jobs.registry.store import ModelStore, serialize
+from batch_jobs.registry.versions import whole_manifest
 from batch_jobs.training import train
 from tests.support.attempts import ask, forget_promotions
 
@@ -73,7 +74,7 @@ def test_training_registers_a_version_and_promotes_nobody(shop, challenger):
     """The manifest says what it was made of and from."""
     assert _champion(shop).version != challenger.version
     manifest = json.loads((_artifact(shop, challenger).parent / "manifest.json").read_text())
-    assert manifest == challenger.manifest
+    assert manifest == _whole(shop, challenger)
     assert manifest["features"] == {"amount": "number", "country": "category"}
     assert (manifest["as_of"], manifest["cut"]) == (
         "2024-03-01T06:00:00+00:00",
@@ -356,10 +357,14 @@ def test_a_version_without_a_contract_needs_the_features_it_was_trained_with(sho
         load_version(shop, changed, old)
 
 
+def _whole(settings, version):
+    return whole_manifest(Warehouse(settings.warehouse), version)
+
+
 def _retold(settings, change):
     """The champion, with another manifest."""
     champion = _champion(settings)
-    manifest = json.loads(json.dumps(champion.manifest))
+    manifest = json.loads(json.dumps(_whole(settings, champion)))
     change(manifest)
     return replace(champion, manifest=manifest)
 
@@ -367,7 +372,7 @@ def _retold(settings, change):
 def test_the_manifest_says_what_a_version_was_made_of(shop):
     """Its rows, its code, its metrics, and twenty golden rows with their answers."""
     version = train.train(replace(shop, commit="abc123"), "orders", EARLIER)
-    manifest = version.manifest
+    manifest = _whole(shop, version)
     assert (manifest["commit"], manifest["metrics"]) == ("abc123", version.metrics)
     golden = manifest["golden"]
     assert list(golden["inputs"]) == ["amount", "country"]

@@ -21,7 +21,7 @@ from batch_jobs.database.warehouse import SCHEMA_VERSION, Warehouse
 from batch_jobs.errors import ConfigurationError, WarehouseVersionError
 from batch_jobs.registry import belonging
 from batch_jobs.registry.store import ARTIFACT, MANIFEST, PAGE, ModelStore
-from batch_jobs.registry.versions import ModelVersion, from_row
+from batch_jobs.registry.versions import ModelVersion, from_row, whole_manifest
 from batch_jobs.settings import Settings
 
 ABOUT = "backup.json"
@@ -134,7 +134,7 @@ def _copied(settings: Settings, warehouse: Warehouse, folder: Path) -> int:
             version.model,
             version.version,
             store.read(version),
-            version.manifest,
+            whole_manifest(warehouse, version),
             None if page is None else {PAGE: page},
         )
         count += 1

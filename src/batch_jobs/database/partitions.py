@@ -219,10 +219,15 @@ class Partitions(SharedRows):
                     connection.exec_driver_sql(f"DROP TABLE {run.own_table}")
             return len(found) - len(unused)
 
-    def _lock_past(self, connection: Connection, function: str = "pg_advisory_xact_lock") -> None:
-        """Let one session at a time move tables to the past, or drop them from there."""
-        lock = text(f"SELECT {function}(hashtextextended(:key, 0))")
-        connection.execute(lock, {"key": f"{self._schema}.{PAST}"})
+    def _lock_past(self, connection: Connection) -> None:
+        """Let one transaction at a time move tables to the past, or drop them from there.
+
+        It is the table of locks, which readers have no right to lock: a row of it would be seen by
+        a snapshot, for whose end FINALIZE waits. The mode keeps nobody from locking its rows.
+        """
+        connection.exec_driver_sql(
+            f"LOCK TABLE {self._schema}.locks IN SHARE UPDATE EXCLUSIVE MODE"
+        )
 
     def drop(self, table: str) -> bool:
         """Drop the table that a run has for itself; False if it shares one.
@@ -236,13 +241,16 @@ class Partitions(SharedRows):
         if self._database.is_pooled:
             self._drop_briefly(table)
             return True
-        with self._database.writer.execution_options(
-            isolation_level="AUTOCOMMIT"
-        ).connect() as connection:
-            connection.detach()  # from the pool: nobody else gets its settings and its lock
+        with (
+            self._database.writer.begin() as locked,  # until the table is dropped
+            self._database.writer.execution_options(
+                isolation_level="AUTOCOMMIT"
+            ).connect() as connection,
+        ):
+            locked.exec_driver_sql(f"SET LOCAL lock_timeout = '{DETACH_TIMEOUT}'")
+            self._lock_past(locked)
+            connection.detach()  # from the pool: nobody else gets its settings
             connection.exec_driver_sql(f"SET lock_timeout = '{DETACH_TIMEOUT}'")
-            # Until the connection is closed; not a row, for whose transaction FINALIZE would wait.
-            self._lock_past(connection, function="pg_advisory_lock")
             for parent, pending in connection.execute(HALF_DETACHED).all():
                 connection.exec_driver_sql(
                     f"ALTER TABLE {parent} DETACH PARTITION {pending} FINALIZE"

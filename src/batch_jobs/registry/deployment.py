@@ -11,7 +11,7 @@ from batch_jobs.model import BatchModel
 from batch_jobs.registry.loading import as_trained, load_version
 from batch_jobs.registry.references import profiler_of
 from batch_jobs.registry.store import ModelStore
-from batch_jobs.registry.versions import ModelVersion, find_version
+from batch_jobs.registry.versions import GOLDEN, ModelVersion, find_version, whole_manifest
 from batch_jobs.settings import Settings
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class Deployment:
         """Whether a version answers its golden rows still; false too if it has none."""
         from batch_jobs.scoring.golden import unlike_golden
 
-        golden = self._version(name, version).manifest.get("golden")
+        golden = whole_manifest(self.warehouse, self._version(name, version)).get(GOLDEN)
         try:
             fitted = self.predictor(name, version).fitted
             return golden is not None and unlike_golden(fitted, golden) is None

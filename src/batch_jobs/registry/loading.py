@@ -7,12 +7,13 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.errors import ArtifactError
 from batch_jobs.model import BatchModel, Feature
 from batch_jobs.redaction import first_line
 from batch_jobs.registry import signing
 from batch_jobs.registry.store import ModelStore, deserialize
-from batch_jobs.registry.versions import ModelVersion, contract_of
+from batch_jobs.registry.versions import GOLDEN, ModelVersion, contract_of, whole_manifest
 from batch_jobs.scoring.fitted import Fitted
 from batch_jobs.settings import HASH_ONLY, Settings
 
@@ -33,7 +34,10 @@ def as_trained(settings: Settings, model: BatchModel, version: ModelVersion) -> 
         ArtifactError: the manifest is unsigned, changed or another version's; or an older release
             trained the version, and the file has since declared other features.
     """
-    manifest = _verified(settings, version)
+    return _as_told(_verified(settings, version), model, version)
+
+
+def _as_told(manifest: Mapping[str, Any], model: BatchModel, version: ModelVersion) -> BatchModel:
     contract = manifest.get("contract")
     if contract is None:
         _require_same_features(model, version)
@@ -64,14 +68,14 @@ def load_version(settings: Settings, model: BatchModel, version: ModelVersion) -
     from batch_jobs.scoring.golden import unlike_golden
 
     subject = f"{model.name} {version.version}"
-    trained, manifest = as_trained(settings, model, version), version.manifest
+    manifest = _verified(settings, version, golden=True)
+    trained, golden = _as_told(manifest, model, version), manifest.get(GOLDEN)
     content = ModelStore(settings.model_store, settings.model_cache).read(version)
     estimator = deserialize(content, version, settings.libraries)
     try:
         fitted = Fitted.of(
             estimator, trained.features, manifest.get("categories"), manifest.get("positive")
         )
-        golden = manifest.get("golden")  # older versions have none
         problem = unlike_golden(fitted, golden) if golden else None
     except Exception as error:  # noqa: BLE001 - it is the user's code that predicts
         problem = first_line(error)
@@ -83,9 +87,13 @@ def load_version(settings: Settings, model: BatchModel, version: ModelVersion) -
     return fitted
 
 
-def _verified(settings: Settings, version: ModelVersion) -> Mapping[str, Any]:
-    """The manifest of a version, signed if that is asked for."""
+def _verified(
+    settings: Settings, version: ModelVersion, *, golden: bool = False
+) -> Mapping[str, Any]:
+    """The manifest of a version, signed if that is asked for; then, or if asked for, golden too."""
     manifest = version.manifest
+    if golden or settings.verify_key != HASH_ONLY:
+        manifest = whole_manifest(Warehouse(settings.warehouse), version)
     if settings.verify_key != HASH_ONLY:
         subject = f"{version.model} {version.version}"
         signing.verify(manifest, settings.verify_key, subject)

@@ -44,7 +44,8 @@ def keys(settings: Settings, warehouse: Warehouse) -> list[Key]:
         name: [] for name in dict.fromkeys([*([signer] if signer else []), *accepted])
     }
     for version, serves in versions.manifests(warehouse):
-        by = signing.signed_by(version.manifest, settings.verify_key if checks else None)
+        manifest = versions.whole_manifest(warehouse, version)
+        by = signing.signed_by(manifest, settings.verify_key if checks else None)
         signed.setdefault(by, []).append(version.model if serves else None)
     return [
         Key(

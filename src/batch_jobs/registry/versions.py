@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Row
+from sqlalchemy.exc import ProgrammingError
 
 from batch_jobs import clock
 from batch_jobs.database.connections import text
-from batch_jobs.database.transactions import loaded_time, repeatable, stored_time
+from batch_jobs.database.transactions import first_words, loaded_time, repeatable, stored_time
 from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.errors import ArtifactError
 from batch_jobs.interval import Interval
@@ -27,7 +28,12 @@ from batch_jobs.model import BatchModel
 
 @dataclass(frozen=True)
 class ModelVersion:
-    """One trained, immutable artifact and what is known about it."""
+    """One trained, immutable artifact and what is known about it.
+
+    Attributes:
+        manifest: signed as training made it, with its golden rows; what was read from the warehouse
+            has none, see `whole_manifest`.
+    """
 
     model: str
     version: str
@@ -59,6 +65,7 @@ class ModelVersion:
         return loaded_time(self.as_of) >= interval.end
 
 
+GOLDEN = "golden"  # rows of the source: what readers see of a manifest is without
 # What a version is asked and by what it answers; the rest of a model file says how it is served.
 CONTRACT = ("mode", "features_query", "labels_query", "features", "positive")
 
@@ -109,6 +116,7 @@ def register(warehouse: Warehouse, version: ModelVersion) -> ModelVersion:
 
     Training the very same bytes again keeps the version and takes the new evaluation.
     """
+    manifest = {name: value for name, value in version.manifest.items() if name != GOLDEN}
     with warehouse.write() as connection:
         connection.execute(
             text("""
@@ -126,11 +134,22 @@ def register(warehouse: Warehouse, version: ModelVersion) -> ModelVersion:
                 "now": stored_time(clock.now()),
                 "sha256": version.sha256,
                 "size": version.manifest["size_bytes"],
-                "manifest": json.dumps(version.manifest),
+                "manifest": json.dumps(manifest),
                 "metrics": json.dumps(version.metrics),
                 "gate": json.dumps(version.gate),
             },
         )
+        if GOLDEN in version.manifest:
+            connection.execute(
+                text("""
+                    INSERT INTO golden_rows (model, version, golden)
+                    VALUES (:model, :version, :golden) ON CONFLICT DO NOTHING"""),
+                {
+                    "model": version.model,
+                    "version": version.version,
+                    "golden": json.dumps(version.manifest[GOLDEN]),
+                },
+            )
         return load_version_row(connection, version.model, version.version)
 
 
@@ -206,6 +225,34 @@ def load_version_row(connection: Connection, model: str, version: str) -> ModelV
     if row is None:
         raise ArtifactError(f"{model} has no version {version!r}")
     return from_row(row)
+
+
+@repeatable
+def whole_manifest(warehouse: Warehouse, version: ModelVersion) -> dict[str, Any]:
+    """The manifest as it was signed: with the golden rows, if the version has any.
+
+    Raises:
+        ArtifactError: whoever is connected may not read them.
+    """
+    manifest = dict(version.manifest)
+    with warehouse.read() as connection:
+        # An API may be upgraded before its warehouse, whose manifests then are whole still.
+        if GOLDEN in manifest or not warehouse.database.has_table(connection, "golden_rows"):
+            return manifest
+        try:
+            golden = connection.scalar(
+                text("SELECT golden FROM golden_rows WHERE model = :model AND version = :version"),
+                {"model": version.model, "version": version.version},
+            )
+        except ProgrammingError as error:
+            raise ArtifactError(
+                f"the golden rows of {version.model} {version.version} cannot be read: "
+                f"{first_words(error)}; a login that predicts is a batch_jobs_writer or a "
+                f"batch_jobs_requester (`batch-jobs init --roles`)"
+            ) from error
+    if golden is None:
+        return manifest
+    return {**manifest, GOLDEN: json.loads(golden) if isinstance(golden, str) else golden}
 
 
 def from_row(row: Row[Any]) -> ModelVersion:

@@ -330,3 +330,23 @@ CREATE TABLE model_stores (
 );
 
 -- == end of the model store that the warehouse belongs to ==
+
+-- == golden rows ==
+
+-- Rows of the source with their features, and what a version answered to them: signed as a part of
+-- its manifest, and not for readers, who see the manifest. As json, a number stays as it is written.
+CREATE TABLE golden_rows (
+  model text COLLATE "C" NOT NULL,
+  version text COLLATE "C" NOT NULL,
+  golden json NOT NULL,
+  PRIMARY KEY (model, version),
+  FOREIGN KEY (model, version) REFERENCES model_versions (model, version) ON DELETE CASCADE
+);
+INSERT INTO golden_rows (model, version, golden)
+  SELECT model, version, manifest -> 'golden' FROM model_versions
+  WHERE json_typeof(manifest -> 'golden') = 'object';
+UPDATE model_versions SET manifest =
+  (SELECT json_object_agg(key, value) FROM json_each(manifest) WHERE key <> 'golden')
+  WHERE json_typeof(manifest -> 'golden') = 'object';
+
+-- == end of golden rows ==

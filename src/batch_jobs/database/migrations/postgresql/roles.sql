@@ -77,11 +77,14 @@ ON serving.requests TO batch_jobs_requester;
 GRANT INSERT ON serving.request_rows TO batch_jobs_requester;
 GRANT SELECT, INSERT ON serving.cancelled_requests TO batch_jobs_requester;
 
+-- They load versions, which must answer their golden rows as ever.
+GRANT SELECT ON serving.golden_rows TO batch_jobs_requester;
+
 -- Writers: what train, promote, predict, answer, prune and the alerts do. A version keeps its sha256, and
 -- promotions and the ledger lose no row. CREATE is for the tables of large populations.
 GRANT USAGE, CREATE ON SCHEMA serving TO batch_jobs_writer;
 GRANT SELECT ON ALL TABLES IN SCHEMA serving TO batch_jobs_writer;
-GRANT INSERT ON serving.promotions TO batch_jobs_writer;
+GRANT INSERT ON serving.promotions, serving.golden_rows TO batch_jobs_writer;
 GRANT INSERT, UPDATE ON serving.locks TO batch_jobs_writer;
 GRANT INSERT, UPDATE (created_at, metrics, gate, artifact_removed_at, artifact_gone)
 ON serving.model_versions TO batch_jobs_writer;

@@ -337,3 +337,22 @@ CREATE TABLE model_stores (
 ) STRICT;
 
 -- == end of the model store that the warehouse belongs to ==
+
+-- == golden rows ==
+
+-- Rows of the source with their features, and what a version answered to them: signed as a part of
+-- its manifest, and not for readers, who see the manifest.
+CREATE TABLE golden_rows (
+  model TEXT NOT NULL,
+  version TEXT NOT NULL,
+  golden TEXT NOT NULL CHECK (json_valid(golden)),
+  PRIMARY KEY (model, version),
+  FOREIGN KEY (model, version) REFERENCES model_versions (model, version) ON DELETE CASCADE
+) STRICT;
+INSERT INTO golden_rows (model, version, golden)
+  SELECT model, version, json_extract(manifest, '$.golden') FROM model_versions
+  WHERE json_type(manifest, '$.golden') = 'object';
+UPDATE model_versions SET manifest = json_remove(manifest, '$.golden')
+  WHERE json_type(manifest, '$.golden') = 'object';
+
+-- == end of golden rows ==
