@@ -44,6 +44,7 @@ class Export:
         whole: the columns that all rows have in common.
         encoding: how the page is compressed: `zstd`, `gzip` or not at all.
         most: how many rows it may have.
+        raw: whether CSV has every cell as it is.
         scans: whether many more rows are read than are told.
     """
 
@@ -53,6 +54,7 @@ class Export:
     whole: Mapping[str, Any]
     encoding: str
     most: int
+    raw: bool = False
     scans: bool = False
 
 
@@ -62,15 +64,15 @@ class Page:
 
     Attributes:
         content: as it is sent.
-        encoding: how it is compressed, if it is.
         rows: how many it has.
         last: key and score of the last one; None if there is none.
+        headers: how it is compressed, and what is told of it besides.
     """
 
     content: bytes
-    encoding: str
     rows: int
     last: tuple[str, float] | None
+    headers: Mapping[str, str]
 
 
 async def make_page(database: Database, url: str, export: Export) -> Page:
@@ -94,10 +96,11 @@ def written(rows: Any, export: Export) -> Page:
     """Rows as a page."""
     write, _ = FORMATS[export.format]
     plain = [_plain(row) for row in rows]
-    content = write(plain, export.whole)
-    encoding = export.encoding if len(content) >= SMALLEST else ""
+    made = write(plain, export.whole, export.raw)
+    encoding = export.encoding if len(made.content) >= SMALLEST else ""
     last = (plain[-1]["entity_id"], plain[-1]["score"]) if plain else None
-    return Page(_compressed(content, encoding), encoding, len(plain), last)
+    headers = made.headers | ({"Content-Encoding": encoding} if encoding else {})
+    return Page(_compressed(made.content, encoding), len(plain), last, headers)
 
 
 def encoding_of(accepted: str) -> str:

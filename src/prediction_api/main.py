@@ -57,7 +57,10 @@ ACROSS_SITES: dict[str, Any] = {
     "allow_headers": [
         *("Authorization", "Content-Type", "Idempotency-Key", "If-None-Match", "Last-Event-ID"),
     ],
-    "expose_headers": ["ETag", "Link", "Location", "Retry-After", "X-As-Of", "X-Model-Version"],
+    "expose_headers": [
+        *("ETag", "Link", "Location", "Retry-After", "X-As-Of", "X-Changed-Cells"),
+        "X-Model-Version",
+    ],
     "max_age": 600,
 }
 

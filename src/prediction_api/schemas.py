@@ -113,7 +113,10 @@ class Prediction(Answer):
     run_id: int
     interval_start: datetime
     interval_end: datetime
-    published_at: datetime
+    published_at: datetime = Field(
+        description="When it was published: readers see it from then on, or up to some hundredths "
+        "of a second later, as its transaction took to end."
+    )
 
 
 class CurrentPrediction(Prediction):

@@ -171,19 +171,20 @@ async def _everything(request: Request, request_id: int) -> list[Mapping[str, An
     return sorted(rows, key=lambda row: row["row"])
 
 
-async def results_csv(request: Request, request_id: int) -> Response:
+async def results_csv(request: Request, request_id: int, *, raw: bool = False) -> Response:
     """All rows of a request that is done, in the order in which they were sent, as CSV.
 
     Raises:
         ProblemError: it is not done, or its rows went while they were read.
     """
     rows = await _everything(request, request_id)
-    content = await asyncio.to_thread(csv_of, COLUMNS, map(_cells, rows))
+    made = await asyncio.to_thread(csv_of, COLUMNS, map(_cells, rows), raw=raw)
     headers = {
         "Content-Disposition": f'attachment; filename="request-{request_id}.csv"',
         "Cache-Control": "no-store",
+        **made.headers,
     }
-    return Response(content, 200, headers, "text/csv; charset=utf-8; header=present")
+    return Response(made.content, 200, headers, "text/csv; charset=utf-8; header=present")
 
 
 def _cells(row: Mapping[str, Any]) -> Mapping[str, Any]:

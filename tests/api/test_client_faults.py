@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -32,6 +33,7 @@ from tests.support.api import KEY, serving, settings_of
 from tests.support.attempts import publish
 from tests.support.postgres_server import free_port
 
+AS_CLIENT = {"Authorization": f"Bearer {KEY}"}
 DEFAULT = Given(0.5, None, "default", None, None)
 POLICY = Policy(last_good_for=timedelta(hours=6), default=0.5)
 TOLD = {
@@ -224,6 +226,13 @@ def test_any_key_that_can_be_stored_can_be_asked_for(server):
     with PredictionClient(server, key=KEY) as client:
         for key in ODD:
             assert client.get("orders", key).score == 0.125, key
+            assert client.get_past("orders", key, datetime.now(UTC)).score == 0.125, key
+            path = f"/v1/models/orders/predictions/{quote(key, safe='')}"
+            if key not in {".", ".."}:  # of which clients make another path
+                asked = httpx.get(server.rstrip("/") + path, headers=AS_CLIENT)
+                assert asked.json()["entity_id"] == key
+        with pytest.raises(NoPredictionError, match=r"no prediction of '\.\.'"):
+            client.get_past("orders", "..", datetime(2024, 1, 1, tzinfo=UTC))
         found = client.get_many("orders", [*ODD, "none", "key 4", 17])
         assert list(found.given) == [*ODD, "key 4"]
         assert found.missing == ["none", "17"]

@@ -109,7 +109,7 @@ def test_the_metrics_count_routes_and_not_what_was_asked(settings):
             client.get(f"/models/orders/predictions/secret-{number}")
             client.request("TRACE", f"/nothing-{number}")
         told = client.get("/metrics").text
-    route = "/models/{model}/predictions/{entity_id:path}"
+    route = "/models/{model}/predictions/{entity_id:key}"
     assert f'prediction_api_requests_total{{method="GET",route="{route}",status="503"}} 3.0' in told
     assert 'prediction_api_requests_total{method="other",route="none",status="404"} 3.0' in told
     assert "secret" not in told

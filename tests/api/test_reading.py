@@ -253,7 +253,7 @@ def test_an_export_has_each_row_of_one_run_once(api):
         publish(api.warehouse, tick(number), {"new": 1.0}, mode="replace", model="customers")
         seen += rows_of(page)
         assert page.headers["x-model-version"] == "v1"
-        assert page.headers["x-interval-end"] == "2024-03-01T00:10:00+00:00"
+        assert page.headers["x-interval-end"] == "2024-03-01T00:10:00Z"
         assert page.headers["x-published-at"]
         assert f'"run_id": {run.run_id},' in page.text
     assert seen == sorted(rows.items())
@@ -300,6 +300,16 @@ def test_no_cell_of_a_csv_is_a_formula(api):
         f"'{key}" if key[0] in "=+-@\t\r\n" and key not in numbers else key for key in keys
     )
     assert {row["score"] for row in cells} == {"-0.5"}
+    assert {row["published_at"][-1] for row in cells} == {"Z"}  # as everywhere
+    assert answer.headers["x-changed-cells"] == "7"
+    path = "/models/orders/predictions"
+    for url in (str(answer.url.path), path):
+        raw = api.get(url, params={"format": "csv", "raw": "true", "limit": 100})
+        whole = csv.DictReader(io.StringIO(raw.content.decode(), newline=""))
+        assert sorted(row["entity_id"] for row in whole) == sorted(keys)
+        assert "x-changed-cells" not in raw.headers
+    assert api.get(path, params={"format": "csv"}).headers["x-changed-cells"] == "7"
+    assert "x-changed-cells" not in api.get(path, params={"format": "arrow"}).headers
 
 
 def test_an_arrow_stream_has_the_columns_of_the_contract(api):

@@ -102,6 +102,10 @@ def test_all_rows_come_as_csv_without_formulas(client):
     rows = list(csv.DictReader(io.StringIO(sheet.text)))
     assert [row["row"] for row in rows] == ["1", "2", "3", "4"]
     assert [row["entity_id"] for row in rows] == ["a", "'=b", "", "a"]
+    assert sheet.headers["x-changed-cells"] == "1"
+    raw = client.get(f"{answer.json()['url']}/results.csv", params={"raw": True})
+    whole = list(csv.DictReader(io.StringIO(raw.text)))
+    assert [row["entity_id"] for row in whole] == ["a", "=b", "", "a"]
     assert [bool(row["score"]) for row in rows] == [True, False, True, False]
     assert [bool(row["rejected_because"]) for row in rows] == [False, True, False, True]
 

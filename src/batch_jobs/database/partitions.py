@@ -220,14 +220,10 @@ class Partitions(SharedRows):
             return len(found) - len(unused)
 
     def _lock_past(self, connection: Connection) -> None:
-        """Let one transaction at a time move tables to the past, or drop them from there.
-
-        It is the table of locks, which readers have no right to lock: a row of it would be seen by
-        a snapshot, for whose end FINALIZE waits. The mode keeps nobody from locking its rows.
-        """
-        connection.exec_driver_sql(
-            f"LOCK TABLE {self._schema}.locks IN SHARE UPDATE EXCLUSIVE MODE"
-        )
+        """Let one transaction at a time move tables to the past, or drop them from there."""
+        # Readers may not. Not a row, for whose transaction FINALIZE would wait; rows go on.
+        locks = f"{self._schema}.locks"
+        connection.exec_driver_sql(f"LOCK TABLE {locks} IN SHARE UPDATE EXCLUSIVE MODE")
 
     def drop(self, table: str) -> bool:
         """Drop the table that a run has for itself; False if it shares one.
@@ -241,24 +237,16 @@ class Partitions(SharedRows):
         if self._database.is_pooled:
             self._drop_briefly(table)
             return True
-        with (
-            self._database.writer.begin() as locked,  # until the table is dropped
-            self._database.writer.execution_options(
-                isolation_level="AUTOCOMMIT"
-            ).connect() as connection,
-        ):
+        autocommit = self._database.writer.execution_options(isolation_level="AUTOCOMMIT")
+        with self._database.writer.begin() as locked, autocommit.connect() as connection:
             locked.exec_driver_sql(f"SET LOCAL lock_timeout = '{DETACH_TIMEOUT}'")
             self._lock_past(locked)
             connection.detach()  # from the pool: nobody else gets its settings
             connection.exec_driver_sql(f"SET lock_timeout = '{DETACH_TIMEOUT}'")
-            for parent, pending in connection.execute(HALF_DETACHED).all():
-                connection.exec_driver_sql(
-                    f"ALTER TABLE {parent} DETACH PARTITION {pending} FINALIZE"
-                )
+            _detach_wholly(connection)
             if parent := self._parent(connection, table):
-                connection.exec_driver_sql(
-                    f"ALTER TABLE {parent} DETACH PARTITION {table} CONCURRENTLY"
-                )
+                detach = f"ALTER TABLE {parent} DETACH PARTITION {table} CONCURRENTLY"
+                connection.exec_driver_sql(detach)
             connection.exec_driver_sql(f"DROP TABLE IF EXISTS {self._schema}.{table}")
         return True
 
@@ -279,14 +267,10 @@ class Partitions(SharedRows):
         with self._database.writer.begin() as connection:
             connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{SET_ASIDE_TIMEOUT}'")
             self._lock_past(connection)
-            for parent, pending in connection.execute(HALF_DETACHED).all():
-                connection.exec_driver_sql(
-                    f"ALTER TABLE {parent} DETACH PARTITION {pending} FINALIZE"
-                )
+            _detach_wholly(connection)
             if parent := self._parent(connection, table):
-                connection.exec_driver_sql(
-                    f"LOCK TABLE ONLY {parent}, {table} IN ACCESS EXCLUSIVE MODE"
-                )
+                lock = f"LOCK TABLE ONLY {parent}, {table} IN ACCESS EXCLUSIVE MODE"
+                connection.exec_driver_sql(lock)
                 connection.exec_driver_sql(f"ALTER TABLE {parent} DETACH PARTITION {table}")
             connection.exec_driver_sql(f"DROP TABLE IF EXISTS {self._schema}.{table}")
 
@@ -300,6 +284,12 @@ class Partitions(SharedRows):
             {"table": f"{self._schema}.{table}"},
         )
         return parent
+
+
+def _detach_wholly(connection: Connection) -> None:
+    """Detach what is half detached."""
+    for parent, pending in connection.execute(HALF_DETACHED).all():
+        connection.exec_driver_sql(f"ALTER TABLE {parent} DETACH PARTITION {pending} FINALIZE")
 
 
 def _attach(connection: Connection, parent: str, table: str, run_id: int) -> None:

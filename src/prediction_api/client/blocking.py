@@ -15,8 +15,9 @@ from prediction_api.client.errors import AwayError
 from prediction_api.client.exchange import Ask, failure
 from prediction_api.client.exports import Form, Wanted
 from prediction_api.client.jobs import Features
+from prediction_api.client.keys import Key
 from prediction_api.client.listening import PAUSE, Ear, path_of, require_stream
-from prediction_api.client.lookups import Given, Key, LookedUp
+from prediction_api.client.lookups import Given, LookedUp
 from prediction_api.client.records import (
     Computed,
     PastPrediction,

@@ -7,9 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from threading import Lock
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import quote
-from uuid import UUID
 
 import httpx
 
@@ -21,13 +20,12 @@ from prediction_api.client.errors import (
     RefusedError,
 )
 from prediction_api.client.exchange import Ask, Call, exchange, posting, told_by
+from prediction_api.client.keys import Key, fits_a_path, text_of
 from prediction_api.client.records import CurrentPrediction, Many, PastPrediction, Status
 
 REMEMBERED = 10_000
-LONGEST_KEY = 200
 AT_ONCE = 1000
 NEVER = timedelta(0)
-Key = str | int | UUID
 
 
 @dataclass(frozen=True)
@@ -130,7 +128,7 @@ class LookUps:
     def one(self, model: str, entity_id: Key) -> Call[Given]:
         """The prediction of an entity, or what the policy gives in its place."""
         key = text_of(entity_id)
-        if not _fits_a_path(key):
+        if not fits_a_path(key):
             found = yield from self.many(model, [key])
             if key not in found.given:
                 raise NoPredictionError(f"no prediction of {key!r} that the policy lets be given")
@@ -218,8 +216,14 @@ class LookUps:
         """What readers saw of an entity at a moment."""
         if as_of.tzinfo is None:
             raise ValueError(f"as_of {as_of} has no offset; write it with one, such as UTC")
-        path = f"{predictions_of(model)}/{quote(text_of(entity_id), safe='')}"
-        ask = Ask("GET", path, {"as_of": as_of.isoformat()})
+        key, moment = text_of(entity_id), as_of.isoformat()
+        if not fits_a_path(key):
+            body = {"entity_ids": [key], "as_of": moment}
+            answer = yield from exchange(
+                posting(f"{predictions_of(model)}:lookup", body), self._retries
+            )
+            return _of_the_past(told_by(answer), key)
+        ask = Ask("GET", f"{predictions_of(model)}/{quote(key, safe='')}", {"as_of": moment})
         answer = yield from exchange(ask, self._retries)
         return PastPrediction.from_json(told_by(answer))
 
@@ -265,28 +269,10 @@ def predictions_of(model: str) -> str:
     return f"/v1/models/{quote(model, safe='')}/predictions"
 
 
-def text_of(entity_id: Key) -> str:
-    """A key as the warehouse has it.
-
-    Raises:
-        TypeError: a key is text, a whole number or a UUID.
-        ValueError: no key can be this.
-    """
-    if isinstance(entity_id, bool) or not isinstance(entity_id, str | int | UUID):
-        raise TypeError(f"a key is text, a whole number or a UUID, and {entity_id!r} is neither")
-    key = str(entity_id)
-    odd = "\0" in key or any("\ud800" <= letter <= "\udfff" for letter in key)
-    if odd or not 1 <= len(key) <= LONGEST_KEY:
-        raise ValueError(
-            f"no key can be {key[:50]!r} ({len(key):,} characters): it has 1 to {LONGEST_KEY}, "
-            f"without NUL and half surrogate pairs"
-        )
-    return key
-
-
-def _fits_a_path(key: str) -> bool:
-    """Whether no client, proxy or server on the way makes another path of it."""
-    return not {".", ".."} & set(key.split("/")) and "\n" not in key and "//" not in f"/{key}/"
+def _of_the_past(whole: Any, key: str) -> PastPrediction:
+    if not isinstance(whole, dict) or whole.get("missing"):
+        raise _none_of(key)
+    return PastPrediction.from_json(whole["predictions"][0], {"as_of": whole["as_of"]})
 
 
 def _none_of(key: str) -> NoPredictionError:

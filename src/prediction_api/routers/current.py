@@ -22,7 +22,7 @@ from prediction_api.current_pages import (
 )
 from prediction_api.etags import HAVE_IT, IfNoneMatch, conditional_headers, matches
 from prediction_api.exports import MOST_ROWS, Export, encoding_of, make_page, written
-from prediction_api.formats import FORMATS
+from prediction_api.formats import FORMATS, Raw, text_of
 from prediction_api.problems import ProblemError, documented
 from prediction_api.published_runs import headers_of, published
 from prediction_api.routing import QuickRoute
@@ -77,6 +77,7 @@ async def current(  # noqa: PLR0913, PLR0917 # as many as filters there are
     label: Text = None,
     model_version: Text = None,
     published_after: After = None,
+    raw: Raw = False,  # noqa: FBT002
     cursor: Cursor = None,
     if_none_match: IfNoneMatch = None,
 ) -> Response:
@@ -84,7 +85,7 @@ async def current(  # noqa: PLR0913, PLR0917 # as many as filters there are
     state, after = state_of(request), _moment(published_after)
     filters = Filters(prefix or None, min_score, max_score, label, model_version, after)
     place, whole = await _pinned(state, model, cursor)
-    asked = (format, limit, sort, *vars(filters).values())
+    asked = (format, limit, sort, raw, *vars(filters).values())
     headers = conditional_headers(place.run_id, place.as_of, place.after, *asked)
     headers["Vary"] = "Accept-Encoding"
     if matches(if_none_match, headers["ETag"]):
@@ -92,7 +93,8 @@ async def current(  # noqa: PLR0913, PLR0917 # as many as filters there are
     scans = sort != "entity_id" or bool(set(filters.given()) - {"prefix"})
     values = values_of(place, filters, model, limit)
     encoding = encoding_of(request.headers.get("accept-encoding", ""))
-    export = Export(statement(place, filters, sort), values, format, whole, encoding, limit, scans)
+    rows = statement(place, filters, sort)
+    export = Export(rows, values, format, whole, encoding, limit, raw, scans)
     if place.run_id is not None and not fits(filters, whole):
         page = written([], export)
     else:
@@ -102,9 +104,8 @@ async def current(  # noqa: PLR0913, PLR0917 # as many as filters there are
     if page.rows == limit and page.last:
         query = dict(request.query_params) | {"cursor": place.cursor(page.last)}
         headers["Link"] = f'</v1/models/{model}/predictions?{urlencode(query)}>; rel="next"'
-    if page.encoding:
-        headers["Content-Encoding"] = page.encoding
-    headers |= headers_of(whole) if place.run_id is not None else {"X-As-Of": str(place.as_of)}
+    headers |= page.headers
+    headers |= headers_of(whole) if place.run_id is not None else {"X-As-Of": text_of(place.as_of)}
     headers["Content-Disposition"] = f'attachment; filename="{model}.{format}"'
     return Response(page.content, 200, headers, FORMATS[format][1])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from fastapi import APIRouter, Request, Response
+from starlette.convertors import PathConvertor, register_url_convertor
 
 from batch_jobs import clock
 from batch_jobs.database.transactions import loaded_time
@@ -18,6 +19,14 @@ from prediction_api.schemas import AsOf, CurrentPrediction, EntityId, ModelName,
 from prediction_api.state import State, state_of
 from prediction_api.status import unpublished
 
+
+class KeyConvertor(PathConvertor):
+    """A key in a path: any, also one with slashes and line ends."""
+
+    regex = r"[\s\S]*"
+
+
+register_url_convertor("key", KeyConvertor())
 router = APIRouter(tags=["reading"], route_class=QuickRoute)
 
 PAST = Statement(
@@ -32,7 +41,7 @@ PAST = Statement(
 
 
 @router.get(
-    "/models/{model}/predictions/{entity_id:path}",
+    "/models/{model}/predictions/{entity_id:key}",
     response_model=CurrentPrediction | PastPrediction,
     responses={304: HAVE_IT, **documented(404)},
 )
@@ -43,7 +52,11 @@ async def prediction(
     as_of: AsOf = None,
     if_none_match: IfNoneMatch = None,
 ) -> Response:
-    """The prediction of an entity: what readers see now, or saw at a moment."""
+    """The prediction of an entity: what readers see now, or saw at a moment.
+
+    Clients and proxies make another path of one with the keys `.` and `..`, which are looked up by
+    `predictions:lookup`, as any other.
+    """
     state = state_of(request)
     if "\0" in entity_id:
         raise ProblemError(422, "an entity_id has no NUL character")

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 
+from prediction_api.formats import Raw
 from prediction_api.forms import FORM
 from prediction_api.problems import documented
 from prediction_api.request_schemas import Accepted, ManyRows
@@ -114,6 +115,7 @@ async def progress(
 async def results(
     request: Request,
     id: PredictionId,  # noqa: A002 # as in the URL
+    raw: Raw = False,  # noqa: FBT002
 ) -> Response:
     """All rows of a request that is done, in the order in which they were sent, as CSV."""
-    return await results_csv(request, id)
+    return await results_csv(request, id, raw=raw)

@@ -7,7 +7,7 @@ next page says so with 410, and not with an end that looks like the last row.
 from __future__ import annotations
 
 from typing import Annotated, Literal
-from urllib.parse import quote
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Query, Request, Response
 
@@ -15,7 +15,7 @@ from batch_jobs.scoring.keys import MAX_KEY_LENGTH
 from prediction_api.database import Statement
 from prediction_api.etags import HAVE_IT, IfNoneMatch, conditional_headers, matches
 from prediction_api.exports import MOST_ROWS, Export, encoding_of, make_page
-from prediction_api.formats import FORMATS
+from prediction_api.formats import FORMATS, Raw
 from prediction_api.problems import ProblemError, documented
 from prediction_api.published_runs import headers_of, published
 from prediction_api.routing import GuardedRoute
@@ -54,13 +54,14 @@ After = Annotated[
         **documented(404, 410),
     },
 )
-async def page(
+async def page(  # noqa: PLR0913, PLR0917 # as many as parameters there are
     request: Request,
     model: ModelName,
     run_id: RunId,
     format: Format = "ndjson",  # noqa: A002 # the name in the URL
     limit: Limit = 1000,
     after: After = "",
+    raw: Raw = False,  # noqa: FBT002
     if_none_match: IfNoneMatch = None,
 ) -> Response:
     """A page of a run, in the order of its keys; 410 once the run is retired."""
@@ -68,22 +69,21 @@ async def page(
     if "\0" in after:
         raise ProblemError(422, "an entity_id has no NUL character")
     run = await published(state, model, run_id)
-    headers = conditional_headers(run_id, format, limit, after)
+    headers = conditional_headers(run_id, format, limit, after, raw)
     headers["Vary"] = "Accept-Encoding"
     if matches(if_none_match, headers["ETag"]):
         return Response(None, 304, headers)
     values = {"run_id": run_id, "after": after, "limit": limit}
     whole = {"model": model, "run_id": run_id, **run}
     encoding = encoding_of(request.headers.get("accept-encoding", ""))
-    export = Export(PAGE, values, format, whole, encoding, limit)
+    export = Export(PAGE, values, format, whole, encoding, limit, raw)
     made = await make_page(state.database, state.config.settings.warehouse, export)
     if made.rows == limit and made.last:
-        query = f"format={format}&limit={limit}&after={quote(made.last[0], safe='')}"
+        query = urlencode(dict(request.query_params) | {"after": made.last[0]})
         url = f"/v1/models/{model}/runs/{run_id}/predictions?{query}"
         headers["Link"] = f'<{url}>; rel="next"'
     else:
         await published(state, model, run_id)  # else it was retired meanwhile, and rows are missing
-    if made.encoding:
-        headers["Content-Encoding"] = made.encoding
+    headers |= made.headers
     headers["Content-Disposition"] = f'attachment; filename="{model}-{run_id}.{format}"'
     return Response(made.content, 200, {**headers, **headers_of(run)}, FORMATS[format][1])
