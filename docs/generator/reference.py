@@ -17,7 +17,7 @@ from batch_jobs.cli.main import app
 from batch_jobs.model import BatchModel, Category, Gate, Limits, Number
 from batch_jobs.monitor import Monitor, Performance
 from batch_jobs.placement import Placement
-from batch_jobs.settings import AlertSettings, Settings, WatchSettings
+from batch_jobs.settings import AlertSettings, KafkaSettings, Settings, WatchSettings
 from docs.generator.text import REQUIRED, attributes, code, default, table
 from prediction_api.config import Config
 
@@ -79,6 +79,11 @@ def settings() -> str:
 def watch_settings() -> str:
     """The variables of the watch."""
     return _variables("BATCH_JOBS_", WatchSettings)
+
+
+def kafka_settings() -> str:
+    """The variable of Kafka."""
+    return _variables("BATCH_JOBS_", KafkaSettings)
 
 
 def alert_settings() -> str:

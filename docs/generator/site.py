@@ -24,6 +24,7 @@ def blocks(root: Path) -> dict[str, Callable[[], str]]:
         "settings": reference.settings,
         "api-settings": reference.api_settings,
         "watch-settings": reference.watch_settings,
+        "kafka-settings": reference.kafka_settings,
         "alert-settings": reference.alert_settings,
         "model-fields": reference.model_fields,
         "gate-fields": reference.gate_fields,

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from batch_jobs.errors import ConfigurationError
 from batch_jobs.model import BatchModel
@@ -181,6 +182,61 @@ class AlertSettings:
             spool=environ.get("BATCH_JOBS_SPOOL") or None,
             runbooks=environ.get("BATCH_JOBS_RUNBOOKS", "").strip() or None,
         )
+
+
+@dataclass(frozen=True)
+class KafkaSettings:
+    """How Apache Kafka is reached.
+
+    Attributes:
+        kafka: addresses of its brokers, `host:port` with commas between them; or the path of a file
+            with properties of librdkafka, one `name=value` a line, for TLS and passwords. What
+            contains a `/` is a path.
+    """
+
+    kafka: str = field(repr=False)
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str] = os.environ) -> KafkaSettings:
+        """Read `BATCH_JOBS_KAFKA`.
+
+        Raises:
+            ConfigurationError: it is not set.
+        """
+        address = environ.get("BATCH_JOBS_KAFKA", "").strip()
+        if not address:
+            raise ConfigurationError(
+                "not set: BATCH_JOBS_KAFKA (for example kafka-1:9092,kafka-2:9092, or "
+                "/run/secrets/kafka.properties)"
+            )
+        return cls(address)
+
+    def properties(self) -> dict[str, str]:
+        """The properties of librdkafka.
+
+        Raises:
+            ConfigurationError: the file cannot be read, or a line of it is none.
+        """
+        if "/" not in self.kafka:
+            return {"bootstrap.servers": self.kafka}
+        try:
+            lines = Path(self.kafka).read_text("utf-8").splitlines()
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is no text"
+            raise ConfigurationError(
+                f"BATCH_JOBS_KAFKA: {self.kafka} cannot be read: {reason}"
+            ) from None
+        told = {
+            number: line
+            for number, line in enumerate(map(str.strip, lines), 1)
+            if line and not line.startswith("#")
+        }
+        if odd := [str(number) for number, line in told.items() if "=" not in line]:
+            raise ConfigurationError(
+                f"BATCH_JOBS_KAFKA: line {' and '.join(odd)} of {self.kafka} is no name=value"
+            )
+        pairs = (line.partition("=") for line in told.values())
+        return {name.strip(): value.strip() for name, _, value in pairs}
 
 
 def is_url(store: str) -> bool:

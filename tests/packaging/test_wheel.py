@@ -35,6 +35,7 @@ print(json.dumps({
 FACES = {
     "": "import batch_jobs.cli.main, batch_jobs.training.train, batch_jobs.runs.jobs",
     "api": "from prediction_api.main import create_app; create_app()",
+    "kafka": "import confluent_kafka, batch_jobs.requests.topics",
     "alerts": "import apprise, batch_jobs.alerts.channels",
     "client": "from prediction_api.client import PredictionClient",
     "postgres": """

@@ -1,4 +1,4 @@
-"""The command of requests of many rows."""
+"""The commands of requests of many rows."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from typing import Annotated
 import typer
 
 from batch_jobs import catalog
-from batch_jobs.cli.options import Alive, AsJson, touch
+from batch_jobs.cli.options import Alive, AsJson, Model, touch
 from batch_jobs.cli.output import bar, tell
-from batch_jobs.requests import worker
+from batch_jobs.database.warehouse import Warehouse
+from batch_jobs.requests import topics, worker
 from batch_jobs.requests.queue import Answered
-from batch_jobs.settings import Settings
+from batch_jobs.settings import KafkaSettings, Settings
 
 commands = typer.Typer()
 
@@ -50,13 +51,55 @@ def answer(
         raise typer.Exit(1)
 
 
+@commands.command()
+def exchange(
+    model: Model,
+    requests: Annotated[str, typer.Option(help="The topic from which requests come.")],
+    answers: Annotated[str, typer.Option(help="The topic to which answers go.")],
+    *,
+    group: Annotated[
+        str | None, typer.Option(help="Of the consumers; default: batch-jobs-MODEL.")
+    ] = None,
+    alive: Alive = None,
+    as_json: AsJson = False,
+) -> None:
+    """Take requests of many rows from a topic of Kafka, and send their answers, until stopped.
+
+    They wait in the queue for `answer`, which scores them.
+    """
+    settings = Settings.from_environ()
+    found = catalog.load_model(model, settings.models)
+    kafka = KafkaSettings.from_environ()
+    stop = _stopped()
+    sent = topics.exchange(
+        Warehouse.existing(settings.warehouse),
+        kafka,
+        topics.Topics(found, requests, answers, group or f"batch-jobs-{model}"),
+        stop,
+        told=_told_at_once,
+        alive=partial(touch, alive),
+    )
+    tell({"answers": sent}, as_json, f"stopped; {sent:,} answers were sent")
+
+
+def _told_at_once(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
+
+
+def _stopped() -> Event:
+    """What is set by SIGTERM and SIGINT."""
+    stop = Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    return stop
+
+
 def _follow(
     settings: Settings, names: Sequence[str] | None, alive: Path | None, *, as_json: bool
 ) -> None:
     """Answer requests as they come, a line each, until SIGTERM or SIGINT."""
-    stop = Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    stop = _stopped()
     ended: Counter[str] = Counter()
 
     def told(one: Answered) -> None:
