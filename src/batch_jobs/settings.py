@@ -166,19 +166,30 @@ class AlertSettings:
             understands the same (Mattermost, Rocket.Chat), any other one of Apprise (mail, Teams,
             PagerDuty and more), for which `pip install 'batch-jobs[alerts]'`. Before each may stand
             what it is sent: `page`, `warn`, `news`, such as `page+warn=mailto://…`. It is a secret.
+        webhooks: addresses of your own services, parted by blanks, which are told of each
+            publication and each end of a request; they may hold a secret.
+        webhook_secret: by which these are signed, such as `whsec_` and 32 bytes in base64; two,
+            parted by a blank, while one takes the place of the other. It is a secret.
         spool: a folder for what happens while the warehouse is away; None takes one of this user.
         runbooks: an address of your own runbooks; messages link to it, with `#` and the cause.
     """
 
     alerts: str = field(default="", repr=False)
+    webhooks: str = field(default="", repr=False)
+    webhook_secret: str = field(default="", repr=False)
     spool: str | None = None
     runbooks: str | None = None
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str] = os.environ) -> AlertSettings:
-        """Read `BATCH_JOBS_ALERTS`, `BATCH_JOBS_SPOOL` and `BATCH_JOBS_RUNBOOKS`."""
+        """Read `BATCH_JOBS_ALERTS`, `BATCH_JOBS_SPOOL` and `BATCH_JOBS_RUNBOOKS`.
+
+        And `BATCH_JOBS_WEBHOOKS` with `BATCH_JOBS_WEBHOOK_SECRET`.
+        """
         return cls(
             alerts=environ.get("BATCH_JOBS_ALERTS", ""),
+            webhooks=environ.get("BATCH_JOBS_WEBHOOKS", ""),
+            webhook_secret=environ.get("BATCH_JOBS_WEBHOOK_SECRET", ""),
             spool=environ.get("BATCH_JOBS_SPOOL") or None,
             runbooks=environ.get("BATCH_JOBS_RUNBOOKS", "").strip() or None,
         )

@@ -41,9 +41,10 @@ def channels() -> list[Channel]:
 def _others() -> list[Channel]:
     import os
 
+    from batch_jobs.alerts import webhooks
     from batch_jobs.alerts.channels import VARIABLE, configured
 
-    found = configured({VARIABLE: os.environ.get(VARIABLE, "")})
+    found = configured({name: os.environ.get(name, "") for name in (VARIABLE, *webhooks.VARIABLES)})
     for channel in found:
         _mask(getattr(channel.way, "secrets", ()))
     return found

@@ -20,8 +20,9 @@ from types import SimpleNamespace
 from typing import Protocol, get_args
 from urllib.parse import unquote, urlsplit
 
+from batch_jobs.alerts import webhooks
 from batch_jobs.alerts.mrkdwn import unescaped
-from batch_jobs.alerts.problems import Message, Severity
+from batch_jobs.alerts.problems import EVENT, Event, Message, Severity
 from batch_jobs.alerts.slack import Answer, Webhook, secrets_of, webhook_url
 from batch_jobs.errors import ConfigurationError
 from batch_jobs.redaction import first_line, redact
@@ -52,7 +53,7 @@ class Channel:
 
     name: str
     way: Way = field(repr=False)
-    severities: frozenset[Severity] = SEVERITIES
+    severities: frozenset[Severity | Event] = SEVERITIES
 
 
 @dataclass(frozen=True)
@@ -85,10 +86,11 @@ def plain(text: str) -> str:
 def configured(
     environ: Mapping[str, str] = os.environ, slack: Webhook | None = None
 ) -> list[Channel]:
-    """The channels that the environment names, and Slack's.
+    """The channels that the environment names, and Slack's; services that are told of events, too.
 
     Args:
-        environ: with `BATCH_JOBS_ALERTS` and `AIRFLOW_CONN_SLACK_WEBHOOK`, which may be missing.
+        environ: with `BATCH_JOBS_ALERTS`, `BATCH_JOBS_WEBHOOKS` and `AIRFLOW_CONN_SLACK_WEBHOOK`,
+            which may be missing.
         slack: the webhook of Airflow's connection, which wins over the environment's.
 
     Raises:
@@ -97,7 +99,14 @@ def configured(
     slack = slack or _slack_of(environ.get("AIRFLOW_CONN_SLACK_WEBHOOK", ""))
     found = [Channel(SLACK, slack)] if slack else []
     problems = []
-    for place, entry in enumerate(AlertSettings.from_environ(environ).alerts.split(), 1):
+    settings = AlertSettings.from_environ(environ)
+    try:
+        hooks = webhooks.configured(settings.webhooks, settings.webhook_secret)
+    except ConfigurationError as error:
+        problems.append(str(error))
+    else:
+        found += [Channel(name, hook, frozenset({EVENT})) for name, hook in hooks.items()]
+    for place, entry in enumerate(settings.alerts.split(), 1):
         try:
             found.append(_channel(entry))
         except ConfigurationError as error:

@@ -8,17 +8,23 @@ from collections.abc import Callable, Iterable
 from datetime import datetime
 from uuid import uuid4
 
-from batch_jobs.alerts import incidents, news, outbox, parcels
+from batch_jobs.alerts import incidents, news, outbox, parcels, webhooks
 from batch_jobs.alerts.channels import Channel
+from batch_jobs.alerts.problems import EVENT
 from batch_jobs.database.warehouse import Warehouse
 
 log = logging.getLogger(__name__)
 
 
-def collect(warehouse: Warehouse, now: datetime) -> None:
-    """Write what is due by now: what was held back or muted and lasts, and new champions."""
+def collect(warehouse: Warehouse, channels: Iterable[Channel], now: datetime) -> None:
+    """Write what is due by now: what was held back or muted and lasts, new champions, and events.
+
+    Events are written where a channel is sent them.
+    """
     incidents.tell_due(warehouse, now)
     news.write_promotions(warehouse, now)
+    if any(EVENT in channel.severities for channel in channels):
+        webhooks.write_events(warehouse, now)
 
 
 def is_anything_waiting(warehouse: Warehouse, channels: Iterable[Channel], now: datetime) -> bool:
@@ -61,7 +67,7 @@ def _send_to(
         answer = channel.way.send(parcel.message, left)
         if answer.problem is not None:
             outbox.mark_failed(warehouse, channel.name, parcel.ids, answer, now())
-            log.warning("an alert waits, %s did not take it: %s", channel.name, answer.problem)
+            log.warning("a message waits, %s did not take it: %s", channel.name, answer.problem)
             return sent
         outbox.mark_sent(warehouse, channel.name, parcel.ids, now())
         sent += 1

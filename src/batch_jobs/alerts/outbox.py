@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import Connection, bindparam
 
+from batch_jobs.alerts.problems import EVENT
 from batch_jobs.alerts.slack import Answer
 from batch_jobs.database.connections import text
 from batch_jobs.database.transactions import stored_time
@@ -25,6 +26,7 @@ LEASE = timedelta(seconds=30)
 PAUSES = tuple(timedelta(seconds=each) for each in (30, 60, 120, 300, 600))
 UNANSWERED_PAUSE = timedelta(minutes=10)
 LONGEST_PAUSE = timedelta(hours=1)
+EVENTS_BEFORE = timedelta(hours=1)  # that a program is told of when it is told for the first time
 
 
 def take_hold(
@@ -73,9 +75,13 @@ def wake(warehouse: Warehouse, channel: str) -> None:
 
 
 def _know(connection: Connection, channel: str, severities: Collection[str], now: datetime) -> None:
-    """Know a channel from now on; the first one is also sent what waits since before."""
-    known = connection.scalar(text("SELECT count(*) FROM outbox_channels"))
-    since = now if known else datetime(1970, 1, 1, tzinfo=UTC)
+    """Know a channel from now on; the first one for people is also sent what waits since before."""
+    if EVENT in severities:
+        since = now - EVENTS_BEFORE
+    else:
+        before = text("SELECT count(*) FROM outbox_channels WHERE severities <> :event")
+        known = connection.scalar(before, {"event": EVENT})
+        since = now if known else datetime(1970, 1, 1, tzinfo=UTC)
     connection.execute(
         text("""
             INSERT INTO outbox_channels (channel, since, severities)

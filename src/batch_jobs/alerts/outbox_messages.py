@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, bindparam
 
-from batch_jobs.alerts.problems import Message, Served, Severity
+from batch_jobs.alerts.problems import Event, Message, Served, Severity
 from batch_jobs.database.connections import text
 from batch_jobs.database.transactions import loaded_time, stored_time
 from batch_jobs.database.warehouse import Warehouse
@@ -22,7 +22,7 @@ def write(
     message: Message,
     now: datetime,
     *,
-    severity: Severity,
+    severity: Severity | Event,
     incident_id: int | None = None,
 ) -> bool:
     """Write a message that each channel is to be sent; False if one of that key is there already.
@@ -56,7 +56,11 @@ def write(
 
 
 def write_alone(
-    warehouse: Warehouse, key: str, message: Message, now: datetime, severity: Severity = "news"
+    warehouse: Warehouse,
+    key: str,
+    message: Message,
+    now: datetime,
+    severity: Severity | Event = "news",
 ) -> bool:
     """As `write`, in a transaction of its own: of what is about no incident."""
     with warehouse.write() as connection:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 from batch_jobs.alerts.mrkdwn import counted, moment
 from batch_jobs.alerts.parcels import GIVE_UP
+from batch_jobs.alerts.problems import EVENT
 from batch_jobs.database.connections import text
 from batch_jobs.database.transactions import loaded_time, stored_time
 from batch_jobs.database.warehouse import Warehouse
@@ -37,7 +39,8 @@ class Undelivered:
     given_up: int = 0
 
     def __str__(self) -> str:
-        where = f"alerts to {self.channel}" if self.channel else "alerts, for want of a channel"
+        what = "events" if (self.channel or "").startswith("webhook-") else "alerts"
+        where = f"{what} to {self.channel}" if self.channel else "alerts, for want of a channel"
         parts = []
         if self.waiting:
             since = f" since {moment(self.oldest)}" if self.oldest else ""
@@ -58,7 +61,7 @@ def undelivered(warehouse: Warehouse, now: datetime) -> list[Undelivered]:
     with warehouse.read() as connection:
         rows = connection.execute(
             text("""
-                SELECT c.channel, c.refused_since, c.error, c.not_before,
+                SELECT c.channel, c.severities, c.refused_since, c.error, c.not_before,
                   count(CASE WHEN d.sent_at IS NULL AND d.given_up_at IS NULL
                              AND m.created_at > :oldest THEN 1 END) AS waiting,
                   min(CASE WHEN d.sent_at IS NULL AND d.given_up_at IS NULL
@@ -70,28 +73,30 @@ def undelivered(warehouse: Warehouse, now: datetime) -> list[Undelivered]:
                   AND c.severities LIKE '%' || m.severity || '%'
                 LEFT JOIN outbox_deliveries AS d
                   ON d.message_id = m.message_id AND d.channel = c.channel
-                GROUP BY c.channel, c.refused_since, c.error, c.not_before ORDER BY c.channel"""),
+                GROUP BY c.channel, c.severities, c.refused_since, c.error, c.not_before
+                ORDER BY c.channel"""),
             {"oldest": stored_time(now - GIVE_UP), "shown": stored_time(now - SHOWN)},
         ).all()
-        if not rows:
+        found = [_of_row(row) for row in rows]
+        if not any(row.severities != EVENT for row in rows):
             alone = connection.execute(
                 text("""
                     SELECT count(*) AS waiting, min(created_at) AS oldest FROM outbox_messages
-                    WHERE dropped_at IS NULL AND created_at > :oldest"""),
-                {"oldest": stored_time(now - GIVE_UP)},
+                    WHERE dropped_at IS NULL AND created_at > :oldest AND severity <> :event"""),
+                {"oldest": stored_time(now - GIVE_UP), "event": EVENT},
             ).one()
-            found = [Undelivered(None, alone.waiting, alone.oldest and loaded_time(alone.oldest))]
-            return [each for each in found if each.waiting]
-    all_of = [
-        Undelivered(
-            row.channel,
-            row.waiting,
-            row.oldest and loaded_time(row.oldest),
-            row.refused_since and loaded_time(row.refused_since),
-            row.error,
-            row.not_before and loaded_time(row.not_before),
-            row.given_up,
-        )
-        for row in rows
-    ]
-    return [each for each in all_of if each.waiting or each.given_up]
+            oldest = alone.oldest and loaded_time(alone.oldest)
+            found.append(Undelivered(None, alone.waiting, oldest))
+    return [each for each in found if each.waiting or each.given_up]
+
+
+def _of_row(row: Any) -> Undelivered:
+    return Undelivered(
+        row.channel,
+        row.waiting,
+        row.oldest and loaded_time(row.oldest),
+        row.refused_since and loaded_time(row.refused_since),
+        row.error,
+        row.not_before and loaded_time(row.not_before),
+        row.given_up,
+    )

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, bindparam
 
 from batch_jobs.alerts import delivery_words
 from batch_jobs.alerts.outbox import LEASE, LONGEST_PAUSE
-from batch_jobs.alerts.problems import Message
+from batch_jobs.alerts.problems import EVENT, Message
 from batch_jobs.database.connections import text
 from batch_jobs.database.transactions import loaded_time, stored_time
 from batch_jobs.database.warehouse import Warehouse
@@ -83,7 +83,7 @@ def next_parcel(
         _give_up(connection, channel, severities, now)
         rows = connection.execute(
             _select(
-                """m.message_id, m.key, m.line, m.text, m.blocks, m.created_at,
+                """m.message_id, m.key, m.severity, m.line, m.text, m.blocks, m.created_at,
                    COALESCE(d.unanswered, 0) AS unanswered,
                    CASE WHEN i.incident_id IS NOT NULL AND i.resolved_at IS NULL
                         THEN 1 ELSE 0 END AS is_open""",
@@ -104,6 +104,9 @@ def next_parcel(
 
 
 def _parcel(found: list[Any], mentioned: list[Any], now: datetime) -> Parcel:
+    if found[0].severity == EVENT:  # programs read it: each alone, and nothing else beside it
+        only = found[0]
+        return Parcel((only.message_id,), only.key, Message(only.line, only.text))
     chosen = _chosen(found, now)
     first = chosen[0]
     created_at = min(loaded_time(row.created_at) for row in chosen)

@@ -8,6 +8,9 @@ from datetime import datetime
 from typing import Literal
 
 Severity = Literal["page", "warn", "news"]
+# Of messages to programs: no person is sent them.
+Event = Literal["event"]
+EVENT: Event = "event"
 
 
 @dataclass(frozen=True)

@@ -208,7 +208,7 @@ class Reporter:
 
         def look() -> bool:
             self._bring_over(warehouse)
-            delivery.collect(warehouse, self._now())
+            delivery.collect(warehouse, channels, self._now())
             return delivery.is_anything_waiting(warehouse, channels, self._now())
 
         if within(LOOKING_SECONDS, look):

@@ -80,7 +80,7 @@ class Answer:
     is_unanswered: bool = False
 
 
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
+class NoRedirect(urllib.request.HTTPRedirectHandler):
     """A webhook that moved is not followed: where it leads would be told the secret."""
 
     def redirect_request(self, *_: Any, **__: Any) -> None:
@@ -142,7 +142,7 @@ class Webhook:
             with self._opener().open(request, timeout=min(left, self.timeout or left)) as answer:
                 status, body, pause = answer.status, answer.read(LONGEST_ANSWER), None
         except HTTPError as error:
-            status, pause = error.code, _pause(error.code, dict(error.headers))
+            status, pause = error.code, pause_of(error.code, dict(error.headers))
             body = _read(error)
         except TimeoutError:
             return Answer("sent, and not answered in time", is_unanswered=True)
@@ -159,7 +159,7 @@ class Webhook:
         if urlsplit(self.url).scheme not in {"http", "https"}:
             raise ValueError("the webhook is no http or https URL")
         proxies = {"http": self.proxy, "https": self.proxy} if self.proxy else None
-        return urllib.request.build_opener(urllib.request.ProxyHandler(proxies), _NoRedirect)
+        return urllib.request.build_opener(urllib.request.ProxyHandler(proxies), NoRedirect)
 
 
 def secrets_of(url: str, *others: str | None) -> frozenset[str]:
@@ -181,7 +181,7 @@ def _read(error: HTTPError) -> bytes:
         return b""
 
 
-def _pause(status: int, headers: Mapping[str, str]) -> float | None:
+def pause_of(status: int, headers: Mapping[str, str]) -> float | None:
     """Seconds to wait before the next try; None if it would not help."""
     if status != 429 and status < 500:
         return None

@@ -21,9 +21,11 @@ from batch_jobs.alerts import (
     outbox,
     outbox_messages,
     outbox_status,
+    webhooks,
 )
 from batch_jobs.alerts.incidents import Incident
 from batch_jobs.alerts.mutes import Mute
+from batch_jobs.alerts.problems import EVENT
 from batch_jobs.cli.options import AsJson
 from batch_jobs.cli.output import minute, tell
 from batch_jobs.database.warehouse import Warehouse
@@ -157,14 +159,16 @@ def alert(
             f"https://hooks.slack.com/services/…) or AIRFLOW_CONN_SLACK_WEBHOOK"
         )
     names = channels.names(found)
-    delivery.collect(warehouse, clock.now())
+    delivery.collect(warehouse, found, clock.now())
     if test:
         message = news.trial(names, socket.gethostname())
-        common = frozenset.intersection(*(channel.severities for channel in found))
-        for severity in {min(common or channel.severities) for channel in found}:
-            outbox_messages.write_alone(
-                warehouse, f"test {uuid4()}", message, clock.now(), severity
-            )
+        people = [each.severities for each in found if EVENT not in each.severities]
+        common = frozenset.intersection(*people) if people else frozenset()
+        wanted = {min(common or severities): message for severities in people}
+        if len(people) < len(found):
+            wanted[EVENT] = webhooks.trial()
+        for severity, each in wanted.items():
+            outbox_messages.write_alone(warehouse, f"test {uuid4()}", each, clock.now(), severity)
         for channel in found:
             outbox.wake(warehouse, channel.name)
     sent = delivery.send_waiting(warehouse, found, TRYING_SECONDS, clock.now)

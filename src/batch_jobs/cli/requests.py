@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import sys
 from collections import Counter
@@ -14,14 +15,19 @@ from typing import Annotated
 import typer
 
 from batch_jobs import catalog
+from batch_jobs.alerts import channels
+from batch_jobs.alerts.problems import EVENT
+from batch_jobs.alerts.reporter import Reporter
 from batch_jobs.cli.options import Alive, AsJson, Model, touch
 from batch_jobs.cli.output import bar, tell
 from batch_jobs.database.warehouse import Warehouse
+from batch_jobs.redaction import first_line
 from batch_jobs.requests import topics, worker
 from batch_jobs.requests.queue import Answered
 from batch_jobs.settings import KafkaSettings, Settings
 
 commands = typer.Typer()
+log = logging.getLogger(__name__)
 
 
 @commands.command()
@@ -101,11 +107,23 @@ def _follow(
     """Answer requests as they come, a line each, until SIGTERM or SIGINT."""
     stop = _stopped()
     ended: Counter[str] = Counter()
+    hooks = [each for each in channels.configured() if EVENT in each.severities]
+    reporter = Reporter(settings.warehouse, lambda: hooks)
 
     def told(one: Answered) -> None:
         ended[one.state] += 1
         tell(one.as_dict(), as_json, str(one))
         sys.stdout.flush()
+        if hooks:
+            _deliver(reporter)
 
     worker.follow(settings, names, stop, Event(), told=told, alive=partial(touch, alive))
     tell(dict(ended), as_json, f"stopped; {ended.total():,} requests are answered")
+
+
+def _deliver(reporter: Reporter) -> None:
+    """Tell services that a request is over; what cannot be told waits for whoever comes next."""
+    try:
+        reporter.flush()
+    except Exception as error:  # noqa: BLE001 - the next request has its turn
+        log.warning("webhooks wait: %s", first_line(error))

@@ -206,7 +206,7 @@ CREATE TABLE outbox_messages (
   message_id INTEGER PRIMARY KEY AUTOINCREMENT,
   key TEXT NOT NULL UNIQUE,
   incident_id INTEGER,      -- NULL: about no incident
-  severity TEXT NOT NULL CHECK (severity IN ('page', 'warn', 'news')),
+  severity TEXT NOT NULL CHECK (severity IN ('page', 'warn', 'news', 'event')),
   line TEXT NOT NULL,       -- the whole in one line, for summaries
   text TEXT NOT NULL,       -- redacted and escaped, as mrkdwn
   blocks TEXT NOT NULL CHECK (json_valid(blocks)),
