@@ -80,7 +80,10 @@ SLOW = {
 SLOW_FILES = {
     *("training/test_walk_forward.py", "samples/test_flight_delay.py", "api/test_corpus.py"),
     *("words/test_interruption.py", "project/test_run_script.py", "project/test_benchmarks.py"),
-    *("scoring/test_compiled_trees.py", "api/test_schema.py"),
+    *("scoring/test_compiled_trees.py", "api/test_schema.py", "api/test_read_contract.py"),
+    *("database/test_compose_logins.py", "database/test_roles.py"),
+    *("database/test_sqlite_reader.py", "monitoring/test_watch_command.py"),
+    *("monitoring/test_drift.py", "monitoring/test_judgement.py"),
 }
 SERVERS = {"postgres", "_s3", "browser"}
 

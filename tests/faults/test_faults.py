@@ -23,7 +23,7 @@ EVERYWHERE = {
     for place in re.findall(r'failpoint\("([a-z_.]+)"\)', path.read_text())
 }
 # Those of a prediction run; test_request_faults.py has the others.
-PLACES = sorted(place for place in EVERYWHERE if not place.startswith("answer."))
+PLACES = sorted(place for place in EVERYWHERE if not place.startswith(("answer.", "exchange.")))
 # In the middle of a part, with rows of it staged.
 SECOND = ("score.before_chunk", "score.chunk_staged")
 # Here the attempt holds the lock of a writer.

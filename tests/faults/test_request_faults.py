@@ -61,8 +61,9 @@ def begun(attempt):
 
 @pytest.mark.failure_mode("harness")
 def test_every_place_is_tried():
-    """Also one that will be made later."""
-    tried = {place for place, _ in PLACES} | {"answer.finished"}
+    """Also one that will be made later; those of topics, beside the topics."""
+    beside = {"exchange.submitted", "exchange.sent"}
+    tried = {place for place, _ in PLACES} | {"answer.finished"} | beside
     assert EVERYWHERE - set(OF_A_RUN) == tried
 
 
