@@ -83,7 +83,9 @@ SLOW_FILES = {
     *("scoring/test_compiled_trees.py", "api/test_schema.py", "api/test_read_contract.py"),
     *("database/test_compose_logins.py", "database/test_roles.py"),
     *("database/test_sqlite_reader.py", "monitoring/test_watch_command.py"),
-    *("monitoring/test_drift.py", "monitoring/test_judgement.py"),
+    *("monitoring/test_drift.py", "monitoring/test_judgement.py", "monitoring/test_watch.py"),
+    *("monitoring/test_performance.py", "training/test_train.py", "training/test_check.py"),
+    "api/test_online.py",
 }
 SERVERS = {"postgres", "_s3", "browser"}
 
