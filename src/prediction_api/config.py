@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from ipaddress import ip_address
+from importlib.util import find_spec
+from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Annotated, Any
 
 from limits import RateLimitItem, parse
@@ -65,14 +66,18 @@ class Config(BaseSettings):
         origins: sites whose pages may ask from a browser, by CORS; none unless they are named.
         model: who answers `POST /predict`.
         rate: how many requests one client has.
+        rate_store: where all replicas count them together; else each counts for itself, as it does
+            while this one does not answer.
+        proxies: those in front of the server, whose X-Forwarded-For tells who asks; without them
+            whoever comes through a proxy is one client.
         body_bytes: the largest body.
         seconds: the longest time a request may take.
         upload_bytes: the largest body of a request of many rows.
         upload_rows: the most rows it may have.
         upload_seconds: the longest time it may take to send and to take in.
         connections: how many there may be at once. What waits to be asked gives way to what comes.
-        connections_of_one: how many one address may have, so that there is room for others. A
-            proxy in front of the server is one address.
+        connections_of_one: how many one address may have, so that there is room for others; one of
+            `proxies` may have all.
         answer: whether this process answers requests of many rows; else `batch-jobs answer` does,
             or the model's DAG.
     """
@@ -112,6 +117,20 @@ class Config(BaseSettings):
     upload_bytes: Bytes = 10_000_000
     upload_rows: Rows = 100_000
     upload_seconds: Seconds = 60.0
+    rate_store: Annotated[
+        str | None,
+        Field(
+            repr=False,
+            pattern=r"^rediss?://[^\s/]+",
+            description="the address of a Redis, such as redis://redis:6379/1",
+        ),
+    ] = None
+    proxies: Annotated[
+        tuple[IPv4Network | IPv6Network, ...],
+        NoDecode,
+        Texts,
+        Field(description="addresses or networks such as 10.0.0.0/8, separated by commas"),
+    ] = ()
     connections: Connections = 1000
     connections_of_one: Connections = 500
     answer: Annotated[
@@ -152,6 +171,8 @@ class Config(BaseSettings):
                 f"{PREFIX}KEYS is not set, and {PREFIX}HOST {host} lets other machines ask; set "
                 f"keys, or listen on 127.0.0.1"
             )
+        if values.get("rate_store") and find_spec("redis") is None:
+            problems.append(f"{PREFIX}RATE_STORE needs the package redis; run `pip install redis`")
         if settings and values.get("answer", "auto") == "auto":
             # On SQLite whoever can ask can write.
             values["answer"] = settings.warehouse.startswith("sqlite")
@@ -179,7 +200,8 @@ def _wrong(error: ValidationError, values: Mapping[str, Any]) -> list[str]:
         if name == "settings":
             continue
         short = "has a key that is too short or not ASCII"
-        shown = short if name == "keys" else f"is {values[name]!r}"
+        secret = {"keys": short, "rate_store": "is no such address"}
+        shown = secret.get(name) or f"is {values[name]!r}"
         right = Config.model_fields[name].description
         told.append(f"{PREFIX}{name.upper()} {shown}; write {right}")
     return told

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from prediction_api.callers import Network, is_one_of
 from prediction_api.problems import problem
 
 if TYPE_CHECKING:
@@ -36,10 +37,11 @@ class Bounds:
     Args:
         most: how many there may be.
         most_of_one: how many an address may have.
+        proxies: addresses that may have all.
     """
 
-    def __init__(self, most: int, most_of_one: int) -> None:
-        self._most, self._most_of_one = most, most_of_one
+    def __init__(self, most: int, most_of_one: int, proxies: tuple[Network, ...] = ()) -> None:
+        self._most, self._most_of_one, self._proxies = most, most_of_one, proxies
         self._of: Counter[str] = Counter()
         # In the order in which they began to wait, for a dict keeps it.
         self._waiting: dict[str, dict[BoundedProtocol, None]] = {}
@@ -52,7 +54,8 @@ class Bounds:
         """
         address = one.address
         self._of[address] += 1
-        within = self._of[address] <= self._most_of_one or self._close_one_of(address)
+        few = self._of[address] <= self._most_of_one or is_one_of(address, self._proxies)
+        within = few or self._close_one_of(address)
         if within and self._of.total() > self._most:
             within = self._close_one_of(self._of.most_common(1)[0][0]) or (
                 address in LOOPBACK and self._of.total() <= self._most + ROOM_FOR_PROBES
@@ -246,5 +249,5 @@ class BoundedProtocol(HttpToolsProtocol):
 
 def protocol_of(config: Config) -> type[asyncio.Protocol]:
     """The protocol of one server, whose connections share their bounds."""
-    bounds = Bounds(config.connections, config.connections_of_one)
+    bounds = Bounds(config.connections, config.connections_of_one, config.proxies)
     return cast("type[asyncio.Protocol]", type("Protocol", (BoundedProtocol,), {"bounds": bounds}))

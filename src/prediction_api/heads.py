@@ -18,10 +18,20 @@ class Heads:
             return
 
         async def send_head(message: Message) -> None:
-            await send({**message, "body": b""} if "body" in message else message)
+            if message["type"] != "http.response.body":
+                await send(message)
+                return
+            await send({"type": "http.response.body"})
+            raise _AnsweredError  # what would still come, be it for ever, is not asked for
 
         asked = {**scope, "method": "GET"}
         try:
             await self._app(asked, receive, send_head)
+        except* _AnsweredError:
+            pass
         finally:
             scope["route"] = asked.get("route")  # by which it is counted
+
+
+class _AnsweredError(Exception):
+    """The head is sent."""

@@ -9,13 +9,12 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
-from starlette.middleware.cors import CORSMiddleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from batch_jobs.catalog import load_model, model_names
 from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.errors import ModelFileError
 from batch_jobs.model import BatchModel
+from prediction_api.callers import Hosts, Sites
 from prediction_api.champions import Champions
 from prediction_api.config import Config
 from prediction_api.current_predictions import CurrentPredictions
@@ -83,11 +82,11 @@ def create_app(config: Config | None = None) -> FastAPI:
     )
     state = app.state.shared = _state(config, lambda model: _renew(app, model))
     add_handlers(app)
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(config.hosts), www_redirect=False)
+    app.add_middleware(Hosts, names=config.hosts)
     app.add_middleware(Versioned)
     app.add_middleware(Heads)
     if config.origins:
-        app.add_middleware(CORSMiddleware, allow_origins=list(config.origins), **ACROSS_SITES)
+        app.add_middleware(Sites, allow_origins=list(config.origins), **ACROSS_SITES)
     app.add_middleware(Limited, config=config, metrics=state.metrics)
     for router in (
         predictions.router,

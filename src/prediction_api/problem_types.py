@@ -21,6 +21,11 @@ TYPES: Mapping[str, ProblemType] = {
         "The body is no JSON in UTF-8, or the request no HTTP.",
         "Send JSON (RFC 8259), without NaN and infinity.",
     ),
+    "unknown-host": ProblemType(
+        400,
+        "The server does not answer by the name that the header Host has.",
+        "Name it in PREDICTION_API_HOSTS, or let the proxy before the server send a name in it.",
+    ),
     "no-key": ProblemType(
         401,
         "The server answers those who have one of its keys.",
@@ -80,6 +85,9 @@ TYPES: Mapping[str, ProblemType] = {
         429,
         "The client asks more often than the server lets it.",
         "Wait as long as Retry-After says, look up in bulk, or raise PREDICTION_API_RATE.",
+    ),
+    "head-too-large": ProblemType(
+        431, "The head of the request is too large.", "Send less in its headers and its path."
     ),
     "unexpected": ProblemType(
         500, "A fault of the server.", "Its log has the reason; please tell whoever runs it."

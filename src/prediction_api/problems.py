@@ -135,11 +135,15 @@ def add_handlers(app: FastAPI) -> None:
 
 def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 # for the type checker
-    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+    detail, kind = str(error.detail), None
+    if isinstance(error, ProblemError):
+        kind = error.kind
+    elif error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         error.headers = {"Allow": _allowed(request)}
-    kind = error.kind if isinstance(error, ProblemError) else "no-route"
-    kind = None if kind == "no-route" and error.status_code != HTTPStatus.NOT_FOUND else kind
-    return problem(error.status_code, str(error.detail), error.headers, kind=kind)
+        detail = f"this path is asked by {error.headers['Allow']}"
+    elif error.status_code == HTTPStatus.NOT_FOUND:
+        detail, kind = "there is no such path; /openapi.json has all there are", "no-route"
+    return problem(error.status_code, detail, error.headers, kind=kind)
 
 
 def _allowed(request: Request) -> str:
@@ -148,7 +152,7 @@ def _allowed(request: Request) -> str:
     for route in request.app.router.routes:
         if route.matches(request.scope)[0] is not Match.NONE:
             found |= getattr(route, "methods", None) or set()
-    return ", ".join(sorted(found))
+    return ", ".join(sorted(found | ({"HEAD"} if "GET" in found else set())))
 
 
 def _invalid(_: Request, error: Exception) -> Response:

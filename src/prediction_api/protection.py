@@ -9,20 +9,29 @@ import asyncio
 import hashlib
 import hmac
 import time
+from typing import NamedTuple
 
-from limits import RateLimitItem
-from limits.aio.storage import MemoryStorage
-from limits.aio.strategies import FixedWindowRateLimiter
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from prediction_api.callers import address_of
 from prediction_api.config import Config
 from prediction_api.metrics import Metrics
 from prediction_api.problems import ProblemError, problem
+from prediction_api.rates import Rate
 
 UPLOADS = ("/requests", "/uploads")  # how the paths end to which many rows are sent
 EVENTS = "/events"  # and those on which somebody listens
 LISTENING_SECONDS = 600.0
+
+
+class Limits(NamedTuple):
+    """How large a body may be and how long a request may take, and the settings that say so."""
+
+    bytes: int
+    seconds: float
+    bytes_by: str
+    seconds_by: str
 
 
 class Limited:
@@ -30,10 +39,20 @@ class Limited:
 
     def __init__(self, app: ASGIApp, config: Config, metrics: Metrics) -> None:
         self._app, self._metrics = app, metrics
-        self._rate = Rate(config.rate)
-        self._keys = config.keys
-        self._limits = (config.body_bytes, config.seconds)
-        self._limits_of_uploads = (config.upload_bytes, config.upload_seconds)
+        self._rate = Rate(config.rate, config.rate_store)
+        self._keys, self._proxies = config.keys, config.proxies
+        self._limits = Limits(
+            config.body_bytes,
+            config.seconds,
+            "PREDICTION_API_BODY_BYTES",
+            "PREDICTION_API_SECONDS",
+        )
+        self._limits_of_uploads = Limits(
+            config.upload_bytes,
+            config.upload_seconds,
+            "PREDICTION_API_UPLOAD_BYTES",
+            "PREDICTION_API_UPLOAD_SECONDS",
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
@@ -43,7 +62,7 @@ class Limited:
         began, answer = time.perf_counter(), Answer(send)
         try:
             if wait := await self._rate.exceeded(self._client(scope)):
-                detail = f"more than {self._rate}; wait {wait} s"
+                detail = f"more than {self._rate} (PREDICTION_API_RATE); wait {wait} s"
                 limited = problem(429, detail, {"Retry-After": str(wait)})
                 await limited(scope, receive, answer)
                 return
@@ -53,20 +72,22 @@ class Limited:
 
     async def _bounded(self, scope: Scope, receive: Receive, answer: Answer) -> None:
         upload = scope["method"] == "POST" and scope["path"].endswith(UPLOADS)
-        most, seconds = self._limits_of_uploads if upload else self._limits
+        limits = self._limits_of_uploads if upload else self._limits
+        seconds = limits.seconds
         if scope["method"] == "GET" and scope["path"].endswith(EVENTS):
             seconds = LISTENING_SECONDS
-        body = Body(receive, most)
+        body = Body(receive, limits.bytes, limits.bytes_by)
         try:
             async with asyncio.timeout(seconds):
                 await self._app(scope, body, answer)
         except TimeoutError:
             if answer.status:
                 raise
+            within = f"within {seconds:g} s ({limits.seconds_by})"
             late = (
-                problem(408, f"the body did not come within {seconds:g} s")
+                problem(408, f"the body did not come {within}")
                 if body.awaited
-                else problem(503, f"no answer within {seconds:g} s", {"Retry-After": "2"})
+                else problem(503, f"no answer {within}", {"Retry-After": "2"})
             )
             await late(scope, receive, answer)
 
@@ -74,32 +95,14 @@ class Limited:
         key = key_in(Headers(scope=scope).get("authorization", ""))
         if key and known(key, self._keys):
             return name_of(key)
-        return str((scope.get("client") or ("local",))[0])
-
-
-class Rate:
-    """How many requests a client has; counted in this process."""
-
-    def __init__(self, rate: RateLimitItem) -> None:
-        self._rate = rate
-        self._limiter = FixedWindowRateLimiter(MemoryStorage())
-
-    async def exceeded(self, client: str) -> int:
-        """How many seconds the client has to wait; 0 if it may ask now."""
-        if await self._limiter.hit(self._rate, client):
-            return 0
-        window = await self._limiter.get_window_stats(self._rate, client)
-        return max(1, round(window.reset_time - time.time()))
-
-    def __str__(self) -> str:
-        return str(self._rate)
+        return address_of(scope, self._proxies)
 
 
 class Body:
     """Receives a body, counting its bytes as they come, whatever Content-Length says."""
 
-    def __init__(self, receive: Receive, most: int) -> None:
-        self._receive, self._left, self._most = receive, most, most
+    def __init__(self, receive: Receive, most: int, setting: str) -> None:
+        self._receive, self._left, self._most, self._setting = receive, most, most, setting
         self.awaited = False
 
     async def __call__(self) -> Message:
@@ -113,7 +116,7 @@ class Body:
         self.awaited = bool(message.get("more_body"))
         self._left -= len(message.get("body", b""))
         if self._left < 0:
-            raise ProblemError(413, f"a body has at most {self._most:,} bytes")
+            raise ProblemError(413, f"a body has at most {self._most:,} bytes ({self._setting})")
         return message
 
 

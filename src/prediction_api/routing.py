@@ -134,11 +134,15 @@ def require_key(request: Request, key: str) -> None:
     keys: tuple[str, ...] = request.app.state.shared.config.keys
     if not keys:
         if not _is_local(request.scope):
-            raise ProblemError(403, "no keys are set, so only this machine is answered")
+            raise ProblemError(
+                403, "only this machine is answered, while PREDICTION_API_KEYS names no keys"
+            )
         return
     if not known(key, keys):
         raise ProblemError(
-            401, "send a key: Authorization: Bearer …", {"WWW-Authenticate": "Bearer"}
+            401,
+            "send a key: Authorization: Bearer …, with one of PREDICTION_API_KEYS",
+            {"WWW-Authenticate": "Bearer"},
         )
     request.state.client = name_of(key)
 

@@ -252,8 +252,9 @@ def _too_large(what: str, most: Most) -> ProblemError:
     return ProblemError(
         413,
         {
-            "bytes": f"it would unpack to more than {INFLATED * most.bytes:,} bytes",
-            "rows": f"a request has at most {most.rows:,} rows",
+            "bytes": f"it would unpack to more than {INFLATED * most.bytes:,} bytes, {INFLATED} "
+            f"times PREDICTION_API_UPLOAD_BYTES",
+            "rows": f"a request has at most {most.rows:,} rows (PREDICTION_API_UPLOAD_ROWS)",
             "columns": f"a file has at most {MOST_COLUMNS:,} columns",
         }[what],
     )

@@ -170,7 +170,8 @@ def test_a_body_is_cut_off_where_it_becomes_too_large(client):
 
     headers = {"Content-Type": "application/json"}
     answer = client.post("/predict", content=parts(), headers=headers)
-    assert detail(answer, 413) == "a body has at most 2,000,000 bytes"
+    allowed = "a body has at most 2,000,000 bytes (PREDICTION_API_BODY_BYTES)"
+    assert detail(answer, 413) == allowed
 
 
 def test_many_at_once_do_no_harm(client):

@@ -1,13 +1,19 @@
 """What stands before every route of the API, whatever is asked."""
 
+import asyncio
 import socket
+from ipaddress import ip_network
 
 import pytest
 from limits import parse
 
+from batch_jobs.database.warehouse import Warehouse
+from prediction_api.callers import address_of
 from prediction_api.config import Config
+from prediction_api.rates import Rate
 from tests.support.api import KEY, OTHER_KEY, ask, bearer, detail, serving, settings_of
 from tests.support.attempts import publish, tick
+from tests.support.redis_server import RedisServer
 
 ELSEWHERE = ("203.0.113.5", 8000)
 
@@ -51,8 +57,82 @@ def test_no_web_page_can_make_a_browser_ask(settings):
     """A name that somebody points at 127.0.0.1 is not ours."""
     with serving(settings) as client:
         answer = client.get("/healthz", headers={"Host": "evil.example"})
-        assert answer.status_code == 400
-        assert client.get("/healthz", headers={"Host": "0.0.0.0:8000"}).status_code == 200
+        assert "PREDICTION_API_HOSTS" in detail(answer, 400)
+        assert answer.json()["type"] == "/problems/unknown-host"
+        for host in ("0.0.0.0:8000", "[::1]:80", "[::1]", "LOCALHOST"):
+            assert client.get("/healthz", headers={"Host": host}).status_code == 200
+    with serving(settings, hosts=("api.example.com", "*.in.example.com")) as client:
+        for host, status in (("api.example.com", 200), ("a.in.example.com:1", 200), ("in.x", 400)):
+            assert client.get("/healthz", headers={"Host": host}).status_code == status
+
+
+def test_a_page_of_another_site_is_told_by_which_setting_it_could_ask(settings):
+    """Before it asks, as browsers find out; a page that is named may."""
+    preflight = {"Access-Control-Request-Method": "GET"}
+    with serving(settings, origins=("https://app.example.com",)) as client:
+        for origin, status in (("https://app.example.com", 200), ("https://other.example", 403)):
+            answer = client.options("/v1/models", headers={"Origin": origin, **preflight})
+            assert answer.status_code == status
+        assert "PREDICTION_API_ORIGINS" in detail(answer, 403)
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded", "address"),
+    [
+        ("203.0.113.5", "198.51.100.1", "203.0.113.5"),  # no proxy of ours: anybody writes it
+        ("10.0.0.2", "", "10.0.0.2"),
+        ("10.0.0.2", "198.51.100.1", "198.51.100.1"),
+        ("::ffff:10.0.0.2", "198.51.100.1:4711", "198.51.100.1"),
+        ("10.0.0.2", "6.6.6.6, 198.51.100.1, 10.0.0.3", "198.51.100.1"),  # the first is made up
+        ("10.0.0.2", "[2001:db8::1]:80", "2001:db8::1"),
+        ("10.0.0.2", "198.51.100.1, nonsense", "10.0.0.2"),
+    ],
+)
+def test_behind_a_proxy_that_is_named_a_client_is_who_came_to_it(peer, forwarded, address):
+    """Else a rate would take all of them for one; and nobody can make himself another one."""
+    scope = {"client": (peer, 1), "headers": [(b"x-forwarded-for", forwarded.encode())]}
+    assert address_of(scope, (ip_network("10.0.0.0/8"),)) == address
+    assert address_of(scope, ()) == peer
+
+
+def test_replicas_count_together_what_a_client_asks_and_alone_without_their_store():
+    """A real Redis, which goes away meanwhile: nobody waits for it, and a rate there is still."""
+
+    async def asked(replicas, times):
+        return [bool(await replicas[n % 2].exceeded("a client")) for n in range(times)]
+
+    async def tried():
+        with RedisServer() as redis:
+            replicas = [Rate(parse("4/hour"), redis.url) for _ in range(2)]
+            together = await asked(replicas, 6)
+        return together, await asked(replicas, 10)
+
+    together, alone = asyncio.run(tried())
+    assert together == [False] * 4 + [True] * 2
+    assert alone == [False] * 8 + [True] * 2
+
+
+def test_a_head_is_answered_once_and_at_once(settings):
+    """Also where who gets listens for ever; the connection serves the next."""
+    with serving(settings_with_runs(settings)) as client:
+        head = client.head("/v1/models/orders/events")
+        assert (head.status_code, head.headers["content-type"][:17]) == (200, "text/event-stream")
+        got = client.get("/healthz")
+        head = client.head("/healthz")
+        assert (head.content, head.headers["content-length"]) == (b"", str(len(got.content)))
+        refused = client.put("/healthz")
+        assert (refused.headers["allow"], detail(refused, 405)) == (
+            "GET, HEAD",
+            "this path is asked by GET, HEAD",
+        )
+
+
+def settings_with_runs(settings):
+    """The same, once something is published."""
+    warehouse = Warehouse(settings.warehouse)
+    warehouse.ensure_schema()
+    publish(warehouse, tick(0), {"a": 0.1})
+    return settings
 
 
 def test_a_client_that_asks_too_often_has_to_wait(settings):
@@ -76,8 +156,8 @@ def test_nobody_gets_a_rate_of_his_own_by_a_key_that_he_made_up(settings):
 def test_what_is_not_http_json_or_a_route_is_a_problem(settings):
     """Errors of the framework have the same form as ours."""
     with serving(settings) as client:
-        assert detail(client.get("/nothing"), 404) == "Not Found"
-        assert detail(client.delete("/healthz"), 405) == "Method Not Allowed"
+        assert detail(client.get("/nothing"), 404).startswith("there is no such path")
+        assert detail(client.delete("/healthz"), 405) == "this path is asked by GET, HEAD"
 
 
 @pytest.mark.parametrize("database", ["sqlite", "refused", "silent"])
