@@ -11,10 +11,12 @@ from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.svm import LinearSVC
 
 from batch_jobs import BatchModel, Gate, Number
+from batch_jobs.catalog import load_model
+from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.errors import ModelFileError, TrainingDataError
 from batch_jobs.evaluation.metrics import baseline, calibration_error, evaluate, measure
 from batch_jobs.scoring.fitted import Fitted
-from batch_jobs.training.dataset import split_by_time
+from batch_jobs.training.dataset import read_split, split_by_time
 from batch_jobs.training.fit import fit
 
 NOW = datetime(2024, 3, 1, tzinfo=UTC)
@@ -327,3 +329,11 @@ def test_rows_of_one_time_are_learnt_from_in_one_order():
     other = split_by_time(_model(), features.sample(frac=1, random_state=1), labels, NOW)
     assert one.fit.equals(other.fit)
     assert one.holdout.equals(other.holdout)
+
+
+@pytest.mark.parametrize("shop", ["sqlite"], indirect=True)
+def test_a_model_may_be_due_less_often_than_its_history_is_long(shop):
+    """Such as one that is scored once a year, whose texts of time are looked up all the same."""
+    model = load_model("orders", shop.models).model_copy(update={"schedule": "0 0 1 1 *"})
+    split = read_split(Warehouse(shop.warehouse), model, NOW)
+    assert len(split.holdout) > 0

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from batch_jobs.database.transactions import bounds, repeatable
 from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.errors import TrainingDataError
-from batch_jobs.interval import Interval, due_between, floor_to_grid
+from batch_jobs.interval import Interval, due_between, floor_to_grid, period_at
 from batch_jobs.model import BatchModel
 
 if TYPE_CHECKING:
@@ -227,7 +227,7 @@ def _require_own_intervals(warehouse: Warehouse, model: BatchModel, rows: pd.Dat
         for place in {of_form[0], of_form[len(of_form) // 2], of_form[-1]}:
             moment = times(told.loc[[place]]).iloc[0].to_pydatetime()
             start = floor_to_grid(model.schedule, moment)
-            own = next(due_between(model.schedule, start, moment + model.history))
+            own = Interval(start, start + period_at(model.schedule, start))
             found = read_whole(warehouse, model.features_query, own)["entity_id"]
             if rows.loc[place, "entity_id"] not in set(found):
                 raise not_found(model, told.loc[place], own)
