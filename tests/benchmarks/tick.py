@@ -36,7 +36,9 @@ from batch_jobs.database import leases
 from batch_jobs.database.transactions import stored_time
 from batch_jobs.database.warehouse import Warehouse
 from batch_jobs.interval import Interval
+from batch_jobs.monitoring.monitor import monitor as look
 from batch_jobs.registry import promotion
+from batch_jobs.registry.deployment import Deployment
 from batch_jobs.requests import worker
 from batch_jobs.runs import jobs
 from batch_jobs.settings import Settings, let_threads_sleep
@@ -50,7 +52,7 @@ MODEL = "clicks"
 DAGS = {"noop": "noop", "empty": f"predict_{MODEL}", "1000 rows": f"predict_{MODEL}"}
 CASES = tuple(DAGS)[1:]
 DATABASES = ("sqlite", "postgresql")
-VERBS = ("plan", "score", "publish", "prune", "answer")
+VERBS = ("plan", "score", "publish", "monitor", "prune", "answer")
 ROWS, STEP = 1000, timedelta(minutes=10)
 FULL_FROM = datetime(2024, 3, 1, tzinfo=UTC)
 EMPTY_FROM = FULL_FROM + timedelta(days=100)
@@ -191,6 +193,8 @@ def time_verb(settings: Settings, case: str, verb: str, number: int) -> tuple[fl
             jobs.score(settings, MODEL, known, 0, leases.new_token())
         elif verb == "publish":
             jobs.publish(settings, known)
+        elif verb == "monitor":
+            look(Deployment(settings), MODEL, outcomes=False)
         elif verb == "prune":
             jobs.prune(settings, MODEL)
         else:

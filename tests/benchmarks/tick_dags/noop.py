@@ -11,4 +11,4 @@ with DAG(dag_id="noop", schedule=None, is_paused_upon_creation=False):
     publish = PythonOperator(task_id="publish", python_callable=len, op_args=[plan.output])
     PythonOperator(task_id="answer", python_callable=print)
     prune = PythonOperator(task_id="prune", python_callable=print)
-    score >> publish >> prune
+    score >> publish >> [PythonOperator(task_id="monitor", python_callable=print), prune]
