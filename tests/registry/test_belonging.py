@@ -26,6 +26,7 @@ def stores(tmp_path):
     return found
 
 
+@pytest.mark.failure_mode(87)
 def test_a_second_deployment_with_another_store_is_refused(warehouse, stores):
     """With both addresses and what to do; the first goes on as if nothing had been."""
     ours, theirs = stores
@@ -60,6 +61,7 @@ def test_another_store_takes_over_only_if_that_is_said(warehouse, stores):
     assert ask(warehouse, "SELECT address FROM model_stores") == [(str(stores[1]),)]
 
 
+@pytest.mark.failure_mode(87)
 @on_sqlite
 def test_nothing_is_trained_into_another_store(shop, tmp_path):
     """An empty folder, as a forgotten mount is one, is found out before anything is fitted."""
