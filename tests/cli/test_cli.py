@@ -240,6 +240,23 @@ def test_answer_tells_what_became_of_requests(on_shop, shop):
     assert "it has fewer rows than the 1 it announced" in done.out
 
 
+@on_sqlite
+def test_keys_tells_what_each_has_signed(on_shop, shop):
+    """Without keys: which versions nobody has signed, and whose champions those are."""
+    told = on_shop("keys", "--json").answer
+    assert [(key["name"], key["signs"], key["verifies"]) for key in told] == [(None, False, True)]
+    assert (told[0]["versions"], told[0]["champions"]) == (2, ["customers", "orders"])
+    assert "(no signature)" in on_shop("keys").out
+
+
+@on_sqlite
+def test_topics_without_kafka_are_one_clear_line(on_shop, shop):
+    """Before anything is asked."""
+    done = on_shop("exchange", "orders", "--requests", "asked", "--answers", "told")
+    assert (done.exit_code, _is_one_clear_line(done)) == (2, True)
+    assert "not set: BATCH_JOBS_KAFKA (for example kafka-1:9092" in done.err
+
+
 @pytest.mark.slow
 @on_sqlite
 def test_answer_follows_until_it_is_told_to_stop(on_shop, shop, tmp_path):

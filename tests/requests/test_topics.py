@@ -144,7 +144,7 @@ def test_an_offset_that_was_another_request_before_is_told(shop, cluster, going)
 @on_sqlite
 def test_an_answer_of_many_rows_comes_in_parts(shop, cluster, going, monkeypatch):
     """No message is larger than brokers take."""
-    monkeypatch.setattr(messages, "ROWS_A_MESSAGE", 2)
+    monkeypatch.setattr(messages, "BYTES_A_MESSAGE", 170)
     cluster.send(going.topics.requests, _request(*[(number, None) for number in range(5)]))
     going(1)
     parts = [told for _, _, told in cluster.read(going.topics.answers, 3)]

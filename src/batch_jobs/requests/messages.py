@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -22,8 +21,8 @@ from batch_jobs.requests.queue import Answered
 from batch_jobs.requests.submit import Row, Submission
 from batch_jobs.scoring.counts import counts_of
 
-# So that an answer fits into a message of a megabyte, which is what brokers take by default.
-ROWS_A_MESSAGE = 2_000
+# Of the rows of an answer; brokers take messages of a megabyte, unless they are told otherwise.
+BYTES_A_MESSAGE = 700_000
 MOST_TOLD = 3
 LONGEST_KEY = 200
 
@@ -118,32 +117,40 @@ def answers(warehouse: Warehouse, place: Place, answered: Answered) -> Iterator[
     told = answered.as_dict() | {"id": str(place)}
     if answered.state == "retired":
         told |= {"state": "failed", "error": "it was over long ago, and retention has removed it"}
-    is_done = answered.state == "done"
-    parts = max(1, math.ceil(answered.counts.read / ROWS_A_MESSAGE)) if is_done else 1
-    for part in range(1, parts + 1):
-        rows = _rows_of(warehouse, answered.request_id, part) if is_done else {}
-        yield json.dumps({**told, "part": part, "parts": parts, **rows}).encode()
+    parts: list[dict[str, Any]] = [{}]
+    if answered.state == "done":
+        parts = list(_parts(_rows_of(warehouse, answered.request_id)))
+    for part, rows in enumerate(parts, 1):
+        yield json.dumps({**told, "part": part, "parts": len(parts), **rows}).encode()
+
+
+def _parts(rows: Iterable[tuple[str, dict[str, Any]]]) -> Iterator[dict[str, Any]]:
+    """Rows that share a message, as many as fit; one without any if there is none."""
+    part: dict[str, Any] = {"results": [], "rejected": []}
+    size = 0
+    for kind, row in rows:
+        length = len(json.dumps(row))
+        if size and size + length > BYTES_A_MESSAGE:
+            yield part
+            part, size = {"results": [], "rejected": []}, 0
+        part[kind].append(row)
+        size += length
+    yield part
 
 
 @repeatable
-def _rows_of(warehouse: Warehouse, request_id: int, part: int) -> Mapping[str, Any]:
-    until = part * ROWS_A_MESSAGE
-    values = {"id": request_id, "after": until - ROWS_A_MESSAGE, "until": until}
+def _rows_of(warehouse: Warehouse, request_id: int) -> list[tuple[str, dict[str, Any]]]:
+    """What became of each row; a request is no larger than the message that it came in."""
     asked = {
         "results": "row_number, entity_id, score, label FROM request_results",
         "rejected": "row_number, entity_id, reason FROM request_rejects",
     }
     with warehouse.read() as connection:
-        return {
-            name: [
-                dict(row._mapping)  # noqa: SLF001 - SQLAlchemy's own, in spite of its name
-                for row in connection.execute(
-                    text(f"""
-                        SELECT {columns} WHERE request_id = :id
-                        AND row_number > :after AND row_number <= :until
-                        ORDER BY row_number"""),
-                    values,
-                )
-            ]
-            for name, columns in asked.items()
-        }
+        rows = [
+            (kind, dict(row._mapping))  # noqa: SLF001 - SQLAlchemy's own, in spite of its name
+            for kind, columns in asked.items()
+            for row in connection.execute(
+                text(f"SELECT {columns} WHERE request_id = :id"), {"id": request_id}
+            )
+        ]
+    return sorted(rows, key=lambda each: int(each[1]["row_number"]))
