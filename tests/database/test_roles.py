@@ -16,7 +16,7 @@ from batch_jobs.database.warehouse import SCHEMA_VERSION, Warehouse
 from batch_jobs.errors import ArtifactError, ConfigurationError
 from batch_jobs.interval import Interval
 from batch_jobs.registry import champions, promotion, versions
-from batch_jobs.requests import submit, worker
+from batch_jobs.requests import messages, submit, worker
 from batch_jobs.requests.submit import Row, Submission
 from batch_jobs.runs import backfills, jobs, ledger, overview, retention
 from batch_jobs.training import train
@@ -360,6 +360,9 @@ def test_a_requester_adds_a_request_that_a_writer_answers(reader, owned, login, 
     [answered] = worker.answer(settings, "orders", leases.new_token())
     assert answered.state == "done"
     assert ask(requester, "SELECT entity_id FROM request_results") == [("a",)]
+    (answered,) = messages.finished(requester, [told.request_id]).values()
+    (sent,) = messages.answers(requester, messages.Place("asked", 0, 7), answered)
+    assert [row["entity_id"] for row in json.loads(sent)["results"]] == ["a"]
     assert retention.prune(Warehouse(settings.warehouse), "orders", -HOUR).requests == 1
     assert ask(requester, "SELECT * FROM requests") == []
 

@@ -78,7 +78,7 @@ def exchange(
     kafka = KafkaSettings.from_environ()
     stop = _stopped()
     sent = topics.exchange(
-        Warehouse.existing(settings.warehouse),
+        Warehouse(settings.warehouse),  # whose version a requester may not read
         kafka,
         topics.Topics(found, requests, answers, group or f"batch-jobs-{model}"),
         stop,
