@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
@@ -110,7 +111,7 @@ class Place:
             _require(told)
             place = cls(**told)
             began = loaded_time(place.began)
-        except (ValueError, TypeError, AttributeError):
+        except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
             raise ProblemError(404, "there is no page of this cursor; begin again") from None
         if place.as_of is not None and clock.now() - began > min(LIFE, keep):
             raise ProblemError(410, "this export was begun too long ago; begin again")
@@ -129,7 +130,7 @@ def _require(told: Mapping[str, Any]) -> None:
     after = told.get("after")
     pinned = (run_id is None) != (as_of is None)
     whole = run_id is None or (type(run_id) is int and 0 < run_id < 2**53)
-    number = isinstance(score, int | float) and abs(score) < float("inf")
+    number = isinstance(score, int | float) and math.isfinite(float(score))
     if not (pinned and whole and number and isinstance(after, str) and "\0" not in after):
         raise ValueError
     after.encode()  # half a surrogate pair is a UnicodeEncodeError, which is a ValueError

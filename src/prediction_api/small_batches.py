@@ -30,11 +30,7 @@ async def compute(request: Request, name: str, rows: Sequence[Any]) -> list[Answ
     """
     state = state_of(request)
     model = declared(state, name)
-    if not 1 <= len(rows) <= MOST_ROWS:
-        raise ProblemError(
-            413 if rows else 422,
-            f"{len(rows):,} rows; send 1 to {MOST_ROWS}, or more to /v1/models/{name}/requests",
-        )
+    require_few(len(rows))
     client = getattr(request.state, "client", "")
     asked = [Asked(name, values, model.features, client) for values in _values(model, rows)]
     return await asyncio.gather(*map(state.online.ask, asked))
@@ -52,6 +48,19 @@ def declared(state: State, name: str) -> BatchModel:
     return model
 
 
+def require_few(rows: int) -> None:
+    """Let only as many rows be sent as are computed at once.
+
+    Raises:
+        ProblemError: there are more, or none.
+    """
+    if not 1 <= rows <= MOST_ROWS:
+        raise ProblemError(
+            413 if rows else 422,
+            f"{rows:,} rows; send 1 to {MOST_ROWS}, or more to /v1/models/MODEL/requests",
+        )
+
+
 def by_rows(columns: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
     """Rows of columns.
 
@@ -62,6 +71,7 @@ def by_rows(columns: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
     if len(set(lengths.values())) > 1:
         told = ", ".join(f"{name[:50]} {length}" for name, length in list(lengths.items())[:5])
         raise ProblemError(422, f"the columns have not all as many values: {told}")
+    require_few(next(iter(lengths.values()), 0))
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 

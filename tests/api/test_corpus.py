@@ -1,6 +1,7 @@
 """What no well-meaning client sends: whatever it is, the answer is 4xx and the server goes on."""
 
 import asyncio
+import base64
 import http.client
 import json
 import shutil
@@ -9,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from prediction_api import small_batches
 from prediction_api.config import Config
 from tests.conftest import _settings_in
 from tests.support.api import ask, detail, serving
@@ -128,6 +130,65 @@ def test_a_path_that_does_not_fit_is_refused(client, path):
     answer = client.get(path)
     assert detail(answer, answer.status_code)
     assert answer.status_code in (404, 422)
+
+
+TIME = "2024-03-01T00:00:00+00:00"
+CURSORS = [
+    "%",
+    "[" * 1400,
+    json.dumps({"began": TIME, "as_of": TIME, "after": "a", "score": 10**400}),
+    json.dumps({"began": TIME, "as_of": "0001-01-01T00:00:00+23:59", "after": "a", "score": 1}),
+    json.dumps({"began": "9999-12-31T23:59:59-23:59", "as_of": TIME, "after": "a", "score": 1}),
+    json.dumps({"began": TIME, "run_id": 1, "after": "a", "score": 1, "x": 1}),
+]
+
+
+@pytest.mark.parametrize("cursor", CURSORS, ids=range(len(CURSORS)))
+def test_a_cursor_that_somebody_made_up_leads_nowhere(client, cursor):
+    """However deep, large or far away what stands in it is."""
+    packed = base64.urlsafe_b64encode(cursor.encode()).decode()
+    for given in (packed, packed[:-3], cursor[:50]):
+        answer = client.get("/models/orders/predictions", params={"cursor": given})
+        assert detail(answer, 404)
+
+
+@pytest.mark.parametrize("name", ["0001-01-01T00:00:00+23:59", "2024", "x" * 50])
+def test_an_event_that_nobody_was_told_of_is_none(client, name):
+    """As an id that a listener comes again with."""
+    answer = client.get("/models/orders/events", headers={"Last-Event-ID": name})
+    assert detail(answer, 404)
+
+
+LARGE = {
+    "tensors": ("/v2/models/orders/infer", {"inputs": [{}] * 9000}, 422),
+    "a long tensor": (
+        "/v2/models/orders/infer",
+        {"inputs": [{"name": "a", "shape": [9**5, 1], "datatype": "FP64", "data": [1] * 9**5}]},
+        413,
+    ),
+    "a large shape": (
+        "/v2/models/orders/infer",
+        {"inputs": [{"name": "a", "shape": [10**18, 3], "datatype": "FP64", "data": [1]}]},
+        413,
+    ),
+    "columns": (
+        "/invocations",
+        {"dataframe_split": {"columns": [str(n) for n in range(9000)], "data": [[1] * 9000]}},
+        422,
+    ),
+    "rows": ("/invocations", {"instances": [[]] * 9000}, 422),
+}
+
+
+@pytest.mark.parametrize(("path", "body", "status"), LARGE.values(), ids=LARGE.keys())
+def test_what_is_too_large_is_counted_before_it_is_looked_at(
+    client, path, body, status, monkeypatch
+):
+    """Else look-ups would wait for a second, for a body of one megabyte."""
+    monkeypatch.setattr(small_batches, "request_of", pytest.fail)
+    answer = client.post(path, json=body)
+    assert detail(answer, status)
+    assert len(answer.content) < 5000
 
 
 @pytest.mark.parametrize("key", ["", "x" * 201])

@@ -9,6 +9,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Request, Response
 
 from batch_jobs.database.transactions import loaded_time, stored_time
+from batch_jobs.errors import IntervalError
+from batch_jobs.interval import parse_time
 from prediction_api.database import Row, Statement
 from prediction_api.events import Event, as_json
 from prediction_api.exports import TIMES
@@ -102,8 +104,8 @@ async def _newest(state: State, model: str) -> datetime:
 
 def _moment(text: str | None) -> datetime | None:
     try:
-        return None if text is None else loaded_time(text)
-    except ValueError:
+        return None if text is None else parse_time(text)
+    except IntervalError:
         raise ProblemError(404, "there is no event of this id; begin without one") from None
 
 

@@ -10,15 +10,16 @@ from enum import Enum
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from batch_jobs.model import Number
 from prediction_api.online import Answered
 from prediction_api.problems import ProblemError, documented
 from prediction_api.routing import StrictRoute
 from prediction_api.schemas import ModelName
-from prediction_api.small_batches import MOST_ROWS, by_rows, compute, declared
+from prediction_api.small_batches import MOST_ROWS, by_rows, compute, declared, require_few
 from prediction_api.state import state_of
+from prediction_api.unpacking import MOST_COLUMNS
 
 router = APIRouter(route_class=StrictRoute)
 ONLINE: list[str | Enum] = ["online"]
@@ -62,11 +63,21 @@ class Tensor(BaseModel):
     data: list[Any]
 
 
+def _counted(given: object) -> object:
+    """What is given, if there is little enough of it to be looked at one by one."""
+    if isinstance(given, list) and len(given) > MOST_COLUMNS:
+        raise ValueError(f"has {len(given):,}, and at most {MOST_COLUMNS:,} are looked at")
+    return given
+
+
+Few = BeforeValidator(_counted)
+
+
 class InferenceRequest(BaseModel):
     """A request of the Open Inference Protocol: an input a feature, or one with all of them."""
 
     id: str | None = Field(None, max_length=200)
-    inputs: list[Tensor] = Field(min_length=1)
+    inputs: Annotated[list[Tensor], Field(min_length=1), Few]
 
 
 class InferenceResponse(BaseModel):
@@ -85,10 +96,12 @@ class Invocation(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    dataframe_split: dict[Literal["columns", "data", "index"], list[Any]] | None = None
-    dataframe_records: list[dict[str, Any]] | None = None
-    instances: list[Row] | None = None
-    inputs: dict[str, list[Any]] | list[Row] | None = None
+    dataframe_split: dict[Literal["columns", "data", "index"], Annotated[list[Any], Few]] | None = (
+        None
+    )
+    dataframe_records: Annotated[list[dict[str, Any]] | None, Few] = None
+    instances: Annotated[list[Row] | None, Few] = None
+    inputs: Annotated[dict[str, list[Any]] | list[Row] | None, Few] = None
 
 
 @router.post("/models/{model}/predictions:compute", tags=ONLINE, operation_id="compute", **SEVERAL)
@@ -165,6 +178,7 @@ def _rows_of(inputs: list[Tensor]) -> list[Any]:
     if len(inputs) == 1 and len(inputs[0].shape) == 2 and inputs[0].shape[1] != 1:
         tensor = inputs[0]
         rows, width = tensor.shape
+        require_few(rows)
         flat = _flat(tensor.data)
         if len(flat) != rows * width or not width:
             raise ProblemError(422, f"{tensor.name[:50]} has {len(flat)} values, and another shape")
