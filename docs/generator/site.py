@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from batch_jobs.alerts import runbooks
 from docs.generator import failure_modes, outward, reference
 
 # A line of a page in whose place a generated block comes; invisible where Markdown is shown as is.
@@ -38,6 +39,7 @@ def blocks(root: Path) -> dict[str, Callable[[], str]]:
         "contract-version": outward.contract_version,
         "slack-messages": outward.slack_messages,
         "slack-connections": outward.slack_connections,
+        "runbooks": runbooks.text,
         "errors": reference.errors,
         "dags": lambda: reference.dags(root),
         "failure-modes": lambda: failure_modes.tables(root),

@@ -110,7 +110,7 @@ class ApprovalOperator(HITLOperator):
 
     def _tell_slack(self, context: Context, version: ModelVersion) -> None:
         from batch_jobs.alerts import news
-        from batch_jobs_airflow.context import is_of_this_machine
+        from batch_jobs.alerts.links import is_of_this_machine
 
         url = self.generate_link_to_ui(task_instance=context["ti"])
         send_news(

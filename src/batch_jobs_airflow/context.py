@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from batch_jobs.errors import BatchJobsError
 from batch_jobs.interval import parse_time
@@ -200,6 +200,8 @@ def link_to_log(context: Context) -> str | None:
     An address of this machine alone, as Airflow makes it where `[api] base_url` is not set, leads
     nobody anywhere.
     """
+    from batch_jobs.alerts.links import is_of_this_machine
+
     url = attribute(task_instance_of(context), "log_url")
     if not url:
         from airflow.configuration import conf
@@ -208,15 +210,6 @@ def link_to_log(context: Context) -> str | None:
         run = f"dags/{quote(dag_id_of(context))}/runs/{quote(run_id_of(context))}"
         url = f"{base}/{run}" if base else None
     return str(url) if url and not is_of_this_machine(str(url)) else None
-
-
-def is_of_this_machine(url: str) -> bool:
-    """Whether an address leads to the machine of whoever opens it."""
-    try:
-        host = urlsplit(url).hostname or ""
-    except ValueError:
-        return True
-    return host in {"", "localhost", "::1", "0.0.0.0"} or host.startswith("127.")  # noqa: S104
 
 
 def die_with_supervisor() -> None:

@@ -76,11 +76,9 @@ def resolve(warehouse: Warehouse, path: object, now: datetime) -> None:
 
 def _problem(files: list[str], cause: str, error: str) -> Problem:
     from batch_jobs.alerts.problems import Problem
-    from batch_jobs_airflow.failures import runbook
 
     names = [file.replace("\\", "/").rpartition("/")[2] for file in files]
     one = len(names) == 1
-    link = runbook(cause)
     return Problem(
         cause,
         None,
@@ -89,6 +87,5 @@ def _problem(files: list[str], cause: str, error: str) -> Problem:
         impact="Its DAGs do not run until it does." if one else "Nor do their DAGs run.",
         next_step="Mend the file, or what it imports; Airflow reads it again within a minute.",
         subject=APART.join(files),
-        links={"Runbook": link} if link else {},
         facts=tuple(files),
     )

@@ -8,7 +8,6 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from batch_jobs.settings import AlertSettings
 from batch_jobs_airflow.context import (
     MARKED_FAILED,
     UNKNOWN,
@@ -171,7 +170,7 @@ def _problem(context: Context, error: str | None) -> Problem:
         subject=dag_id,
         impact=None if is_outside else impact,
         facts=_facts(context),
-        links=_links(context, str(told["cause"])),
+        links=_links(context),
     )
     return replace(found, severity=severity) if severity and not is_outside else found
 
@@ -239,16 +238,9 @@ def _facts(context: Context) -> tuple[str, ...]:
     return tuple(fact for fact in facts if fact)
 
 
-def _links(context: Context, cause: str) -> dict[str, str]:
-    found = {"Open the log": link_to_log(context), "Runbook": runbook(cause)}
-    return {label: url for label, url in found.items() if url}
-
-
-def runbook(cause: str) -> str | None:
-    """Where the deployment keeps what is to be done about a cause, if it says so."""
-    base = AlertSettings.from_environ().runbooks
-    name = cause.partition("/")[0]
-    return f"{base}#{quote(name)}" if base else None
+def _links(context: Context) -> dict[str, str]:
+    url = link_to_log(context)
+    return {"Open the log": url} if url else {}
 
 
 def errors_of(context: Context, warehouse: Warehouse) -> list[tuple[TaskTry, str]]:

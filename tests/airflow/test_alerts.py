@@ -141,6 +141,7 @@ def test_failed_task_is_told_with_all_that_is_known(slack):
         "*Next:* The last line of its log says more: mend the cause, then clear it.",
         f"<{log_url}|Open the log>",
         (
+            "Runbook: `batch-jobs runbook predict-error` · "
             "To mute it: `batch-jobs mute flight_delay predict-error/valueerror-b104 "
             "--reason 'WHY' --link ISSUE --for 2d`"
         ),

@@ -341,9 +341,7 @@ def test_a_warehouse_that_nobody_can_write_to_is_told_and_is_over(site, monkeypa
     path = site.settings.warehouse.removeprefix("sqlite:///")
     with held(path):
         found = _looked(site, NOON + MINUTE)
-    assert [(each.model, each.cause) for each in found.problems] == [
-        (None, "warehouse-unreachable")
-    ]
+    assert [(each.model, each.cause) for each in found.problems] == [(None, "warehouse-locked")]
     assert "locked" in found.problems[0].detail
     assert look(site, NOON + 2 * MINUTE) == set()
 
@@ -357,7 +355,7 @@ def test_a_warehouse_that_is_away_is_one_incident(site):
     site.rest.health["scheduler"]["status"] = "unhealthy"
     found = _looked(site, NOON + timedelta(hours=1))
     assert {(each.model, each.cause) for each in found.problems} == {
-        (None, "warehouse-unreachable"),
+        (None, "warehouse-away"),
         (None, "airflow-scheduler"),
     }
     Path(f"{path}.away").rename(path)

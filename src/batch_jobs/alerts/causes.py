@@ -45,7 +45,8 @@ class Kind:
     is_told_apart: bool = False
 
 
-WAREHOUSE, DISK, STORE = "warehouse-away", "disk-full", "store-away"
+WAREHOUSE, LOCKED, REFUSES = "warehouse-away", "warehouse-locked", "warehouse-refuses"
+DISK, STORE, VERSION = "disk-full", "store-away", "version"
 KINDS = (
     Kind(
         DISK,
@@ -57,14 +58,14 @@ KINDS = (
         "deployment",
     ),
     Kind(
-        "warehouse-refuses",
+        REFUSES,
         r"the warehouse .{0,300} refuses",
         "The warehouse refuses us",
         "Its rights, password or tables have changed: mend that, then clear the task.",
         "deployment",
     ),
     Kind(
-        "warehouse-locked",
+        LOCKED,
         r"database is locked|database table is locked|canceling statement due to lock timeout",
         "The warehouse is locked: nobody can write",
         "Find out who holds it: on SQLite `fuser` on its file, on PostgreSQL `pg_stat_activity`. "
@@ -88,7 +89,7 @@ KINDS = (
         "deployment",
     ),
     Kind(
-        "version",
+        VERSION,
         r"^WarehouseVersionError|made by a newer batch-jobs",
         "Upgrade batch-jobs here",
         "Upgrade this installation; nothing was written.",
@@ -144,6 +145,8 @@ KINDS = (
     Kind("incomplete", r"^IncompleteError", "The counts of a run do not add up"),
 )
 OTHER = Kind("error", "", "{task} failed", is_told_apart=True)
+# Whoever meets these, a task or the watch, tells of one incident.
+OF_WAREHOUSE = (WAREHOUSE, LOCKED, REFUSES, VERSION)
 PATTERNS = {kind.name: re.compile(kind.pattern) for kind in KINDS}
 
 
@@ -182,6 +185,12 @@ def of_dag_file(error: str) -> str:
     # Process ids and addresses differ from one parse to the next; the error is the same.
     same = re.sub(r"0x[0-9a-f]+|\d+", "#", "".join(lines[-1:]))
     return f"dag-file/{hashlib.sha256(same[:LIKE].encode()).hexdigest()[:4]}"
+
+
+def of_warehouse(error: str) -> str:
+    """The cause of a question to the warehouse that was not answered: one of `OF_WAREHOUSE`."""
+    name = classify(error).kind.name
+    return name if name in OF_WAREHOUSE else WAREHOUSE
 
 
 def kind_of(name: str) -> Kind:

@@ -43,7 +43,12 @@ def told(incident: Incident, served: Served | None, now: datetime) -> Message:
     links = " · ".join(mrkdwn.link(url, label) for label, url in problem.links.items())
     impact = problem.impact and mrkdwn.escape(problem.impact)
     says = "\n".join(filter(None, (readers, impact)))
-    quiet = f"To mute it: {mrkdwn.code(mute_command(problem))}"
+    more = (
+        [f"Runbook: {mrkdwn.code(runbook_command(problem))}"]
+        if "Runbook" not in problem.links
+        else []
+    )
+    quiet = " · ".join([*more, f"To mute it: {mrkdwn.code(mute_command(problem))}"])
     dot = DOTS[problem.severity]
     return Message(
         line=_line(f"{dot} {mrkdwn.escape(title)} (since {moment(incident.opened_at)})"),
@@ -65,6 +70,11 @@ def told(incident: Incident, served: Served | None, now: datetime) -> Message:
 def title_of(problem: Problem) -> str:
     """Whose problem it is, and what is wrong."""
     return f"{problem.model}: {problem.title}" if problem.model else problem.title
+
+
+def runbook_command(problem: Problem) -> str:
+    """The command that tells what to do about the cause of a problem."""
+    return f"batch-jobs runbook {problem.cause.partition('/')[0]}"
 
 
 def mute_command(problem: Problem) -> str:

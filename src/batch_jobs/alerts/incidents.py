@@ -15,6 +15,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import Connection
 
 from batch_jobs.alerts import incident_rows, incident_words, mutes, outbox_messages
+from batch_jobs.alerts.links import linked
 from batch_jobs.alerts.problems import Incident, Problem, Severity
 from batch_jobs.database.warehouse import Warehouse
 
@@ -76,7 +77,7 @@ def report_within(
     """
     if not incident_rows.note(connection, key, now):
         return False
-    problem = _gathered(connection, incident_rows.redacted(problem))
+    problem = _gathered(connection, incident_rows.redacted(linked(problem)))
     known = incident_rows.open_of(connection, problem.model, [problem.cause])
     known = known or incident_rows.reopened(connection, problem, now - FLAPPING, now)
     if not known:

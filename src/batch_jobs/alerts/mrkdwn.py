@@ -104,7 +104,10 @@ def span(start: datetime, end: datetime) -> str:
 
 def length(span: timedelta) -> str:
     """A span in the two units that matter, rounded down."""
-    minutes = max(0, int(span.total_seconds() // 60))
+    seconds = max(0, int(span.total_seconds()))
+    if seconds < 120:
+        return f"{seconds} s"
+    minutes = seconds // 60
     if minutes < 60:
         return f"{minutes} min"
     if minutes < 48 * 60:

@@ -21,6 +21,7 @@ from batch_jobs.alerts import causes, delivery, incident_words, incidents, outbo
 from batch_jobs.alerts.bounded import within
 from batch_jobs.alerts.channels import Channel
 from batch_jobs.alerts.incident_rows import redacted
+from batch_jobs.alerts.links import linked
 from batch_jobs.alerts.problems import Message, Problem, Severity
 from batch_jobs.alerts.spool import Spool
 from batch_jobs.database.warehouse import Warehouse
@@ -171,7 +172,7 @@ class Reporter:
             gaps = incidents.REMINDERS
             return not told or at - told[-1] >= gaps[min(len(told), len(gaps)) - 1]
 
-        met = self.spool.add_problem(problem, key, at, names, is_due)
+        met = self.spool.add_problem(linked(problem), key, at, names, is_due)
         if met is None:
             return
         if met.is_due:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import getpass
 import re
 import socket
@@ -21,6 +22,7 @@ from batch_jobs.alerts import (
     outbox,
     outbox_messages,
     outbox_status,
+    runbooks,
     webhooks,
 )
 from batch_jobs.alerts.incidents import Incident
@@ -111,6 +113,20 @@ def _muted_by(incident: Incident, muted: list[Mute]) -> Mute | None:
     wanted = {mutes.EVERY_MODEL, problem.model or mutes.DEPLOYMENT}
     fitting = (m for m in muted if m.model in wanted and mutes.fits(problem.cause, m.cause))
     return next(fitting, None)
+
+
+@commands.command()
+def runbook(
+    cause: Annotated[str, typer.Argument(help="As a message or `incidents` shows it.")],
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Tell what a cause means, what readers see meanwhile, and what to do about it."""
+    name, known = runbooks.name_of(cause), runbooks.sections()
+    if name not in known:
+        near = ", ".join(difflib.get_close_matches(name, known, 3)) or ", ".join(known)
+        raise ConfigurationError(f"there is no runbook of {cause!r}; there is one of {near}")
+    tell({"cause": name, "runbook": known[name]}, as_json, f"{name}\n\n{known[name]}")
 
 
 @commands.command()

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from batch_jobs.alerts import causes
 from batch_jobs.alerts.problems import Problem
 from batch_jobs.monitoring.watching import of_airflow, of_machines, of_models, of_training
 from batch_jobs.monitoring.watching.facts import Facts
@@ -65,7 +66,7 @@ def _airflow_answers(facts: Facts) -> bool:
 
 
 DETECTORS = (
-    Detector(("warehouse-unreachable",), of_machines.warehouse),
+    Detector(causes.OF_WAREHOUSE, of_machines.warehouse),
     Detector(("outbox",), of_machines.outbox, _answers),
     Detector(("airflow-away",), of_airflow.airflow_away),
     Detector(("airflow-refuses",), of_airflow.airflow_refuses, _airflow_answers),
@@ -104,11 +105,9 @@ _UNPUBLISHED = ("overdue", "gap", "never-ran", "attempt-hangs", "run-hangs")
 _STOPPED = (*_UNPUBLISHED, "training-overdue", "no-champion")
 # What follows from what: of a root of the whole deployment for every model, else for its own.
 EXPLAINS: dict[str, tuple[str, ...]] = {
-    "warehouse-unreachable": (*_STOPPED, "outbox", "service-away", "numbers-still"),
-    "warehouse-refuses": _STOPPED,
-    "store-unreachable": _STOPPED,
-    "version": _STOPPED,
-    "disk-full": ("disk", "warehouse-unreachable", *_STOPPED),
+    **dict.fromkeys(causes.OF_WAREHOUSE, (*_STOPPED, "outbox", "service-away", "numbers-still")),
+    causes.STORE: _STOPPED,
+    causes.DISK: ("disk", *causes.OF_WAREHOUSE, *_STOPPED),
     "airflow-away": _STOPPED,
     "airflow-metadatabase": (
         *("airflow-scheduler", "airflow-dag-processor", "airflow-triggerer", "dag-missing"),

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from datetime import timedelta
 
 from batch_jobs.alerts.causes import of_dag_file
+from batch_jobs.alerts.mrkdwn import length
 from batch_jobs.alerts.problems import Problem, Severity
 from batch_jobs.monitoring.watching.facts import BrokenFile, Facts
 from batch_jobs.monitoring.watching.of_training import in_service
-from batch_jobs.monitoring.watching.words import length, moment
+from batch_jobs.monitoring.watching.words import moment
 
 # What stops, and what to do, where a process of Airflow does not work.
 HURTS: dict[str, tuple[str, Severity, str, str]] = {
@@ -120,18 +121,22 @@ def broken_file(facts: Facts) -> Iterator[Problem]:
         )
 
 
-# What it means for readers that the DAG of a verb does not run.
-IMPACTS = {
-    "predict": "nothing new is published",
-    "train": "predictions go on with {champion}",
-    "monitor": "nobody judges what is published by its outcomes",
-}
+VERBS = ("predict", "train", "monitor")
+
+
+def _impact(verb: str, champion: str | None) -> str:
+    """What it means for readers that the DAG of a verb does not run."""
+    if verb == "monitor":
+        return "nobody judges what is published by its outcomes"
+    if verb == "predict":
+        return "nothing new is published"
+    return f"predictions go on with {champion}" if champion else "no version serves"
 
 
 def dag_paused(facts: Facts) -> Iterator[Problem]:
     """A DAG of a model in service is paused."""
     for found in facts.models:
-        for verb, impact in IMPACTS.items():
+        for verb in VERBS:
             dag_id = f"{verb}_{found.name}"
             dag = ((facts.airflow and facts.airflow.dags) or {}).get(dag_id)
             if dag is None or not dag.is_paused or dag.is_stale or not in_service(facts, found):
@@ -141,7 +146,7 @@ def dag_paused(facts: Facts) -> Iterator[Problem]:
                 model=found.name,
                 title=f"{dag_id} is paused",
                 severity="page" if verb == "predict" else "warn",
-                impact=impact.format(champion=found.champion),
+                impact=_impact(verb, found.champion),
                 next_step="unpause it in Airflow, or mute this with the reason",
                 links={"Airflow": f"{facts.airflow.url}/dags/{dag_id}"} if facts.airflow else {},
                 subject=dag_id,
@@ -152,7 +157,7 @@ def dag_missing(facts: Facts) -> Iterator[Problem]:
     """A model in service has no DAG."""
     dags = facts.airflow.dags if facts.airflow else None
     for found in facts.models if dags is not None else ():
-        for verb, impact in IMPACTS.items():
+        for verb in VERBS:
             dag = (dags or {}).get(f"{verb}_{found.name}")
             if (dag is None or dag.is_stale) and in_service(facts, found):
                 yield Problem(
@@ -163,7 +168,7 @@ def dag_missing(facts: Facts) -> Iterator[Problem]:
                     if dag
                     else "no DAG file has it",
                     severity="page" if verb == "predict" else "warn",
-                    impact=impact.format(champion=found.champion),
+                    impact=_impact(verb, found.champion),
                     next_step=f"see that {found.name}.py is in a package that BATCH_JOBS_MODELS "
                     f"names where the DAG processor runs",
                     subject=f"{verb}_{found.name}",

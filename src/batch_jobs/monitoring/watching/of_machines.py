@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from datetime import timedelta
 
+from batch_jobs.alerts import causes
+from batch_jobs.alerts.mrkdwn import length
 from batch_jobs.alerts.problems import Problem
 from batch_jobs.monitoring.watching.facts import Disk, Facts
-from batch_jobs.monitoring.watching.words import GIB, length, size
+from batch_jobs.monitoring.watching.words import GIB, size
 
-NO_ROOM = re.compile(r"disk is full|No space left|could not extend", re.IGNORECASE)
 # Numbers that nobody moves for so long do not live: our own questions count in them.
 STILL = timedelta(seconds=45)
 STILL_OF_AIRFLOW = timedelta(minutes=5)
@@ -28,7 +28,7 @@ def warehouse(facts: Facts) -> Iterator[Problem]:
     found = facts.warehouse
     if found.away:
         yield Problem(
-            cause="warehouse-unreachable",
+            cause=causes.of_warehouse(found.away),
             model=None,
             title="the warehouse does not answer",
             detail=found.away,
@@ -38,7 +38,9 @@ def warehouse(facts: Facts) -> Iterator[Problem]:
         )
     elif found.locked:
         yield Problem(
-            cause="disk-full" if NO_ROOM.search(found.locked) else "warehouse-unreachable",
+            cause=causes.DISK
+            if causes.classify(found.locked).name == causes.DISK
+            else causes.LOCKED,
             model=None,
             title="nobody can write to the warehouse",
             detail=found.locked,
@@ -72,7 +74,7 @@ def disk(facts: Facts) -> Iterator[Problem]:
         if not (full or nearly or soon):
             continue
         yield Problem(
-            cause="disk-full" if full else f"disk/{found.what[4:].replace(' ', '-')}",
+            cause=causes.DISK if full else f"disk/{found.what[4:].replace(' ', '-')}",
             model=None,
             title=f"the disk of {found.what} {_filling(found, nearly=full or nearly)}",
             detail=f"{size(found.free)} of {size(found.total)} are free at {found.folder}",

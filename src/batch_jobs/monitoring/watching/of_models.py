@@ -9,10 +9,11 @@ from functools import lru_cache
 
 from croniter import croniter
 
+from batch_jobs.alerts.mrkdwn import length
 from batch_jobs.alerts.problems import Problem
 from batch_jobs.model import BatchModel
 from batch_jobs.monitoring.watching.facts import Facts
-from batch_jobs.monitoring.watching.words import length, many, moment
+from batch_jobs.monitoring.watching.words import many, moment
 
 # Time that whoever starts, trains and publishes may take on a busy machine, beyond what it takes.
 GRACE = timedelta(minutes=1)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import timedelta
 
+from batch_jobs.alerts.mrkdwn import length
 from batch_jobs.alerts.problems import Problem
 from batch_jobs.interval import floor_to_grid
 from batch_jobs.monitoring.watching.facts import Facts, ModelFacts
 from batch_jobs.monitoring.watching.of_models import GRACE, promise
-from batch_jobs.monitoring.watching.words import length, many, moment
+from batch_jobs.monitoring.watching.words import many, moment
 
 REFUSED_OFTEN = 2
 # From then on somebody who has not answered should be reminded.
