@@ -113,7 +113,7 @@ def _arguments(argv):
         default=[Cell(1_000_000, 3, 2)],
         help="ROWSxPARTSxWORKERS that are not fitted to (default: 1_000_000x3x2)",
     )
-    parser.add_argument("--repeats", type=int, default=1, help="of each run; the fastest counts")
+    parser.add_argument("--repeats", type=int, default=2, help="of each run; the fastest counts")
     parser.add_argument("--json", action="store_true", help="all figures on the last line")
     return parser.parse_args(argv)
 
@@ -477,7 +477,7 @@ def _many_models():
     )
     for name in (
         *("models", "of them large", "slots", "ticks", "intervals a day", "slots busy"),
-        *("fresh after p50", "p95", "worst", "keeps up"),
+        *("fresh after p50", "p95", "worst", "before the next"),
     ):
         table.add_column(name, justify="right")
     for fleet in FLEETS:

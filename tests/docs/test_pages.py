@@ -22,7 +22,7 @@ OTHERS = {
     *("--celery", "--scale", "--wait", "--no-recreate"),  # of ./run secrets and Docker Compose
     *("--all-extras", "--all-groups", "--output", "--build", "--detach", "--pyargs"),
     *("--once", "--port", "--api-port", "--serve", "--quiet", "--data-binary", "--no-deps"),
-    *("--rows", "--grid", "--foretell"),  # of ./run bench scale
+    *("--rows", "--grid", "--foretell", "--repeats"),  # of ./run bench scale
     *("--soak-seconds", "--soak-seed", "--queues", "--appendonly"),
     *("--username", "--dbname", "--format", "--rm", "--entrypoint"),  # pg_dump and Docker Compose
 }
