@@ -8,14 +8,16 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.responses import StreamingResponse
 
 from prediction_api.problems import UnavailableError
+
+T = TypeVar("T")
 
 MOST_LISTENERS = 100
 LOOK_SECONDS = 1.0
@@ -53,6 +55,19 @@ class Listeners:
 
     def __init__(self) -> None:
         self._count = 0
+        self._asked: dict[str, tuple[float, asyncio.Task[Any]]] = {}
+
+    async def shared(self, name: str, ask: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """An answer that is asked for once for all who ask within half a second.
+
+        Raises:
+            UnavailableError: the warehouse does not answer.
+        """
+        asked = self._asked.get(name)
+        if asked is None or time.monotonic() - asked[0] > LOOK_SECONDS / 2:
+            asked = self._asked[name] = time.monotonic(), asyncio.create_task(ask())
+        found: T = await asyncio.shield(asked[1])
+        return found
 
     def stream(self, look: Look, first: Sequence[Event] = ()) -> StreamingResponse:
         """What is told to one who listens, until there is no more or he comes again.

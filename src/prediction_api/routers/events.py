@@ -69,6 +69,8 @@ async def publications(
 
     async def look() -> Sequence[Event]:
         nonlocal since
+        if await state.listeners.shared(model, lambda: _newest(state, model)) <= since:
+            return []
         rows = await state.database.fetch(SINCE, model=model, since=since)
         if rows:
             since = loaded_time(rows[-1]["published_at"])

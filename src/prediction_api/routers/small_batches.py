@@ -60,7 +60,7 @@ class Tensor(BaseModel):
     name: str
     shape: list[Annotated[int, Field(ge=0)]] = Field(min_length=1, max_length=2)
     datatype: str
-    data: list[Any]
+    data: Annotated[list[Any], Field(max_length=MOST_ROWS * MOST_COLUMNS)]
 
 
 def _counted(given: object) -> object:
@@ -175,10 +175,10 @@ async def infer(request: Request, model: ModelName, body: InferenceRequest) -> I
 
 
 def _rows_of(inputs: list[Tensor]) -> list[Any]:
+    require_few(max(tensor.shape[0] for tensor in inputs))
     if len(inputs) == 1 and len(inputs[0].shape) == 2 and inputs[0].shape[1] != 1:
         tensor = inputs[0]
         rows, width = tensor.shape
-        require_few(rows)
         flat = _flat(tensor.data)
         if len(flat) != rows * width or not width:
             raise ProblemError(422, f"{tensor.name[:50]} has {len(flat)} values, and another shape")
