@@ -294,7 +294,7 @@ def test_a_reader_keeps_no_writer_waiting(reader, owned):
     """What a reader can lock by name is no lock of ours: publishing and the rest go on."""
     by_name = "SELECT pg_advisory_lock(hashtextextended(%s, 0))"
     with psycopg.connect(reader.replace("+psycopg", "")) as connection:
-        for name in ("", "orders", "serving", "past_predictions", "alerts of orders"):
+        for name in ("", "orders", "serving", "run_predictions", "alerts of orders"):
             connection.execute(by_name, [f"serving.{name}"])
         publish(owned, tick(1), {"a": 0.5}, mode="merge")
         later = datetime(2024, 3, 2, tzinfo=UTC)
