@@ -17,6 +17,7 @@ import pytest
 from sqlalchemy import text
 
 from batch_jobs import Limits, clock
+from batch_jobs.alerts import causes
 from batch_jobs.alerts.causes import of_dag_file
 from batch_jobs.alerts.incidents import open_incidents
 from batch_jobs.database.connections import close_kept
@@ -28,7 +29,7 @@ from batch_jobs.monitoring.watch import SURE_AFTER, Watch
 from batch_jobs.monitoring.watching import airflow, of_machines, surroundings
 from batch_jobs.monitoring.watching import facts as found_out
 from batch_jobs.monitoring.watching.facts import Disk, Facts
-from batch_jobs.monitoring.watching.judgement import DETECTORS, judge
+from batch_jobs.monitoring.watching.judgement import DETECTORS, EXPLAINS, OWN, judge
 from batch_jobs.monitoring.watching.questions import UnansweredError, ask
 from batch_jobs.registry import champions, versions
 from batch_jobs.registry.versions import ModelVersion
@@ -660,3 +661,11 @@ def test_a_slack_that_takes_nothing_is_said_where_it_can_be(site, slack):
         found = _looked(site, NOON + minute * MINUTE)
     assert found.failed == []
     assert (None, "outbox") not in site.teller.open()
+
+
+def test_what_explains_what_names_causes_that_there_are():
+    """A root that nobody tells of would explain nothing."""
+    stages = {"predict", "train"}
+    known = OWN | {each.name for each in causes.KINDS}
+    assert {root.partition("/")[0] for root in EXPLAINS} <= known | stages
+    assert {echo for echoes in EXPLAINS.values() for echo in echoes} <= OWN

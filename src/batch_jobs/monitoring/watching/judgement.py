@@ -129,7 +129,6 @@ EXPLAINS: dict[str, tuple[str, ...]] = {
     "clock": ("training-overdue", "numbers-still", "approval", *_UNPUBLISHED),
     # Others tell of a failure with its own words; that something is then late is no news.
     "predict": ("overdue", "gap"),
-    "predict-source-silent": ("overdue", "gap", "source-silent"),
     "train": ("training-overdue",),
 }
 
