@@ -43,7 +43,7 @@ def evidence(model: str, dag_run: Any, triggering_asset_events: Any, **_: Any) -
 
 def promote(model: str, ti: Any, outlet_events: Any, dag_run: Any, **_: Any) -> dict[str, Any]:
     """Let the gate, and a person if one is asked, decide; skipped if the champion stays."""
-    from batch_jobs.registry import promotion
+    from batch_jobs.registry import champions, promotion
     from batch_jobs.registry.deployment import Deployment
 
     version, by, actor = None, None, actor_of(dag_run)
@@ -51,8 +51,10 @@ def promote(model: str, ti: Any, outlet_events: Any, dag_run: Any, **_: Any) -> 
         word = ti.xcom_pull(task_ids="approve")
         version, by = word["version"], word["by"]
         if word["refused"]:
-            asked = version or "the new version"
-            _tell_that_it_stays(model, asked, None, word["refused"], dag_run)
+            with translated():
+                serves = champions.champion(Deployment(airflow_settings()).warehouse, model)
+            asked, serving = version or "the new version", serves.version if serves else None
+            _tell_that_it_stays(model, asked, serving, word["refused"], dag_run)
             raise AirflowSkipException(f"the champion stays: {word['refused']}")
         if by:
             actor = f"{by} (airflow {dag_run.run_id})"

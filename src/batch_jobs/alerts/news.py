@@ -101,7 +101,7 @@ def approval_wanted(
     return _message(
         f"{model}: may {version} serve?",
         f"The gate lets it: {mrkdwn.escape(reasons)}.",
-        f"Without an answer within {mrkdwn.length(patience)} the champion stays.",
+        f"Without an answer within {mrkdwn.length(patience)} it is refused.",
         (mrkdwn.link(url, "Approve or reject") if url else None)
         or "Answer in Airflow, under *Required Actions*.",
     )
@@ -129,7 +129,7 @@ def free(text: str) -> Message:
 def champion_stays(model: str, version: str, champion: str | None, reason: str) -> Message:
     """A version was not promoted."""
     serves = (
-        f"Version {mrkdwn.code(champion)} goes on serving." if champion else "The champion stays."
+        f"Version {mrkdwn.code(champion)} goes on serving." if champion else "No version serves."
     )
     return _message(
         f"{model}: {version} is not promoted",

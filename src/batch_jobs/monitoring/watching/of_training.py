@@ -147,10 +147,10 @@ def approval(facts: Facts) -> Iterator[Problem]:
             continue
         if asked.waits and not asked.is_answered:
             title = f"nobody has answered for {length(waited)} whether the new version may serve"
-            detail = f"in {length(patience - waited)} the champion stays"
+            detail = f"in {length(patience - waited)} it is refused without an answer"
             step = "answer under *Required Actions* in Airflow"
         elif asked.is_answered:
-            title = "nobody said whether the new version may serve, and the champion stays"
+            title = "nobody said in time whether the new version may serve, so it does not"
             detail = f"asked {moment(asked.asked_at)}, for {length(patience)}"
             step = f"trigger `train_{found.name}`, or `batch-jobs promote {found.name} VERSION "
             step += "--reason …`"
