@@ -24,6 +24,10 @@ OTHERS = {
     *("--once", "--port", "--api-port", "--serve", "--quiet", "--data-binary", "--no-deps"),
     *("--rows", "--grid", "--foretell", "--repeats"),  # of ./run bench scale
     *("--soak-seconds", "--soak-seed", "--queues", "--appendonly"),
+    # Of Docker, kubectl and Helm.
+    *("--file", "--tag", "--kustomize", "--namespace", "--current", "--attach", "--restart"),
+    *("--from-literal", "--from-env-file", "--image", "--env", "--command", "--install"),
+    *("--version", "--values"),
     *("--username", "--dbname", "--format", "--rm", "--entrypoint"),  # pg_dump and Docker Compose
 }
 
