@@ -7,8 +7,8 @@ from threading import Barrier
 import pytest
 from sqlalchemy import text
 
-from batch_jobs.alerts import incidents, mutes
-from batch_jobs.alerts.incidents import Problem
+from batch_jobs.alerts import incident_words, incidents, mutes
+from batch_jobs.alerts.incidents import Incident, Problem
 from batch_jobs.alerts.mutes import Mute
 from batch_jobs.errors import InputError
 
@@ -262,3 +262,22 @@ def test_what_is_old_and_over_is_forgotten(warehouse):
     meet(warehouse, 3, later, found=problem(model="other"))
     causes = [each.problem.cause for each in incidents.open_incidents(warehouse, is_all=True)]
     assert causes == ["train-killed", "predict-killed"]
+
+
+@pytest.mark.parametrize(
+    "causes", [("disk-full", "disk-full/warehouse"), ("disk-full/a", "disk-full")]
+)
+def test_a_cause_is_one_incident_whoever_tells_of_it_more_exactly(warehouse, causes):
+    """A task knows that a disk is full, and the watch which one."""
+    for cause in causes:
+        meet(warehouse, cause, found=problem(cause, None))
+    [incident] = incidents.open_incidents(warehouse)
+    assert (incident.problem.cause, incident.occurrences) == (causes[0], 2)
+
+
+def test_what_readers_see_is_not_made_up_where_nobody_could_ask():
+    """While the warehouse is away."""
+    met = Incident(1, problem(), 1, NOW, NOW)
+    told = incident_words.told(met, None, NOW, is_known=False).text
+    assert "Nothing is published yet" not in told
+    assert "Readers see what was published last." in told

@@ -214,7 +214,7 @@ def test_the_database_is_made_once_and_every_component_gets_a_session(make_airfl
     eventually((airflow.home / "pids.json").exists)
     assert (airflow.logs / "migrate.log").read_text() == "this is db migrate\n"
     for name in local.COMPONENTS:
-        assert os.getsid(airflow.pid(name)) == airflow.pid(name)
+        eventually(lambda pid=airflow.pid(name): os.getsid(pid) == pid)
     airflow.stop(patience=1)
     (airflow.logs / "migrate.log").unlink()
     (airflow.home / "pids.json").unlink()

@@ -349,6 +349,22 @@ def test_a_warehouse_that_nobody_can_write_to_is_told_and_is_over(site, monkeypa
 
 @pytest.mark.failure_mode(79)
 @on_sqlite
+def test_what_was_told_before_is_not_told_again_without_the_warehouse(site, monkeypatch):
+    """The watch remembers what was open, when nobody can write it down any more."""
+    monkeypatch.setattr("batch_jobs.database.sqlite.BUSY_TIMEOUT_MS", 50)
+    close_kept()
+    site.rest.health["scheduler"]["status"] = "unhealthy"
+    assert [each.cause for each in _looked(site, NOON).problems] == ["airflow-scheduler"]
+    told = []
+    monkeypatch.setattr(site.teller, "report", lambda problem, *_, **__: told.append(problem.cause))
+    with held(site.settings.warehouse.removeprefix("sqlite:///")):
+        found = _looked(site, NOON + MINUTE)
+    assert {each.cause for each in found.problems} == {"airflow-scheduler", "warehouse-locked"}
+    assert told == ["warehouse-locked"]
+
+
+@pytest.mark.failure_mode(79)
+@on_sqlite
 def test_a_warehouse_that_is_away_is_one_incident(site):
     """Nothing else is told that nobody can know; what others were asked is judged all the same."""
     path = site.settings.warehouse.removeprefix("sqlite:///")
@@ -480,7 +496,7 @@ GIB = 1024**3
     [
         (50 * GIB, None, None),
         (3 * GIB, None, "disk/warehouse"),
-        (GIB // 2, None, "disk-full"),
+        (GIB // 2, None, "disk-full/warehouse"),
         (20 * GIB, timedelta(hours=3), "disk/warehouse"),
         (20 * GIB, timedelta(days=3), None),
         (90 * GIB, timedelta(hours=3), None),

@@ -19,19 +19,23 @@ DETAIL_LENGTH = 600
 LINE_LENGTH = 300
 
 
-def told(incident: Incident, served: Served | None, now: datetime) -> Message:
+def told(
+    incident: Incident, served: Served | None, now: datetime, *, is_known: bool = True
+) -> Message:
     """A problem was met; or is met still, for a reminder.
 
     Args:
         incident: with the problem.
         served: what readers see of the model now.
         now: the time.
+        is_known: whether what they see could be asked.
     """
     problem = incident.problem
     title = title_of(problem)
     if incident.told:
         title += f", still: {incident.occurrences} times"
-    readers = readers_see(served, now) if problem.model else None
+    seen = readers_see(served, now) if is_known else "Readers see what was published last."
+    readers = seen if problem.model else None
     when = [
         f"Since {moment(incident.opened_at)}"
         + (f", {incident.occurrences} times" if incident.occurrences > 1 else ""),

@@ -158,13 +158,19 @@ def open_incidents(
 
 
 def _gathered(connection: Connection, problem: Problem) -> Problem:
-    """The problem; as one of many others if too many of its kind are told apart already."""
+    """The problem; as one of many others if too many of its kind are told apart already.
+
+    One that its kind says all of, such as a full disk, is the one of that kind that lasts: whoever
+    met it first said more, or less, of it.
+    """
     kind, apart, _ = problem.cause.partition("/")
-    if not apart:
-        return problem
-    open_ones = incident_rows.open_of(connection, problem.model, [f"{kind}/*"])
+    open_ones = incident_rows.open_of(connection, problem.model, [kind, f"{kind}/*"])
     known = {incident.problem.cause for incident in open_ones}
-    if problem.cause in known or len(known) < TOLD_APART:
+    if problem.cause in known or not known:
+        return problem
+    if not apart or kind in known:
+        return replace(problem, cause=min(known))
+    if len(known) < TOLD_APART:
         return problem
     return replace(problem, cause=f"{kind}/other")
 

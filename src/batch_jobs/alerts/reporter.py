@@ -176,7 +176,7 @@ class Reporter:
         if met is None:
             return
         if met.is_due:
-            message = incident_words.told(met.incident, None, at)
+            message = incident_words.told(met.incident, None, at, is_known=False)
             self._send_alone(message, channels, met.event if met.is_kept else None, at)
         elif not channels or not met.is_kept:
             log.warning("this alert waits to be sent: %s", incident_words.title_of(problem))

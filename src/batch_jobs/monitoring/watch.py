@@ -121,6 +121,7 @@ class Watch:
         self._airflow = AirflowApi(watching) if watching.airflow_url else None
         self._memory: dict[str, Any] = {}
         self._told: set[Key] = set()
+        self._open: frozenset[Key] = frozenset()
 
     def look(self) -> Look:
         """Look once: ask everybody at once, judge, tell, and say that this was done."""
@@ -129,7 +130,11 @@ class Watch:
         judgement = judge(facts)
         sure, unsure = self._sorted(judgement, now)
         can_write = not (facts.warehouse.away or facts.warehouse.locked)
-        failed = [*judgement.failed, *self._tell(sure, now, alone=not can_write)]
+        if not facts.warehouse.away:
+            self._open = frozenset(facts.warehouse.open)
+        # Without the warehouse nobody remembers what was told already, but for what was open there.
+        new = [each for each in sure if (each.model, each.cause) not in self._open]
+        failed = [*judgement.failed, *self._tell(sure if can_write else new, now, not can_write)]
         over = self._over(facts, judgement) if can_write else []
         failed += self._attempt(partial(self._teller.resolve, over, now)) if over else []
         undelivered = self._teller_says(now) if can_write else None
@@ -234,7 +239,7 @@ class Watch:
         self._memory["seen"] = seen
         return sure, unsure
 
-    def _tell(self, problems: Sequence[Problem], now: datetime, *, alone: bool) -> list[str]:
+    def _tell(self, problems: Sequence[Problem], now: datetime, alone: bool) -> list[str]:  # noqa: FBT001
         failed = []
         for problem in problems:
             since = parse_time(self._memory["seen"][_name(problem)])

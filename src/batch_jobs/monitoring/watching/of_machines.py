@@ -16,6 +16,7 @@ STILL = timedelta(seconds=45)
 STILL_OF_AIRFLOW = timedelta(minutes=5)
 NEARLY_FULL = (0.05, 5 * GIB)  # of the disk, and no more than this
 FULL = (0.01, GIB)
+FULL_OF_WAREHOUSE = f"{causes.DISK}/warehouse"
 SOON = timedelta(hours=12)
 HALF_FULL = 0.25  # free: a disk that empties faster than this is looked at closely
 
@@ -74,7 +75,7 @@ def disk(facts: Facts) -> Iterator[Problem]:
         if not (full or nearly or soon):
             continue
         yield Problem(
-            cause=causes.DISK if full else f"disk/{found.what[4:].replace(' ', '-')}",
+            cause=f"{causes.DISK if full else 'disk'}/{found.what[4:].replace(' ', '-')}",
             model=None,
             title=f"the disk of {found.what} {_filling(found, nearly=full or nearly)}",
             detail=f"{size(found.free)} of {size(found.total)} are free at {found.folder}",
