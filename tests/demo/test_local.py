@@ -213,8 +213,8 @@ def test_the_database_is_made_once_and_every_component_gets_a_session(make_airfl
     airflow.start()
     eventually((airflow.home / "pids.json").exists)
     assert (airflow.logs / "migrate.log").read_text() == "this is db migrate\n"
-    for name in local.COMPONENTS:
-        eventually(lambda pid=airflow.pid(name): os.getsid(pid) == pid)
+    pids = [airflow.pid(name) for name in local.COMPONENTS]
+    eventually(lambda: [os.getsid(pid) for pid in pids] == pids)
     airflow.stop(patience=1)
     (airflow.logs / "migrate.log").unlink()
     (airflow.home / "pids.json").unlink()
