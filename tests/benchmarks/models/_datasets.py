@@ -48,10 +48,12 @@ def prepare(url, dataset, folder):
     if trained.ensure_schema():
         _fill(at_training.warehouse, dataset, TRAINING_ROWS, start - HISTORY, start)
         version = train.train(at_training, name, start)
-        estimator = load_version(settings, model, version).estimator
+        estimator = load_version(at_training, model, version).estimator
         joblib.dump(estimator, folder / f"{name}.joblib")
     warehouse.ensure_schema()
-    versions.register(warehouse, versions.newest_version(trained, name))
+    version = versions.newest_version(trained, name)
+    version = replace(version, manifest=versions.whole_manifest(trained, version))
+    versions.register(warehouse, version)
     promotion.promote(settings, name, actor="benchmark", reason="to be measured")
     _fill(url, dataset, dataset, start, end)
     job = Job(
