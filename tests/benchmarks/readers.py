@@ -14,7 +14,7 @@ import random
 import sqlite3
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -22,6 +22,7 @@ from pathlib import Path
 READERS = 2
 READ_EVERY, LOCK_EVERY = 0.02, 0.01
 KEYS = 20_000
+PATIENCE = 120  # seconds, for a word from a process that looks on
 VIEW = "current_predictions"
 
 
@@ -65,24 +66,39 @@ class Watchers:
             self._processes.append(process)
 
     def __enter__(self):
-        for process in self._processes:
-            process.start()
-        for pipe in self._pipes:
-            self._heard(pipe)  # it is ready
+        try:
+            for process in self._processes:
+                process.start()
+            self._all_said()  # they are ready
+        except BaseException:
+            _end(self._processes)
+            raise
         return self
 
     def __exit__(self, kind, *_):
-        if kind is None:
-            for pipe in self._pipes:
-                pipe.send("end")
-            self._samples = [self._heard(pipe) for pipe in self._pipes]
-            for process in self._processes:
-                process.join()
+        try:
+            if kind is None:
+                for pipe in self._pipes:
+                    with suppress(ConnectionError):  # it died, which hearing it tells
+                        pipe.send("end")
+                self._samples = self._all_said()
+        finally:
+            _end(self._processes)
+
+    def _all_said(self):
+        return [self._heard(*each) for each in zip(self._pipes, self._processes, strict=True)]
 
     @staticmethod
-    def _heard(pipe):
-        """What a process said; each that ends before says what was wrong."""
-        word, said = pipe.recv()
+    def _heard(pipe, process):
+        """What a process said; one that failed, died or stands still ends the bench."""
+        if not pipe.poll(PATIENCE):
+            raise RuntimeError(f"whoever looked on said nothing for {PATIENCE} seconds")
+        try:
+            word, said = pipe.recv()  # what it said last may be there although it has ended
+        except (EOFError, ConnectionError):
+            process.join()
+            message = f"whoever looked on died with exit code {process.exitcode}"
+            raise RuntimeError(message) from None
         if word == "failed":
             raise RuntimeError(f"whoever looked on while it was published: {said}")
         return said
@@ -124,25 +140,28 @@ def _watch(act, pipe, job, table):
 @contextmanager
 def computing(context, number):
     """So many processes compute meanwhile, and touch no database."""
-    ended = context.Event()
-    processes = [
-        context.Process(target=_compute, args=(ended,), daemon=True) for _ in range(number)
-    ]
-    for process in processes:
-        process.start()
+    processes = [context.Process(target=_compute, daemon=True) for _ in range(number)]
     try:
+        for process in processes:
+            process.start()
         yield
     finally:
-        ended.set()
-        for process in processes:
-            process.join()
+        _end(processes)
 
 
-def _compute(ended):
+def _compute():
     end_with_parent()
     os.setsid()  # Linux shares processors out by session, and whoever publishes has several
-    while not ended.is_set():
+    while True:
         sum(range(10_000))
+
+
+def _end(processes):
+    """Kill them: asking takes a lock that one which died may have kept."""
+    for process in processes:
+        if process.pid:
+            process.kill()
+            process.join()
 
 
 def read(pipe, job, table):

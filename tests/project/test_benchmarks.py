@@ -1,6 +1,7 @@
 """The benchmark runs and tells what it measured; how fast anything is, no test asks."""
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.benchmarks import readers
 from tests.support.faults import until
 
 ROOT = Path(__file__).parent.parent.parent
@@ -77,3 +79,19 @@ def test_a_bench_that_is_killed_takes_its_children_along():
         until(lambda: len(list(alive())) > 5, "the bench, its helpers and three who look on")
         bench.send_signal(signal.SIGKILL)
     until(lambda: not list(alive()), "all that it began to end")
+
+
+def _silent(pipe, *_):
+    """Say that it is ready, then look on for ever."""
+    pipe.send(("ready", None))
+    signal.pause()
+
+
+def test_one_who_looks_on_and_dies_ends_all_the_others_with_a_reason(monkeypatch):
+    """Nobody waits for a word of the dead, and nobody is left who looks on."""
+    monkeypatch.setattr(readers, "read", _silent)
+    monkeypatch.setattr(readers, "compete", _silent)
+    watchers = readers.Watchers(multiprocessing.get_context("spawn"), None, "predictions")
+    with pytest.raises(RuntimeError, match="died with exit code -9"), watchers:
+        watchers._processes[0].kill()
+    assert not any(process.is_alive() for process in watchers._processes)
