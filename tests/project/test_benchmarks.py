@@ -76,7 +76,9 @@ def test_a_bench_that_is_killed_takes_its_children_along():
     with subprocess.Popen(
         command, cwd=ROOT, env=os.environ | mark, stderr=subprocess.DEVNULL
     ) as bench:
-        until(lambda: len(list(alive())) > 5, "the bench, its helpers and three who look on")
+        many = 5  # the bench, its helpers and three who look on
+        until(lambda: bench.poll() is not None or len(list(alive())) > many, "who looks on")
+        assert bench.poll() is None
         bench.send_signal(signal.SIGKILL)
     until(lambda: not list(alive()), "all that it began to end")
 

@@ -56,8 +56,11 @@ def listening(app, config):
 
 @contextmanager
 def serving(settings, **config):
-    """A client of a server, from its start to its end."""
-    made = Config(settings=settings, **config)
+    """A client of a server, from its start to its end.
+
+    A machine with other work to do comes upon no time-out of the server, unless a test sets it.
+    """
+    made = Config(settings=settings, **{"seconds": 600, "upload_seconds": 600, **config})
     with (
         listening(create_app(made), made) as server,
         httpx.Client(base_url=server.url, timeout=600) as client,
