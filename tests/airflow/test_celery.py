@@ -171,7 +171,7 @@ def test_the_waits_after_a_lost_worker_come_to_little_more_than_a_minute():
 @pytest.fixture
 def reader(site):
     """Somebody who reads all the while, and has seen nothing wrong."""
-    made = Reader(site.deployment.url, site.deployment.versions)
+    made = Reader(site.deployment.url, site.deployment.versions, rest=0.05)
     made.looked()
     yield made
     seen = made.stop()

@@ -245,9 +245,9 @@ class Watch:
         self._pin = None
 
 
-def _watch(pipe, url, versions, tables):
+def _watch(pipe, url, versions, tables, rest):
     """Look until the parent has heard enough; answer each of its words with what was seen."""
-    os.nice(5)  # it never rests, and is to leave the processors to the writers
+    os.nice(5)  # it hardly rests, and is to leave the processors to the writers
     watch = Watch(versions, tables)
     connection, isolations = None, cycle(["AUTOCOMMIT", "READ COMMITTED"])
     while True:
@@ -270,7 +270,7 @@ def _watch(pipe, url, versions, tables):
             if connection is not None:
                 connection.close()
                 connection = None
-        if pipe.poll():
+        if pipe.poll(rest):
             word = pipe.recv()
             pipe.send(watch.seen)
             if word == "stop":
@@ -284,11 +284,12 @@ class Reader:
         url: of the database.
         versions: `{version: shift}` of the models.
         tables: `{model: table or view}` to look at, if not at the library's own.
+        rest: seconds between two looks, for one that looks on for minutes.
     """
 
-    def __init__(self, url, versions, tables=None):
+    def __init__(self, url, versions, tables=None, rest=0):
         self._pipe, theirs = server.Pipe()
-        arguments = (theirs, url, versions, tables)
+        arguments = (theirs, url, versions, tables, rest)
         self._process = server.Process(target=_watch, args=arguments, daemon=True)
         self._process.start()
         theirs.close()
