@@ -213,8 +213,8 @@ def test_restarts_and_a_message_that_comes_twice_change_nothing(site, reader):
     site.cases.stop_at("ticks", SCORED)
     site.begin(3)
     task = site.cases.stopped("ticks")
-    with site.redis.client() as client:
-        until(lambda: client.zcard("unacked_index") == 1, "all tasks but one to end")
+    worker = site.workers.of(task)
+    until(lambda: len(site.workers.under_way(worker)) == 1, "all tasks but one to end")
     site.redis.stop()
     site.redis.start()
     site.deployment.close()

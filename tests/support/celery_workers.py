@@ -19,6 +19,7 @@ from tests.support.faults import until
 ROOT = Path(__file__).parents[2]  # tests.conftest would take this process to another Airflow
 SLOTS = 4  # tasks that a worker runs at once
 RECEIVED = re.compile(r"\[([0-9a-f-]{36})\] received")
+ENDED = re.compile(r"\[([0-9a-f-]{36})\] (?:succeeded|raised)")
 
 
 class Workers:
@@ -49,6 +50,13 @@ class Workers:
     def received(self):
         """The messages that each worker has been given, by their ids."""
         return {log.name: RECEIVED.findall(log.read_text("utf-8", "replace")) for log in self._logs}
+
+    def under_way(self, worker):
+        """The messages that a worker was given and has not done with."""
+        name = re.search(r"(\w+)@here", " ".join(worker.cmdline()))[1]
+        [log] = [log for log in self._logs if log.name == f"worker-{name}.log"]
+        told = log.read_text("utf-8", "replace")
+        return set(RECEIVED.findall(told)) - set(ENDED.findall(told))
 
 
 @contextmanager
